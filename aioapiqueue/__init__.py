@@ -2,7 +2,7 @@
 
 import typing as _typing
 
-from aioapiqueue._core import interrupt as _interrupt  # noqa: F401 - the first: see there
+from aioapiqueue._core import interrupt as _interrupt  # noqa: F401 - must come first
 from aioapiqueue._core.decorator import rate_limited
 from aioapiqueue._core.queue import ApiQueue
 from aioapiqueue._core.quota_policy import policy as _quota_policy
@@ -70,9 +70,9 @@ _LAZY = {
     "LimiterView": "_core.view",
     **dict.fromkeys(("HostSchedule", "schedules"), "schedules"),
 }
-"""What only some programs need, and the module that has it, which is loaded at its first use.
+"""Public names that are imported at their first use, and the module that defines each.
 
-`import aioapiqueue` reads no table of AWS, and takes little longer than `import anyio, asyncio`.
+So `import aioapiqueue` reads no AWS table, and takes little longer than `import anyio, asyncio`.
 """
 
 
@@ -82,18 +82,18 @@ def _load_quota_policy() -> "_QuotaPolicy":
     return _server_quotas.ServerQuotas, _server_quotas.LocalQuotas
 
 
-# Set here, because the core must not import the rooms that depend on it.
+# Set here, because the core must not import packages that depend on it.
 _quota_policy.load = _load_quota_policy
 
-if not _typing.TYPE_CHECKING:  # a type checker would take any misspelt name for one of these
+if not _typing.TYPE_CHECKING:  # with it, a type checker would accept any misspelt name
 
     def __getattr__(name: str) -> object:
         if name not in _LAZY:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib import import_module  # noqa: PLC0415 - only now needed
+        from importlib import import_module  # noqa: PLC0415 - needed only here
 
         module = import_module(f"{__name__}.{_LAZY[name]}")
         return module if name == _LAZY[name] else getattr(module, name)
 
-    def __dir__() -> list[str]:  # for completion, which would miss names that are not loaded
+    def __dir__() -> list[str]:  # so that completion offers names that are not loaded yet
         return sorted({*globals(), *_LAZY})

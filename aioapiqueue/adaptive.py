@@ -1,13 +1,13 @@
 """Adaptive rates: how a queue finds the rate that a server can sustain.
 
-`Adaptive` is the configuration. An `AdaptiveRate` applies it to one queue or lane: it is a limit
-state in addition to those of the limits, with the rate that the server is assumed to sustain.
+`Adaptive` is the configuration. An `AdaptiveRate` applies it to one queue or lane: it is one more
+limit state, with the rate that the server is assumed to sustain.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency, Rate
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["Adaptive"]
 
 _ENOUGH = 10
-"""Number of calls that make a measurement, and the fewest calls that a recovery takes."""
+"""Fewest calls for a measurement, and for a recovery."""
 _FLOOR = 0.1
-"""Calls per second of the lowest rate, by default."""
+"""Default floor, in calls per second."""
 _GOLDEN = 0.618034
-"""The fractional parts of its multiples are spread as evenly as possible (golden section)."""
+"""The golden section: the fractional parts of its multiples are spread as evenly as possible."""
 _PROBING = 3
-"""Factor by which time counts less above the remembered rate than below it."""
+"""Factor by which the rate grows more slowly above the remembered rate than below it."""
 _MEMORY = 3600.0
-"""Seconds without a call after which the remembered rate is forgotten: calls start at the limit."""
+"""Seconds without a call after which a slow-down is forgotten: calls start at the limits again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,10 @@ class Adaptive:
             CUBIC.
         recovery: seconds after a slow-down until the remembered rate is tried again; default 20.
             After four times as long, the rate is as far above the remembered rate as it was below.
-            Each call counts as at most a tenth of `recovery`, so slow limits take ten calls.
+            Each call counts as at most a tenth of `recovery`, so it takes at least ten calls.
         concurrency: lowest number of calls that run at once, for a queue with `concurrency`.
-            Throttling then lowers both, by the same curve. Default: `concurrency` stays as it is.
+            Throttling then lowers it along with the rate, by the same curve. Default: `concurrency`
+            stays as it is.
             Throttling a lane that has its own limits never lowers `concurrency`.
 
     Raises:
@@ -72,8 +73,8 @@ class Adaptive:
     `backoff` times the old rate, or lower if fewer calls were served. The mean rate served since
     the last throttled call is remembered as the rate that the server can sustain: its token bucket,
     whatever its size, was empty at both times, so the server served what was refilled in between.
-    (If fewer than ten calls lie between two throttled calls, there is nothing to measure, and the
-    old value is kept.) Then the rate grows:
+    (Fewer than ten calls between two throttled calls are too few to measure: the old value is
+    kept.) Then the rate grows:
 
         x = elapsed / recovery - 1, a third of it where it is above 0
         rate = remembered + (remembered - start) * x ** 3
@@ -99,19 +100,19 @@ class Adaptive:
      140  56.8 #########################################################
 
     This is the curve of CUBIC (RFC 9438, section 4.2), which is steep far from the remembered rate
-    and flat around it, with three changes. CUBIC recovers more slowly at higher rates. Here it
-    takes `recovery` seconds at any rate, because API limits range from 0.2 to 20,000 per second,
-    but at least ten calls. Above the remembered rate, the rate grows three times as slowly. And
-    CUBIC remembers the peak, which a full bucket has raised, while this remembers the mean.
+    and flat around it, with three changes. CUBIC recovers more slowly at higher rates; here, a
+    recovery takes `recovery` seconds at any rate (and at least ten calls), because API limits range
+    from 0.2 to 20,000 per second. Above the remembered rate, growth is three times as slow. And
+    CUBIC remembers the peak, which a full bucket raises, while this remembers the mean.
 
-    From the remembered rate on, calls are not evenly spaced: each starts at a different fraction of
-    its interval. Evenly spaced calls could keep step with another client, and take every token just
-    before that client's call. Then only the other client would be throttled, and this queue would
-    never learn to slow down.
+    At the remembered rate and above, calls are not evenly spaced: each starts at a different
+    fraction of its interval. Evenly spaced calls could keep step with another client, and take
+    every token just before that client's call. Then only the other client would be throttled, and
+    this queue would never learn to slow down.
 
-    `elapsed` counts only the time in use, in which calls follow each other at half the rate or
-    faster, because a rate that is not used proves nothing (RFC 9438, section 5.8). The remembered
-    rate is forgotten after an hour without a call.
+    `elapsed` counts only the time in use, while calls start at half the allowed rate or faster,
+    because a rate that is not used proves nothing (RFC 9438, section 5.8). The remembered rate is
+    forgotten after an hour without a call.
 
     Throttled calls that started before the last slow-down do not slow the queue down again: if 50
     calls in flight are all refused, this counts once. If limits count other units in addition to
@@ -166,12 +167,12 @@ class Adaptive:
         Raises:
             ValueError: the floor counts another unit than the limits.
         """
-        # A floor in calls says nothing of limits that count only other units.
+        # A floor in calls does not apply to limits that count only other units.
         if isinstance(self.floor, Rate) and not (self.floor.unit == CALLS != unit):
             if self.floor.unit != unit:
                 raise ValueError(
                     f"the floor of {self} counts {self.floor.unit}, but the limits count {unit}: "
-                    f'write floor="{self.floor.calls:g} {unit}/s", or leave it out'
+                    f'write floor="{replace(self.floor, unit=unit)}", or leave it out'
                 )
             return 1 / self.floor.interval
         return min(_FLOOR, ceiling / 10) if unit == CALLS else ceiling / 100
@@ -185,7 +186,7 @@ class Adaptive:
         report: Callable[[str, Exception], None],
         units: cost_units.Units,
     ) -> Sequence[algorithms.LimitState]:
-        """Return the states that slow down a queue or lane of these limits.
+        """Return the states that slow down a queue or lane with these limits.
 
         One state controls the rate of calls or, if no limit counts calls, of the first limit's
         unit. There is one more state for each other unit, which follows by the same factor.
@@ -203,7 +204,8 @@ class Adaptive:
                 continue
             unit = units.place_of(limit.unit)
             ceilings[unit] = min(limit_types.rate_of(limit), ceilings.get(unit, math.inf))
-        # Calls lead if any limit counts them: of another unit, a single call may use any amount.
+        # Calls lead if any limit counts them. Other units measure a rate less well, because one
+        # call may use any amount of them.
         lead = 0 if 0 in ceilings or not ceilings else next(iter(ceilings))
         leader = AdaptiveRate(
             self,
@@ -219,7 +221,7 @@ class Adaptive:
 
 
 class CubicCurve:
-    """A rate, or a number of bodies, that falls when a call is throttled and then grows again."""
+    """A rate or a concurrency that falls when a call is throttled, and then grows again."""
 
     __slots__ = ("ceiling", "floor", "remembered", "start", "value")
 
@@ -227,7 +229,8 @@ class CubicCurve:
         self.floor = floor
         self.ceiling = ceiling
         self.value = math.inf
-        """The lowered figure; inf: not lowered. It may exceed the ceiling, which may rise."""
+        """The lowered figure; inf: not lowered. If `set_rate` has lowered the ceiling below it, it
+        has no effect until the ceiling rises again."""
         self.start = self.remembered = ceiling
 
     @property
@@ -241,11 +244,11 @@ class CubicCurve:
         return self.value < self.ceiling
 
     def fall(self, used: float | None, backoff: float) -> None:
-        """Lower the figure to `backoff` of what was allowed, and well below what was `used`.
+        """Lower the figure, below both the allowed and the remembered one.
 
         Args:
-            used: measured since the last fall; None if that was too little to measure. The
-                remembered figure then stays.
+            used: the figure measured since the last fall. None: too few calls to measure; the
+                remembered figure stays, or becomes the allowed one if nothing was lowered before.
             backoff: as for `Adaptive`.
         """
         allowed = used if used is not None and self.allowed == math.inf else self.allowed
@@ -260,7 +263,7 @@ class CubicCurve:
 
 
 class AdaptiveRate(algorithms.TokenBucket):
-    """The rate of a queue or lane: that of its curve once a call was throttled, no bound before."""
+    """Keeps a queue or lane to the rate of a curve once a call was throttled; unlimited before."""
 
     __slots__ = (
         "accepted",
@@ -301,7 +304,8 @@ class AdaptiveRate(algorithms.TokenBucket):
         self.adaptive = adaptive
         self.report = report
         self.pace = CubicCurve(floor, ceiling)
-        # With equal bounds, it never falls: there is no lowest number, or no limit (as in a lane).
+        # Without a lowest concurrency, or in a lane (which has none), its bounds are equal, so that
+        # it never falls.
         self.permit_curve = CubicCurve(concurrency if least is None else least, concurrency)
         self.slowed = -math.inf
         """Time of the last slow-down."""
@@ -312,7 +316,7 @@ class AdaptiveRate(algorithms.TokenBucket):
         self._forget()
 
     def room(self, now: float) -> float:
-        """Return 0 until the next call is due, and no bound from then on."""
+        """Return 0 until the next call is due, and inf from then on."""
         return 0 if self.allowed() < math.inf and self.tat > now else math.inf
 
     def _forget(self) -> None:
@@ -320,12 +324,15 @@ class AdaptiveRate(algorithms.TokenBucket):
         for curve in (self.pace, self.permit_curve):
             curve.value = math.inf
         self.elapsed = self.dither = 0.0
+        """Seconds of the recovery so far; and the fraction of an interval of the latest call."""
         self._measure_again()
         self._set_interval()
 
     def _measure_again(self) -> None:
         self.active = self.accepted = 0.0
+        """Seconds in use, and amount used, since the last slow-down: the mean rate of both."""
         self.samples = 0
+        """Number of calls since the last slow-down."""
         for follower in self.followers:
             follower.accepted, follower.since = 0.0, self.slowed
 
@@ -348,8 +355,8 @@ class AdaptiveRate(algorithms.TokenBucket):
         cost = costs[self.unit]
         gap = now - self.last if self.last > -math.inf else 0.0
         busy = 2 * max(cost, 1) / self.pace.allowed  # a longer gap is idle time
-        # For the measurement, up to a second counts at any rate: a server's bucket is refilled
-        # between bursts, too.
+        # For the measurement, up to a second counts at any rate, because a server's bucket also
+        # refills between bursts.
         self.active += min(gap, max(1.0, busy))
         self.accepted += cost
         self.samples += 1
@@ -380,7 +387,7 @@ class AdaptiveRate(algorithms.TokenBucket):
                 start=curve.start, remembered=curve.remembered, elapsed=self.elapsed
             )
             checks.positive(value, of="the result of regrow")
-        except Exception as error:  # noqa: BLE001 - of a user's subclass: no call fails for it
+        except Exception as error:  # noqa: BLE001 - of a user's subclass; it must not fail a call
             self.report(f"{self.adaptive!r} failed; the rate stays as it is", error)
         else:
             curve.value = math.inf if value >= curve.ceiling else max(curve.floor, value)
@@ -391,11 +398,11 @@ class AdaptiveRate(algorithms.TokenBucket):
         used, unlimited = None, self.pace.allowed == math.inf
         if unlimited:  # without a limit, any measurement is better than none
             self.active = max(self.active, 1.0)
-        # One call may use any amount of another unit, so for that, calls are counted.
+        # One call may use any amount of another unit: there, ten calls are needed, not ten units.
         seen = self.samples if self.unit else self.accepted
         if self.active and (seen >= _ENOUGH or unlimited):
             used = max(1.0, self.accepted - 1) / self.active  # without the throttled call
-            # If another unit was used more fully, the server has probably refused because of it.
+            # If another unit was used more fully, that one probably caused the refusal.
             for follower in self.followers:
                 share = follower.accepted / self.active / follower.ceiling
                 used = max(used, min(1.0, share) * self.pace.ceiling)
@@ -426,7 +433,7 @@ class AdaptiveRate(algorithms.TokenBucket):
             return max(self.held, self.last + _MEMORY, self.slowed + _MEMORY)
         return super().idle_at(now)
 
-    def carry_over(self, old: algorithms.LimitState, now: float) -> None:  # noqa: ARG002 - as a pace's
+    def carry_over(self, old: algorithms.LimitState, now: float) -> None:  # noqa: ARG002 - as in the base class
         """Carry over the slow-down, under the new ceiling."""
         if isinstance(old, AdaptiveRate):
             self.last, self.held = old.last, old.held
@@ -440,7 +447,7 @@ class AdaptiveRate(algorithms.TokenBucket):
 
 
 class FollowingRate(algorithms.TokenBucket):
-    """The rate of a further unit, which falls and grows by the factor of the measured unit.
+    """The rate of another unit, lowered by the same factor as the leading unit's.
 
     Args:
         ceiling: the limit, in units per second.
@@ -458,8 +465,8 @@ class FollowingRate(algorithms.TokenBucket):
         """Time of the last slow-down. Calls that started later are measured."""
         self.interval = 0.0
 
-    def room(self, now: float) -> float:  # noqa: ARG002 - the limits and the leader decide
-        """Return no bound."""
+    def room(self, now: float) -> float:  # noqa: ARG002 - as in the base class
+        """Return inf: the limits and the leading rate decide."""
         return math.inf
 
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
@@ -476,8 +483,8 @@ class FollowingRate(algorithms.TokenBucket):
         self.accepted += costs[self.unit]
         super().consume(now, costs)
 
-    def carry_over(self, old: algorithms.LimitState, now: float) -> None:  # noqa: ARG002 - as a pace's
-        """Carry over the calls of the old state."""
+    def carry_over(self, old: algorithms.LimitState, now: float) -> None:  # noqa: ARG002 - as in the base class
+        """Carry over the charges of the old state."""
         if isinstance(old, FollowingRate):
             self.last, self.held, self.accepted = old.last, old.held, old.accepted
             self.restart(old.tat, 0)

@@ -78,8 +78,8 @@ class WouldWait(ApiQueueError):  # noqa: N818 - a public name fixed by the desig
         super().__init__(message)
         self.retry_in = retry_in
 
-    # Exceptions are pickled with their positional arguments, and `retry_in` is none. A process pool
-    # that cannot unpickle the error of one call fails all its calls.
+    # Exceptions are pickled with their positional arguments, so without `retry_in`. A process pool
+    # that cannot unpickle one error fails all its calls.
     def __reduce__(self) -> tuple[Callable[..., WouldWait], tuple[Any, ...], dict[str, Any]]:
         return partial(type(self), retry_in=self.retry_in), self.args, self.__dict__
 
@@ -89,8 +89,8 @@ class UnknownKeyWarning(RuntimeWarning):
 
     There are two cases:
 
-    - A call starts unpaced, because none of its keys has a lane, and the queue was created with
-      limits of lanes but none of its own.
+    - A call starts unpaced, because the queue was created with limits for lanes only, and none of
+      the call's keys has a lane.
     - `set_rate` creates a lane whose name looks like a typo of a lane in `lanes=`.
 
     With `strict_lanes=True`, a queue refuses such keys instead.
@@ -102,5 +102,5 @@ class NestedSlotWarning(RuntimeWarning):
 
     This happens if the function passed to `ApiQueue.map` takes a slot of the same queue or sends
     requests through a client paced by it, or if a slot is held around such a request. The warning
-    is issued the second time.
+    is issued when this happens for the second time.
     """

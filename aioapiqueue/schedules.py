@@ -7,10 +7,11 @@ import os
 from typing import TYPE_CHECKING
 
 from aioapiqueue._shared.host.connection import HubLink
-from aioapiqueue._shared.host.directory import HUB_DIR, check_system
+from aioapiqueue._shared.host.directory import HUB_DIR
 from aioapiqueue._shared.host.limiter import HostLimiter
 from aioapiqueue._shared.host.messages import Terms
 from aioapiqueue._shared.limit_table import LimitTable
+from aioapiqueue._shared.local_sockets import check_system
 from aioapiqueue._shared.options import as_fallback, check_unused, yielding
 from aioapiqueue._shared.statement_json import check_key
 
@@ -31,16 +32,16 @@ class HostSchedule:
 
     Use it for the workers of a web server, a `multiprocessing` pool or cron jobs. No server is
     needed: the first process starts the hub, a small process that exits a few seconds after the
-    last of them. Every limit and lane holds for all processes together, and so do `concurrency`,
-    `set_rate`, `pause`, throttling and the remaining quota given to `sync`.
+    last one that uses it. Every limit and lane applies to all processes together, and so do
+    `concurrency`, `set_rate`, `pause`, throttling and the remaining quota given to `sync`.
 
     If processes give different limits for one name or lane, a call obeys all of them: the strictest
     limit applies. Processes take turns among calls of the same priority; a more urgent call goes
-    first in whichever process it waits. `order` and timeouts apply within each process.
+    first, whichever process it waits in. `order` and timeouts apply within each process.
 
     If the hub dies, calls wait until the next one has started, or continue at `fallback`. A process
-    that dies frees its permits at once. A waiting caller can be cancelled at any time: a slot that
-    it was granted is refunded.
+    that dies frees its permits at once. A waiting caller can be cancelled at any time: a slot
+    granted meanwhile is refunded.
 
     `try_slot` always raises `WouldWait`, because only the hub knows whether there is room.
     `aioapiqueue hub status` (extra `cli`) shows every quota and its users.
@@ -76,7 +77,7 @@ class HostSchedule:
         self.delays: dict[Delay, tuple[int, float]] = {}
         """Waits caused by limits of other processes: number of calls and total seconds."""
         self.shared_with: dict[str, None] = {}
-        """Other runs that used the quota at the same time, in order."""
+        """Other runs that used the quota at the same time, by first appearance."""
         self._in_use = False
 
     def make_limiter(self, host: Host, settings: seam.LimitSettings) -> HostLimiter:
@@ -90,7 +91,7 @@ class HostSchedule:
         check_unused(self, in_use=self._in_use)
         policy = yielding(settings.adaptive)
         for key in settings.lanes:
-            if key is None:  # which means the whole queue where keys are sent
+            if key is None:  # sent to the hub, None means the whole queue
                 raise TypeError(
                     "a lane with the key None cannot be shared: give its calls another key"
                 )

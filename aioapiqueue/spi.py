@@ -10,8 +10,7 @@ from aioapiqueue._core import events, quota_policy, statements
 from aioapiqueue._core import limiter as seam
 from aioapiqueue._core import loop as loops
 from aioapiqueue._core import order as orders
-from aioapiqueue._core.access import QueueReader, Reporter, ThreadAccess
-from aioapiqueue._core.controls import Controls
+from aioapiqueue._core.access import QueueReader, Reporter, ThreadAccess, ThreadControls
 from aioapiqueue._core.dispatcher import Dispatcher
 from aioapiqueue._core.followers import Follower
 from aioapiqueue._core.limiter import Host
@@ -44,7 +43,6 @@ __all__ = [  # noqa: RUF022 - in groups
     "lane_states",
     "windows",
     # Control of a queue, and its events.
-    "Controls",
     "Follower",
     "Observers",
     "events",
@@ -54,6 +52,7 @@ __all__ = [  # noqa: RUF022 - in groups
     "QueueReader",
     "Reporter",
     "ThreadAccess",
+    "ThreadControls",
     # For limiters in other wings: their interface to the core, and parts that they reuse.
     "Call",
     "DetailedCall",

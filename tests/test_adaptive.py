@@ -804,6 +804,16 @@ def test_floor_above_limits_is_refused(limiter):
         limiter.queue("10/s", adaptive=0.7)
 
 
+@pytest.mark.parametrize(
+    ("limit", "remedy"),
+    [("100 input_tokens/s", '"600 input_tokens/min"'), ("100/s", '"600/min"')],
+)
+def test_floor_of_another_unit_keeps_period(limit, remedy):
+    """The error about a floor in the wrong unit suggests the same amount per the same time."""
+    with pytest.raises(ValueError, match=f"counts tokens.*write floor={remedy}, or leave it out"):
+        ApiQueue(limit, adaptive=Adaptive("600 tokens/min"))
+
+
 def test_rounds_that_are_not_over_are_kept():
     """However many lanes slow down, each does so once for the calls that had started by then."""
     host = SimpleNamespace(started=5, ended=5)

@@ -1,12 +1,13 @@
 """The ways in which other wings use a queue: for clients of APIs, for metrics, and for threads.
 
-These three classes hide the dispatcher, which may change without the other wings.
+These classes hide the dispatcher, which may change without the other wings.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
 
+from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.double_pacing import made_by
 from aioapiqueue._core.options import check_place
 from aioapiqueue._core.queue import dispatcher_of
@@ -240,7 +241,7 @@ class ThreadAccess:
     """A queue for threads.
 
     The checks run in the caller's thread, which receives their errors; the loop could only log
-    them. `control`, `try_reserve` and `abandon_loop` run in the loop's thread only.
+    them. `try_reserve` and `abandon_loop` run in the loop's thread only.
 
     Attributes:
         queue: the queue.
@@ -284,14 +285,6 @@ class ThreadAccess:
         if key not in keys:  # a call's own key may look like a pattern
             self._dispatcher.unknown_keys.refuse_pattern(key)
 
-    def check_lane(self, key: Hashable) -> None:
-        """Refuse a key that is about to get limits, or warn of a typo; see `set_rate`."""
-        self._dispatcher.unknown_keys.check_lane(key)
-
-    def control(self, do: Callable[[Dispatcher], T]) -> T:
-        """Call a function with the dispatcher, as `ApiQueue` does for its own controls."""
-        return self.queue._control(do)  # noqa: SLF001 - as above
-
     def try_reserve(self, **arguments: Any) -> asyncio.Future[Slot]:  # noqa: ANN401 - as `try_slot`
         """Take a slot that is free now, and return it in a Future, as `ApiQueue.enqueue` does."""
         call = cast("Call", self.queue.try_slot(**arguments))
@@ -305,6 +298,28 @@ class ThreadAccess:
     def abandon_loop(self) -> tuple[object, ...]:
         """Forget the loop, in a child process made by `fork`; see `Dispatcher.abandon_loop`."""
         return self._dispatcher.abandon_loop()
+
+
+class ThreadControls(Controls):
+    """The controls of a queue for threads: each runs in the thread of the queue's loop.
+
+    Attributes:
+        queue: the queue.
+    """
+
+    __slots__ = ()
+
+    queue: ApiQueue
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function in the thread of the loop, and return or raise its result."""
+        raise NotImplementedError
+
+    def _check_lane(self, key: Hashable) -> None:
+        self.queue._check_lane(key)  # noqa: SLF001 - this class is the queue's other half
+
+    def _control(self, do: Callable[[Dispatcher], T]) -> T:
+        return self.call(self.queue._control, do)  # noqa: SLF001 - as above
 
 
 def _call_of(slot: Slot) -> Call:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._limits.rates import Limit
 
-__all__ = ["EventKind"]
+__all__ = ["EventKind", "Outcome"]
 
 EventKind = Literal[
     "joined",

@@ -42,11 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CallOutcome",
-    "CallsOut",
     "FastAcquire",
-    "Host",
     "LimitSettings",
-    "Limiter",
     "LimiterFactory",
     "LimiterStats",
     "LimiterTraits",

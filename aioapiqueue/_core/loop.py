@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
-__all__ = ["BoundLoop", "clock_of", "loop_of_this_thread", "report_error", "running_loop"]
+__all__ = ["clock_of", "report_error", "running_loop"]
 
 
 class BoundLoop:

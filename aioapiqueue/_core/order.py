@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Hashable, Mapping
 
-__all__ = ["ORDERINGS", "ORDERS", "Order", "Ordering", "Rank", "W", "Waiter", "rank_of"]
+__all__ = ["ORDERS", "Order", "Ordering"]
 
 Rank = int
 """Priority, turn and number of a call as one integer: heaps compare ranks a dozen times for each

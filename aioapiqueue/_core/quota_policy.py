@@ -27,14 +27,7 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.units import CostTotals
     from aioapiqueue._limits.windows import Permits
 
-__all__ = [
-    "BoundedLimiter",
-    "LimiterQuotas",
-    "QueueQuotas",
-    "QuotaHost",
-    "QuotaPolicy",
-    "policy",
-]
+__all__ = ["BoundedLimiter", "QueueQuotas", "QuotaHost"]
 
 States: TypeAlias = "tuple[LimitState, ...]"
 

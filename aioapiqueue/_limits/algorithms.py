@@ -18,16 +18,7 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.rates import Rate
     from aioapiqueue._limits.units import CostTotals
 
-__all__ = [
-    "Charge",
-    "LearntBucket",
-    "LimitState",
-    "TokenBucket",
-    "consume_if_due",
-    "consume_two_full_buckets",
-    "default_step",
-    "try_consume",
-]
+__all__ = ["Charge", "LearntBucket", "LimitState", "TokenBucket"]
 
 _PEAKS = 64
 """Number of peaks that a bucket remembers; calls before the first get smaller refunds."""

@@ -28,24 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "CALLS",
-    "EXAMPLES",
-    "FORMS",
-    "NO_UNITS",
-    "PERIODS",
-    "UNLIMITED",
-    "Kind",
-    "LimitTextError",
-    "check_unit",
-    "count_text",
-    "duration_text",
-    "number_text",
-    "per_text",
-    "read",
-    "split",
-    "time_text",
-]
+__all__ = ["NO_UNITS", "REMEDY", "LimitTextError", "check_unit", "count_text", "duration_text"]
 
 Kind: TypeAlias = Literal["rate", "window", "calendar", "concurrency"]
 
@@ -56,9 +39,8 @@ NO_UNITS = {"call", "rq", "rqs", "req", "reqs", "request", "requests"}
 UNLIMITED = "unlimited"
 PERIODS = ("hour", "day", "month")
 """The periods of a `Calendar`."""
-FORMS = "all forms: aioapiqueue docs limits"
-"""Where a user finds all forms."""
 EXAMPLES = 'write one such as "10/s", "100ms", "5000 in any 1h" or "5 at once"'
+REMEDY = f"{EXAMPLES} (all forms: aioapiqueue docs limits)"
 """The remedy in errors that have no better one."""
 
 _SECONDS = {
@@ -130,7 +112,7 @@ class LimitTextError(ValueError):
     def of(cls, text: str, reason: str = "", *, kind: str = "limit") -> LimitTextError:
         """Return the error that quotes a text, with the reason or else some examples."""
         shown = repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "...")
-        return cls(f"{shown} is not a {kind}: {reason or f'{EXAMPLES} ({FORMS})'}", reason)
+        return cls(f"{shown} is not a {kind}: {reason or REMEDY}", reason)
 
 
 # Reading.

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.units import Units
 
 __all__ = [
-    "Bounds",
     "Lane",
     "Lanes",
     "StateMaker",
@@ -36,9 +35,7 @@ __all__ = [
     "check_costs",
     "find_patterns",
     "fits",
-    "limits_charged_by",
     "name_of",
-    "takes_one",
 ]
 
 

@@ -28,21 +28,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._limits.grammar import Kind
 
-__all__ = [
-    "Calendar",
-    "Concurrency",
-    "LearntRate",
-    "Limit",
-    "Rate",
-    "Window",
-    "as_limit",
-    "as_limits",
-    "parse_limit",
-    "parse_limits",
-    "period_of",
-    "rate_of",
-    "unit_of",
-]
+__all__ = ["LearntRate", "as_limit", "parse_limits", "period_of", "rate_of", "unit_of"]
 
 L = TypeVar("L")
 
@@ -347,17 +333,6 @@ _TYPES: Mapping[Kind, Callable[..., Limit]] = {
 def unit_of(limit: Limit) -> str | None:
     """Return what a limit counts; None: permits."""
     return None if isinstance(limit, Concurrency) else limit.unit
-
-
-def largest_of(limit: Limit) -> float:
-    """Return how much of an unused limit can start at once."""
-    match limit:
-        case Rate():
-            return limit.burst
-        case Concurrency():
-            return limit.number
-        case _:
-            return limit.calls
 
 
 PERMITS = "permits"

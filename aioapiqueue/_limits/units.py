@@ -13,7 +13,7 @@ from aioapiqueue._limits.grammar import CALLS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["ONE_CALL", "UNSTATED", "Cost", "CostTotals", "Units", "is_stated"]
+__all__ = ["ONE_CALL", "CostTotals", "Units", "is_stated"]
 
 Cost = float | Mapping[str, float]
 """What a call costs: a number of calls, or amounts by unit, in which `calls` is 1 by default."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.limit_state import Charge
     from aioapiqueue._limits.rates import Calendar, Window
 
-__all__ = ["CalendarWindow", "Permits", "QueuePermits", "SlidingWindow"]
+__all__ = ["CalendarWindow", "Permits", "SlidingWindow"]
 
 _PERIODS = 60
 """Number of days, hours or months ahead up to which an estimate is exact. Each period costs a look

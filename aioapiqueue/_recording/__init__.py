@@ -1,6 +1,6 @@
 """Figures of queues over time, in bounded memory: for reports, runs and the hub.
 
-Other rooms import these names from here, not from the modules inside.
+Other packages import these names from here, not from the modules inside.
 """
 
 from aioapiqueue._recording.changes import CHANGE_KINDS

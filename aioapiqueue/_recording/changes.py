@@ -13,7 +13,7 @@ CHANGE_KINDS: tuple[events.EventKind, ...] = (
     *("throttled", "backed_off", "limits_changed", "held", "paused", "resumed"),
     *("refused_by_server", "disconnected", "reconnected"),
 )
-"""The kinds of events that make a queue faster or slower, or say why it is."""
+"""The kinds of events that make a queue faster or slower, or explain why it is."""
 _MOST = 500
 """Number of changes kept from the beginning, and of changes kept from the end."""
 
@@ -51,7 +51,7 @@ class ChangeHistory:
     """Keeps the first and the last changes, and the latest learnt limits of each lane."""
 
     def __init__(self) -> None:
-        # The first show how the run began, the last how it ended; those between are only counted.
+        # The first changes show how a run began, the last how it ended. Others are only counted.
         self._first: list[QueueChange] = []
         self._last: deque[QueueChange] = deque(maxlen=_MOST)
         self._number = 0
@@ -63,7 +63,7 @@ class ChangeHistory:
         if len(self._first) < _MOST:
             self._first.append(change)
         else:
-            self._last.append(change)  # the oldest of these makes room
+            self._last.append(change)  # drops its oldest if it is full
         lane = change.queue, change.lane
         # Learnt limits are shown beside the changes, which may have left them out.
         if change.origin == "learnt" and (len(self._learnt) < _MOST or lane in self._learnt):

@@ -25,14 +25,15 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import seam
 
 _FIELDS = ("used", "started", "waited", "throttled", "errors", "refused")
+"""The counts in each point of a time series."""
 _USED, _STARTED, _WAITED = range(3)
 _TALLIES = ("throttled", "errors", "refused", "cancelled")
 """Calls that the server throttled, that failed otherwise, that the queue refused, and that were
 cancelled or timed out while they waited."""
 _MOST_LANES = 5_000
-"""Number of lanes, over all queues, that have figures of their own: some 10 MB."""
+"""Most lanes, of all queues together, that have figures of their own: some 10 MB."""
 _MOST_QUEUES = 2_000
-"""Number of queues that have a record of their own; all others share one."""
+"""Most queues that have a record of their own; all others share one."""
 _OTHERS = "all other queues"
 _LEAST_EXTENSION = 1.0
 """Seconds by which a hold must extend the last one to be noted.
@@ -55,14 +56,13 @@ class LaneCounts:
 
     Attributes:
         limits: the limits in force.
-        per_key: whether each of several keys has such limits of its own, and these are the figures
-            of all keys together.
+        per_key: whether each key has such limits of its own. The figures are of all keys together.
         waits: the waits of the calls that started.
-        tallies: number of calls by each name of `_TALLIES`.
+        tallies: number of calls, by the names in `_TALLIES`.
         used: the units charged, by name.
         limits_over_time: the limits in force from each instant on.
-        adaptive_rates: the calls a second that `Adaptive` allowed from each instant on; inf while
-            it allowed all that the limits do.
+        adaptive_rates: the calls a second that `Adaptive` allowed from each instant on; inf: no
+            fewer than the limits.
     """
 
     limits: tuple[Limit, ...] = ()
@@ -85,7 +85,7 @@ class LaneCounts:
             seconds: the duration of the recording.
             began: when it began, in seconds since the epoch.
         """
-        # If each key has its own limit, or the limit has changed, the share of one is not known.
+        # If each key has its own limit, or the limit has changed, its share is not known.
         if self.per_key or len(self.limits_over_time.pairs) > 1:
             return
         for limit in self.limits:
@@ -129,7 +129,7 @@ class QueueRecord:
         return LaneCounts(limits, per_key, limits_over_time=OverTime(limits))
 
     def _find(self, lanes: Iterable[str]) -> Iterator[tuple[str | None, LaneCounts]]:
-        """Yield the figures of the queue, and of each lane that has some."""
+        """Yield the figures of the queue and of its lanes, which are created if there is room."""
         yield None, self._whole
         for lane in lanes:
             counts = self._lanes.get(lane)
@@ -144,11 +144,12 @@ class QueueRecord:
     ) -> None:
         """Count a call that starts."""
         point_of, name = self._recording.series.point, self.name
-        # Each call comes here, so the loop avoids `_add`, and looks up the point of calls once.
+        # This runs for each call, so it avoids `_add`, and looks up the point of calls once.
         for lane, counts in self._find(lanes):
             counts.waits.add(waited)
             point = point_of(_SeriesKey(name, lane, CALLS), now)
-            # The next `point_of` may double the step, and drop this list. `costs` has calls first.
+            # `costs` lists calls first, so `point` is used up before the next `point_of`, which may
+            # double the step and drop this list.
             point[_STARTED] += 1
             point[_WAITED] += waited
             for unit, cost in costs.items():
@@ -159,7 +160,7 @@ class QueueRecord:
                     point_of(_SeriesKey(name, lane, unit), now)[_USED] += cost
 
     def used(self, lanes: Sequence[str], costs: Mapping[str, float], now: float) -> None:
-        """Correct the units that a call has used: add those missing, or subtract an excess."""
+        """Add to the units that calls have used; a negative amount takes back an excess."""
         for lane, counts in self._find(lanes):
             for unit, cost in costs.items():
                 counts.used[unit] = counts.used.get(unit, 0) + cost
@@ -170,7 +171,7 @@ class QueueRecord:
         self, lanes: Sequence[str], costs: Mapping[str, float], waited: float, at: float
     ) -> None:
         """Take back a call that was counted as started at `at`, but was not sent after all."""
-        # At that instant, so that the same step loses it. Another would fall below 0.
+        # Subtracted where it was added: another step could fall below 0.
         for lane, counts in self._find(lanes):
             counts.waits.remove(waited)
             self._add(lane, CALLS, at, _STARTED, -1)
@@ -201,24 +202,24 @@ class QueueRecord:
         """
         at = event.at - self._recording.now
         kind, seconds = event.kind, event.seconds
-        # A throttled call holds the queue for its retry time. Without one it changes nothing:
-        # `Adaptive` reports by itself that it backs off.
+        # A throttled call holds the queue for its retry time. Without one, it changes nothing here:
+        # if `Adaptive` backs off, it reports that itself.
         if kind == "throttled":
             kind, seconds = "held", event.retry_after
         if kind == "held":
             known = self._held_until.get(lane, -math.inf)
             if not seconds or at + seconds <= known + _LEAST_EXTENSION:
                 return
-            # Events come for any number of lanes, also for those that have no figures here.
+            # Bounded, because events also concern lanes that have no figures here.
             if len(self._held_until) < _MOST_LANES or lane in self._held_until:
                 self._held_until[lane] = at + seconds
         what = kind, event.limits, event.origin, event.rate, seconds
         self._recording.changes.note(QueueChange(at, self.name, lane, *what))
-        if of_key:  # the figures of the lane are those of all its keys
+        if of_key:  # the figures of its lane are those of all keys together
             return
         if kind == "limits_changed":
             *_, (found, counts) = self._find(() if lane is None else (lane,))
-            if found == lane:  # not, if there is no room for the lane
+            if found == lane:  # otherwise, there was no room for the lane
                 counts.limits = event.limits
                 counts.limits_over_time.note(at, event.limits)
         elif kind == "backed_off" and lane is None:
@@ -396,5 +397,5 @@ class Recording:
 
 
 def _plain(number: float) -> float:
-    # Whole numbers without ".0", and no 0.30000000000000004: pages have thousands of them.
+    # Whole numbers without ".0", and no 0.30000000000000004: a page has thousands of numbers.
     return int(number) if number == int(number) else round(number, 6)

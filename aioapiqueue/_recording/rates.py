@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
 
 _MOST_PAIRS = 1_000
-"""Number of values kept; beyond that, every second one of the older values is dropped."""
+"""Most values that are kept; beyond that, every second one of the older values is dropped."""
 
 _Value = TypeVar("_Value")
 
@@ -54,7 +54,7 @@ def most_in(limit: Limit, seconds: float, began: float) -> float | None:
         return limit.calls * max(1, math.ceil(seconds / limit.per))
     if isinstance(limit, Calendar):
         _, end = limit.period(began)
-        # The quota of the period in which it began, and one more for each period that began later.
+        # The quota of the calendar period at the beginning, and one more for each later one.
         return limit.calls * (
             1 + max(0, math.ceil((began + seconds - end) / limit_types.period_of(limit)))
         )
@@ -80,7 +80,7 @@ def allowed_over_time(
     if unit == CALLS:
         changes += [(at, None, rate) for at, rate in adaptive_rates]
     limit = adaptive = math.inf
-    last: float | None = -1.0  # no rate: the first one is a change, even if it is None
+    last: float | None = -1.0  # unlike any rate, so that the first one is a change
     for at, new_limit, new_adaptive in sorted(changes, key=lambda one: one[0]):
         limit = limit if new_limit is None else new_limit
         adaptive = adaptive if new_adaptive is None else new_adaptive

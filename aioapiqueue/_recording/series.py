@@ -68,10 +68,10 @@ class TimeSeries(Generic[_Name]):
         if point is not None:
             return point
         self._points += 1
-        # More series than `_MAX_POINTS` still keep a point or two each.
+        # Doubling never merges two series, so however many there are, each may have two points.
         if self._points > max(_MAX_POINTS, 2 * len(self.series)):
             self._double()
-            return self.point(name, now)  # again: the instant is in another step now
+            return self.point(name, now)  # again, because the instant is in another step now
         point = points[number] = [0.0] * len(self.fields)
         return point
 

@@ -62,8 +62,7 @@ def verdict_of(
     Args:
         queues: the queues, as `Recording.as_json` has them.
         seconds: the duration.
-        before: a text to begin with, because it matters more, with its colon or semicolon.
-            Default: none.
+        before: a more important text to put first, with its colon or semicolon. Default: none.
         good: the verdict if no call was throttled; None if it is not known. Default: True.
     """
     calls = sum(one["calls"] for one in queues)

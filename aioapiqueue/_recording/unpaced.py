@@ -35,33 +35,33 @@ class UnpacedTime:
 
     def joined(self, now: float) -> None:
         """Note that a call has joined the queue."""
-        self._go_on(now)
+        self._advance(now)
         self._present += 1
 
     def left(self, now: float) -> None:
         """Note that a waiting call has left."""
-        self._go_on(now)
+        self._advance(now)
         self._present -= 1
 
     def started(self, now: float) -> None:
         """Note that a waiting call has started."""
-        self._go_on(now)
+        self._advance(now)
         self._running += 1
 
     def ended(self, now: float) -> None:
         """Note that a running call has ended."""
-        self._go_on(now)
+        self._advance(now)
         self._present -= 1
         self._running -= 1
 
     def seconds(self, now: float) -> float:
         """Return the time that the program would have taken until now."""
-        self._go_on(now)
+        self._advance(now)
         return self._seconds
 
-    def _go_on(self, now: float) -> None:
-        # The counts before this event apply to the time until now, so callers change them later. An
-        # event that comes late, from another queue, does not turn the time back.
+    def _advance(self, now: float) -> None:
+        # Callers change the counts afterwards, because the old ones apply to the time until now. An
+        # event that arrives late, from another queue, does not turn the time back.
         elapsed = max(0.0, now - self._last)
         share = self._running / self._present if self._present else 1.0
         self._seconds += elapsed * share

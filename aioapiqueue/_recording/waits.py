@@ -13,11 +13,11 @@ _LEAST = 0.001
 _GROWTH = 1.02
 """Ratio of neighbouring buckets: the middle of one is within 1 % of all times in it.
 
-There are 920 buckets up to a day.
+It takes about 920 buckets to reach a day.
 """
 _LOG_GROWTH = math.log(_GROWTH)
 _MIDDLE = 2 / (1 + 1 / _GROWTH) / _GROWTH
-"""The middle of a bucket as a share of its upper end: equally far, as a ratio, from both ends."""
+"""The middle of a bucket as a share of its upper end: its relative error is equal at both ends."""
 _PERCENTS = (50, 90, 99)
 """The percentiles that reports show."""
 
@@ -107,11 +107,11 @@ class WaitTimes:
 
 
 _HALF = 30.0
-"""Seconds for which a histogram of recent waits counts."""
+"""Seconds that each histogram of recent waits covers."""
 
 
 class RecentWaits:
-    """The waits of calls that started in the last minute, or in at least half of it.
+    """The waits of calls that started in the last 30 to 60 seconds.
 
     Two histograms take turns, each for half a minute, so waits need not be kept one by one.
     """
@@ -137,7 +137,7 @@ class RecentWaits:
         self._until = self._until + _HALF if late < _HALF else now + _HALF
 
     def recent(self, now: float) -> WaitTimes:
-        """Return the waits of the last period."""
+        """Return the waits of the last 30 to 60 seconds."""
         if now >= self._until:
             self._turn(now)
         found = WaitTimes()

@@ -7,10 +7,11 @@ use: who shares limits through Redis loads nothing of the host's hub, and the re
 import typing as _typing
 
 if _typing.TYPE_CHECKING:
-    from aioapiqueue._shared.accept import Acceptor, listen, raise_file_limit, remove
-    from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, check_system
+    from aioapiqueue._shared.accept import Acceptor, raise_file_limit
+    from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
     from aioapiqueue._shared.host.reach import command, reach
     from aioapiqueue._shared.host.session import Delay
+    from aioapiqueue._shared.local_sockets import check_system, listen, peer_of, remove
     from aioapiqueue._shared.outage import Unreachable
 
 __all__ = [
@@ -22,17 +23,19 @@ __all__ = [
     "check_system",
     "command",
     "listen",
+    "peer_of",
     "raise_file_limit",
     "reach",
     "remove",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("HUB_DIR", "HubLocation", "check_system"), "host.directory"),
+    **dict.fromkeys(("HUB_DIR", "HubLocation"), "host.directory"),
     **dict.fromkeys(("command", "reach"), "host.reach"),
     "Delay": "host.session",
     "Unreachable": "outage",
-    **dict.fromkeys(("Acceptor", "listen", "raise_file_limit", "remove"), "accept"),
+    **dict.fromkeys(("Acceptor", "raise_file_limit"), "accept"),
+    **dict.fromkeys(("check_system", "listen", "peer_of", "remove"), "local_sockets"),
 }
 """The module of each name."""
 

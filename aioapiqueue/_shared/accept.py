@@ -1,4 +1,4 @@
-"""Listens for a hub, and accepts connections as long as the hub may open more files.
+"""Accepts connections of a hub's clients, as long as the hub may open more files.
 
 asyncio's own server cannot stop accepting for a while. When files run out, each wake-up fails once
 for each connection in its backlog, and each failure is logged, without a remedy, and tried again a
@@ -17,53 +17,12 @@ import select
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aioapiqueue._shared.host.directory import make_private
-
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
-    from pathlib import Path
 
-_LONGEST = 100
-"""Bytes of a path: `sun_path` holds 104 on macOS and the BSDs, 108 on Linux."""
-BACKLOG = 4096
-"""Clients that wait to be accepted: the default of `net.core.somaxconn` since Linux 5.4."""
 _MACOS_FILES = 10_240
 """OPEN_MAX: the highest limit that macOS accepts where the hard limit is infinite."""
-
-
-def listen(listener: socket.socket, path: Path, *, variable: str = "TMPDIR") -> None:
-    """Listen at `path`, for this user only.
-
-    The directory is made if it does not exist. This blocks, so call it in a worker thread.
-
-    Args:
-        listener: a new socket.
-        path: of its file.
-        variable: the environment variable that names another directory, for errors.
-
-    Raises:
-        ValueError: the path is too long.
-        PermissionError: other users have access to the directory, own it, or could replace it; or
-            it is a link.
-    """
-    if len(os.fsencode(path)) > _LONGEST:
-        raise ValueError(
-            f"{path}: a socket's path can have at most {_LONGEST} bytes, and this one has "
-            f"{len(os.fsencode(path))}: choose a shorter directory ({variable})"
-        )
-    make_private(path.parent, variable=variable)
-    path.unlink(missing_ok=True)  # a hub that was killed leaves its file, and `bind` would fail
-    listener.bind(os.fspath(path))
-    path.chmod(0o600)
-    listener.listen(BACKLOG)
-    listener.settimeout(0)
-
-
-def remove(path: Path) -> None:
-    """Remove the socket's file, if it still exists. This blocks."""
-    with contextlib.suppress(OSError):
-        path.unlink()
 
 
 def raise_file_limit() -> bool:

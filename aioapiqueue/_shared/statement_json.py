@@ -174,7 +174,7 @@ def limits_from(texts: Iterable[str]) -> tuple[Limit, ...]:
 
 @lru_cache(maxsize=1024)  # hundreds of lanes and clients have the same few limits
 def _limit_from(text: str) -> Limit:
-    limit = limit_types.parse_limit(text.removeprefix("~"))
+    limit = limit_types.as_limit(text.removeprefix("~"))
     if not text.startswith("~"):
         return limit
     assert isinstance(limit, Rate)  # noqa: S101 - as `limits_to` writes it

@@ -22,7 +22,6 @@ __all__ = [
     "FAILED",
     "MAX_LISTED",
     "PREFIX",
-    "USAGE_ERROR",
     "WIDTH",
     "as_argument",
     "console",

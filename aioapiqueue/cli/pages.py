@@ -13,7 +13,7 @@ from aioapiqueue.cli.reference import describe, entries, find_alike, find_entry,
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Page", "list_pages", "pages", "read"]
+__all__ = ["list_pages", "read"]
 
 _PACKAGE = Path(aioapiqueue.__file__).parent
 _FOLDERS = (_PACKAGE / "_docs", _PACKAGE.parent / "docs")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Rate
     from aioapiqueue.demo.scan import ScanFigures, ScanPlan
 
-__all__ = ["demonstrate", "isolated"]
+__all__ = ["demonstrate"]
 
 
 def demonstrate(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from multidict import CIMultiDictProxy
 
-__all__ = ["EC2_READS", "Ec2Call", "KeyCounts", "MockBucket", "MockBuckets", "ThrottlingProxy"]
+__all__ = ["EC2_READS", "Ec2Call", "ThrottlingProxy"]
 
 _PUBLISHED = {limit.name: limit for limit in published_limits("ec2")}
 EC2_READS = _PUBLISHED["non-mutating"].rate

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-__all__ = ["REGION", "Moto", "MotoError", "moto_server", "public_among", "serve"]
+__all__ = ["REGION", "Moto", "MotoError", "moto_server", "public_among"]
 
 # moto's default account. moto treats each access key that it did not make as a key of this account,
 # so all strategies see the same data. The proxy distinguishes accounts by the access key itself.

@@ -26,16 +26,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue.demo.recording import Scans
 
-__all__ = [
-    "Bystander",
-    "ScanFigures",
-    "ScanPlan",
-    "Strategy",
-    "new_client",
-    "standing_by",
-    "strategies",
-    "warm_up",
-]
+__all__ = ["ScanFigures", "ScanPlan", "Strategy", "strategies", "warm_up"]
 
 _ATTEMPTS = 3
 _ATTRIBUTE = "describe_snapshot_attribute"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue.demo.scan import ScanFigures, ScanPlan
 
-__all__ = ["Check", "as_document", "checks", "closing_text", "failed", "is_shown", "report"]
+__all__ = ["as_document", "checks", "closing_text", "failed", "is_shown", "report"]
 
 _SLACK = 1.05
 _HARM = "unpaced_did_harm"

@@ -1,9 +1,8 @@
 """Responses of the gateway itself, each in the form of the service's own errors.
 
-(For a host that is not AWS's, that is JSON, which most use.)
-
 So clients treat them like any error of the service: they do not retry a refusal, and retry a
-throttled call with a new signature.
+throttled call with a new signature. For plain text, botocore would raise `ResponseParserError`.
+Hosts other than AWS get JSON, which most of them use.
 """
 
 from __future__ import annotations
@@ -63,6 +62,7 @@ def throttling(call: ApiCall) -> Answer:
     text = "aioapiqueue: this request is still waiting for its rate limit: sign it again and retry"
     if not call.of_aws:
         return _error(call, 429, "AioapiqueueWaits", text)
+    # Status and code as the service itself has them: SDKs decide by both whether to retry.
     if call.service == "s3":
         return _error(call, 503, "SlowDown", text)
     if call.protocol == "ec2":
@@ -82,6 +82,7 @@ def code_of(headers: Mapping[str, str], body: bytes) -> str | None:
     named = headers.get("x-amzn-errortype") or headers.get("x-amzn-query-error", "")
     if named:  # com.amazonaws.ec2#Throttling:http://...
         return named.split(";")[0].split(":")[0].rpartition("#")[2].strip()[:128] or None
+    # Searched for, not parsed: only the beginning of the body is known.
     for pattern in (_XML_CODE, _JSON_CODE):
         if found := pattern.search(body):
             return found[1].decode("ascii", "replace")

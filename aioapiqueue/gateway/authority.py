@@ -44,20 +44,28 @@ class Authority:
     """
 
     def __init__(self, domains: Iterable[str]) -> None:
+        # The key of the authority is never written anywhere: a process that has it can act as any
+        # host of `domains` towards the programs of this run.
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._leaf_key = ec.generate_private_key(ec.SECP256R1())  # one for all hosts
+        # One for all hosts, so that a new host needs a certificate only. By itself, this key can
+        # act as no host.
+        self._leaf_key = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.UTC)
         self._from, self._to = now - _EARLIER, now + _LIFE
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "aioapiqueue run")])
-        # All that VERIFY_X509_STRICT requires, the default since Python 3.13.
+        # Key usage and key identifiers are what VERIFY_X509_STRICT requires, the default since
+        # Python 3.13.
         self._certificate = (
             self._builder(name, name, self._key.public_key())
+            # 0: it cannot certify another authority.
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(signs_certificates=True), critical=True)
+            # Critical: a program that does not understand the constraints rejects the certificate.
             .add_extension(
                 x509.NameConstraints(
                     [x509.DNSName(domain) for domain in domains],
-                    # Otherwise any address would be allowed: names do not constrain them.
+                    # Excluded, because constraints on names leave addresses free: a certificate for
+                    # any address would be valid.
                     [x509.IPAddress(ipaddress.ip_network(one)) for one in _EVERYWHERE],
                 ),
                 critical=True,
@@ -74,7 +82,7 @@ class Authority:
 
     def _context_for(self, host: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols(["http/1.1"])  # h11 speaks nothing else
         key = self._leaf_key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
@@ -127,7 +135,8 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _load(context: ssl.SSLContext, pem: bytes) -> None:
-    """Load a key and a certificate. `ssl` reads them from a file only, so it is one in memory."""
+    """Load a key and a certificate."""
+    # `ssl` reads a key from a file only. A file in memory leaves nothing on a disk.
     if hasattr(os, "memfd_create"):
         handle = os.memfd_create("aioapiqueue", os.MFD_CLOEXEC)
         try:
@@ -139,7 +148,7 @@ def _load(context: ssl.SSLContext, pem: bytes) -> None:
             return
         finally:
             os.close(handle)
-    handle, name = tempfile.mkstemp()  # readable by this user only, and deleted at once
+    handle, name = tempfile.mkstemp()  # readable by this user only (mode 0600), and deleted at once
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(pem)

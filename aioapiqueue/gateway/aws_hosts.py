@@ -17,27 +17,27 @@ if TYPE_CHECKING:
 
 __all__ = ["intercepted_domains", "is_intercepted"]
 
-# Servers of customers, and other protocols. None of them uses a quota of AWS's APIs, and most would
-# fail if they were intercepted, because they have certificates or passwords of their own.
+# Customers' own servers, and other protocols. None of them uses a quota of AWS's APIs, and most
+# would fail if they were intercepted, because they use certificates or passwords of their own.
 _FREE = (
     r"checkip|ip-ranges",
-    r"awscli",  # what the CLI is downloaded from
+    r"awscli",  # downloads of the CLI
     r".+\.elb(\.[a-z0-9-]+)?",  # load balancers
     r".+\.compute(-1)?|.+\.[a-z0-9-]+\.compute",  # instances
     r".+\.rds|.+\.docdb|.+\.redshift|.+\.cache|.+\.memorydb|.+\.dax-clusters",  # databases
     r".+\.es|.+\.aoss",  # search domains and collections
-    r".+\.eks|oidc\.eks\.[a-z0-9-]+",  # Kubernetes: its clusters' own servers
+    r".+\.eks|oidc\.eks\.[a-z0-9-]+",  # API servers of Kubernetes clusters
     r".+\.eks-cluster\.[a-z0-9-]+|oidc-eks\.[a-z0-9-]+",
     r".+\.airflow",
     r"ssmmessages\.[a-z0-9-]+|.+\.ec2-instance-connect-endpoint\.[a-z0-9-]+",  # sessions
-    r".+\.execute-api\.[a-z0-9-]+(\.vpce)?",  # APIs that customers have made
+    r".+\.execute-api\.[a-z0-9-]+(\.vpce)?",  # customers' APIs
     r".+\.appsync-(realtime-)?api\.[a-z0-9-]+",
     r".+\.dkr[.-]ecr(-fips)?\.[a-z0-9-]+",  # docker pull and push
     r"(.+\.)?git-codecommit(-fips)?\.[a-z0-9-]+(\.vpce)?",  # git
     r".+\.d\.codeartifact\.[a-z0-9-]+",  # pip, npm and others
-    r".+\.credentials\.iot\.[a-z0-9-]+",  # certificates of devices
-    r".+\.s3-website[.-][a-z0-9-]+",  # pages
-    r"aps-workspaces\.[a-z0-9-]+",  # what Prometheus writes and is asked
+    r".+\.credentials\.iot\.[a-z0-9-]+",  # needs a client certificate (mutual TLS)
+    r".+\.s3-website[.-][a-z0-9-]+",  # web sites
+    r"aps-workspaces\.[a-z0-9-]+",  # Prometheus reads and writes
 )
 _IS_FREE = re.compile("|".join(_FREE))
 _LONGEST_NAME = 253  # RFC 1035
@@ -74,7 +74,8 @@ def is_intercepted(host: str) -> bool:
     name = host.removesuffix(f".{suffix}")
     at = label_of(name)
     if at is not None and "s3-website" not in name:
-        # A bucket may have any name: what follows it must be a Region, and nothing else.
+        # A bucket may be called "x.elb", like a host of `_FREE`, and a customer's load balancer
+        # "s3-x". The labels after S3's tell them apart: they must be a Region, and nothing else.
         after = name.split(".")[at + 1 :]
         if all(label in {"dualstack", "vpce"} or table().is_region(label) for label in after):
             return True

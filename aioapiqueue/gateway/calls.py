@@ -1,8 +1,8 @@
-"""Which call to AWS a request is: from its line, its headers and, for some protocols, its body.
+"""Identifies the call to AWS that a request makes, without the models of botocore.
 
-A signature has the id of the access key, the Region and a name of the service in it, in the clear.
-Which operation it is, each protocol says in its own way: a header (JSON), the path (CBOR), a field
-of a form (EC2 and other old ones), or method, path and query together (REST).
+The signature contains the id of the access key, the Region and a name of the service in clear text.
+The operation is in a header (JSON), in the path (CBOR), in a form (EC2 and other old protocols), or
+follows from method, path and query together (REST).
 """
 
 from __future__ import annotations
@@ -21,27 +21,18 @@ from aioapiqueue.gateway.table import AwsService, table
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = [
-    "HTTP",
-    "MAX_FORM",
-    "MAX_PARSED",
-    "UNKNOWN",
-    "ApiCall",
-    "HttpRequest",
-    "find_call",
-    "wants_body",
-]
+__all__ = ["HTTP", "ApiCall", "HttpRequest", "find_call", "wants_body"]
 
 HTTP = "http"
 """The protocol of hosts that are not AWS's."""
 UNKNOWN = "Unknown"
-"""The operation of a call to a known service, where none of the operations that we know fits."""
+"""The operation of a call to a known service, if no known operation matches."""
 
 MAX_FORM = 1 << 20
-"""Bytes. The name of a form's operation is in its body, so that it has to be kept that far."""
+"""Most bytes of a form that are kept: the name of its operation is in the body."""
 MAX_PARSED = 1 << 14
-"""Bytes of a body that are read for its parameters: some 10 ms at worst; meanwhile all others wait.
-Of a longer one, nothing but the name of the operation is read."""
+"""Most bytes of a body that are parsed for parameters, which takes 10 ms at worst and blocks all
+other requests. From a longer body, only the name of the operation is read."""
 
 _FORM = "application/x-www-form-urlencoded"
 _CREDENTIAL = re.compile(r"Credential=([^,\s]{1,300})")
@@ -54,7 +45,7 @@ _CELL = re.compile(r"-cell-?\d+$")
 _ALSO_CALLED = {"timestream-ingest": "ingest.timestream", "timestream-query": "query.timestream"}
 _SEARCH_DOMAIN = re.compile(r"(?:search|doc)-.+\.cloudsearch\..+")
 _SERVICE = re.compile(r"[a-z][\w-]{0,63}", re.ASCII)
-_NO_BUCKET = "/WriteGetObjectResponse"  # the host has another name before
+_NO_BUCKET = "/WriteGetObjectResponse"  # its host begins with a name that is not a bucket's
 _NAME = re.compile(r"\w{1,128}", re.ASCII)
 _VERSION = re.compile(r"(?:^|&)Version=([\w-]{1,32})", re.ASCII)
 _FORM_PROTOCOLS = frozenset({"query", "ec2"})
@@ -62,14 +53,14 @@ _FORM_PROTOCOLS = frozenset({"query", "ec2"})
 
 @dataclass
 class HttpRequest:
-    """A request, as far as it is known.
+    """The known part of a request.
 
     Attributes:
-        method: `"POST"`.
-        host: where it goes to, without a port.
-        target: its path and query, as they are sent.
-        headers: by name in lower case.
-        body: what of it is known.
+        method: the method, such as `"POST"`.
+        host: the server's name, without a port.
+        target: the path and query, as they are sent.
+        headers: the headers, by name in lower case.
+        body: the part of the body that has been read.
     """
 
     method: str
@@ -80,31 +71,31 @@ class HttpRequest:
 
     @property
     def path(self) -> str:
-        """Its path, as it is sent."""
+        """The path, as it is sent."""
         return self.target.partition("?")[0]
 
     @property
     def query(self) -> str:
-        """Its query, as it is sent."""
+        """The query, as it is sent."""
         return self.target.partition("?")[2]
 
     @property
-    def kind(self) -> str:
-        """The type of its body, without parameters."""
+    def content_type(self) -> str:
+        """The type of the body, without parameters."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 @dataclass
 class ApiCall:
-    """What the hub has to know of a request.
+    """The facts about a request that the hub needs to pace it.
 
     Attributes:
-        service: as `create_client` takes it; or a host's name.
-        operation: its name; `UNKNOWN` if it is none that we know. Of a host, that of its lane.
-        region: for which it is signed; None where that does not say.
-        key: the id of the access key; None if it is not signed.
-        parameters: numbers on which limits may depend, as `parameter_counts` has them.
-        protocol: of the service, in which its errors are written.
+        service: the name of the service, as `create_client` takes it, or of a host.
+        operation: the name of the operation, or `UNKNOWN`. For a host, the name of the lane.
+        region: the Region that the request is signed for; None if the signature contains none.
+        key: the id of the access key; None if the request is not signed.
+        parameters: the counts on which limits may depend, as from `parameter_counts`.
+        protocol: the protocol of the service, for the form of its errors.
     """
 
     service: str
@@ -121,12 +112,12 @@ class ApiCall:
 
 
 class _Signature(NamedTuple):
-    """Whose call it is, as the signature says.
+    """The clear text of a signature.
 
     Attributes:
-        key: the access key's id.
-        region: for which it is signed.
-        name: of the service.
+        key: the id of the access key.
+        region: the Region.
+        name: the service's name in signatures, which several services may share.
     """
 
     key: str | None = None
@@ -135,24 +126,27 @@ class _Signature(NamedTuple):
 
 
 def wants_body(request: HttpRequest) -> int:
-    """Return how many bytes of a body are needed to know the call, and its parameters."""
-    if request.kind == _FORM and "Action=" not in request.query:
+    """Return how many bytes of the body are needed to identify the call and its parameters."""
+    kind = request.content_type
+    if kind == _FORM and "Action=" not in request.query:
         return MAX_FORM
     length = request.headers.get("content-length", "")
     small = length.isdecimal() and int(length) <= MAX_PARSED
-    if "expect" in request.headers:  # the server is to say first whether it wants it
+    if "expect" in request.headers:
+        # The client sends the body only after `100 Continue`, which the server may deny. With our
+        # own, it would upload a body that the server does not want.
         return 0
-    # Of XML, botocore does not say that it is.
-    read = not request.kind or "json" in request.kind or request.kind.endswith("xml")
+    # botocore sends XML without a content type.
+    read = not kind or "json" in kind or kind.endswith("xml")
     return MAX_PARSED if small and read else 0
 
 
 def find_call(request: HttpRequest) -> ApiCall | None:
-    """Return which call a request is; None: not even its service is known."""
+    """Return the call that a request makes; None if not even its service is known."""
     signed = _signature(request)
     services = _services(request, signed)
     if not services:
-        # Of a service that is too new, all but the operation is in the signature.
+        # A service that is newer than our table: all but the operation is in the signature.
         new = signed.key and signed.name and _SERVICE.fullmatch(signed.name)
         return ApiCall(signed.name or "", UNKNOWN, signed.region, signed.key) if new else None
     found = (
@@ -180,48 +174,51 @@ def _signature(request: HttpRequest) -> _Signature:
     found = _CREDENTIAL.search(authorization)
     parts = (found[1] if found else query.get(_LINK, "")).split("/")
     if len(parts) == 5:  # noqa: PLR2004 - key/date/region/service/aws4_request
-        return _Signature(_plain(parts[0]), _plain(parts[2]), parts[3])
+        return _Signature(_valid(parts[0]), _valid(parts[2]), parts[3])
     if len(parts) == 4:  # noqa: PLR2004 - for several Regions: key/date/service/aws4_request
         region = request.headers.get("x-amz-region-set", "")
-        return _Signature(_plain(parts[0]), region if table().is_region(region) else None, parts[2])
-    if old := _SIGNED_V2.match(authorization):  # of S3 only
+        return _Signature(_valid(parts[0]), region if table().is_region(region) else None, parts[2])
+    if old := _SIGNED_V2.match(authorization):  # this form of version 2 is S3's
         return _Signature(old[1], None, "s3")
-    return _Signature(_plain(query.get("AWSAccessKeyId", "")))
+    return _Signature(_valid(query.get("AWSAccessKeyId", "")))
 
 
-def _plain(text: str) -> str | None:
-    """Return a key or a Region; None for what is none, and would break the hub's protocol."""
+def _valid(text: str) -> str | None:
+    """Return a key or a Region; None if it is malformed."""
+    # The hub ends a connection on which it gets a malformed one, and with it the whole run.
     return text if _KEY.fullmatch(text) else None
 
 
 def _services(request: HttpRequest, signed: _Signature) -> Sequence[AwsService]:
-    """Return which services it may be, the likeliest first."""
-    # Of a call with a token, a password or nothing, only the host tells.
+    """Return the services that a request may be for, the most likely first."""
+    # If a request has a token, a password or no authentication, only its host is known.
     name = signed.name or ("s3" if is_s3(request.host) else "")
     if name in SIGNERS:
         found = [table().service(one) for one in services_of(request.host, request.path)]
         return [one for one in found if one is not None]
     services = table().by_signing_name(name)
-    prefix = _prefix_of(request.host)
-    # Of those that sign alike, the one whose host it is.
-    return [one for one in services if one in prefix] or services or prefix
+    at_host = _services_at(request.host)
+    # Several services share a name in signatures: prefer those that the host belongs to.
+    return [one for one in services if one in at_host] or services or at_host
 
 
-def _prefix_of(host: str) -> Sequence[AwsService]:
-    """Return the services of a host, by what its name begins with."""
+def _services_at(host: str) -> Sequence[AwsService]:
+    """Return the services that a host belongs to, by the beginning of its name."""
     if _SEARCH_DOMAIN.fullmatch(host):
-        return table().at("cloudsearchdomain")
+        return table().by_host_prefix("cloudsearchdomain")
     labels = [_CELL.sub("", label) for label in host.split(".")]
-    # "portal.sso" before "sso"; "123456789012.ddb" has the account before, a VPC's its own name.
+    # Two labels first, because "portal.sso" and "sso" are different services. The prefix may come
+    # later: after the account in "123456789012.ddb", or after the id of a private endpoint.
     for start in range(min(len(labels), 3)):
         for length in (2, 1):
             prefix = ".".join(labels[start : start + length]).removesuffix("-fips")
-            if found := table().at(_ALSO_CALLED.get(prefix, prefix)):
+            if found := table().by_host_prefix(_ALSO_CALLED.get(prefix, prefix)):
                 return found
     return ()
 
 
 def _region_of(host: str) -> str | None:
+    # From S3's own label on: a bucket before it may have the name of a Region.
     labels = host.split(".")[label_of(host) or 0 :]
     return next((label for label in labels if table().is_region(label)), None)
 
@@ -249,7 +246,7 @@ def _rpc(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | None
 
 def _form(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | None:
     """The query protocols: `Action=` in a form, or in the query."""
-    body = _unzipped(request) if request.kind == _FORM else b""
+    body = _unzipped(request) if request.content_type == _FORM else b""
     named = _ACTION.search(body) or _ACTION.search(request.query.encode())
     if named is None:
         return None
@@ -257,10 +254,10 @@ def _form(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | Non
     text = body.decode("utf-8", "replace") if body else request.query
     fields = dict(parse_qsl(text, keep_blank_values=True)) if len(text) <= MAX_PARSED else {}
     version = _VERSION.search(text)
-    # A model may have lost the protocol, which older SDKs speak all the same: SQS.
+    # If no model has these protocols, the service has replaced them, but older SDKs use them: SQS.
     able = [one for one in services if _FORM_PROTOCOLS & set(one.protocols)] or services
-    # The same name means another service in another version: elb and elbv2. Where they speak
-    # alike (docdb, neptune and rds), they are one quota, which has the name of the host.
+    # The version tells elb from elbv2. docdb, neptune and rds cannot be told apart, and share one
+    # quota: take the service that the host is named after, rds.
     same = [one for one in able if version and one.version == version[1]] or able
     service = min(same, key=lambda one: (one.name != one.prefix, one.name))
     protocol = "ec2" if "ec2" in service.protocols else "query"
@@ -269,16 +266,17 @@ def _form(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | Non
 
 
 def _unzipped(request: HttpRequest) -> bytes:
-    """Return the body of a form, which SDKs compress where it is long."""
+    """Return the body of a form, which SDKs compress if it is long."""
     if request.headers.get("content-encoding", "").strip().lower() != "gzip":
         return request.body
     with contextlib.suppress(zlib.error):
+        # Bounded, because a small body may expand to gigabytes.
         return zlib.decompressobj(31).decompress(request.body, MAX_FORM)
     return b""
 
 
 def _rest(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | None:
-    """REST: method, path, query and headers, by the models."""
+    """REST: method, path, query and headers."""
     path = request.path
     bucket = None if path == _NO_BUCKET else bucket_of(request.host)
     query = parse_qsl(request.query, keep_blank_values=True)
@@ -289,7 +287,7 @@ def _rest(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | Non
         whole = f"/{bucket}{path}" if bucket and service.name == "s3" else path
         operation = service.operations.find(request.method, whole, has)
         if operation == "ListBuckets" and "s3express-control" in request.host:
-            operation = "ListDirectoryBuckets"  # the same request
+            operation = "ListDirectoryBuckets"  # the two requests differ in their hosts only
         if operation is not None:
             return ApiCall(
                 service.name,
@@ -307,7 +305,7 @@ def _rest_parameters(
         return service.parameter(operation, sent)
 
     found = in_query(query, name)
-    if operation in service.payloads:  # the body is somebody's data
+    if operation in service.payloads:  # the body is data, such as an object of S3
         return found
     if "rest-xml" in service.protocols:
         return found | in_xml(request.body, name)

@@ -1,6 +1,7 @@
 """Reads the server's name in the first message of TLS, the ClientHello.
 
-RFC 8446, 4.1.2 (ClientHello) and RFC 6066, 3 (server_name).
+RFC 8446, 4.1.2 (ClientHello) and RFC 6066, 3 (server_name). `ssl` reports the name only during a
+handshake, but a connection that is not intercepted must be forwarded without one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ __all__ = ["is_hello", "name_in", "read_hello"]
 
 _RECORD = struct.Struct("!BHH")  # type, version, length
 _HANDSHAKE = 22
-_LONGEST = 1 << 14
+_LONGEST = 1 << 14  # of a record (RFC 8446, 5.1), so that a client cannot fill our memory
 _SERVER_NAME = 0
 _RANDOM_AND_VERSION = 2 + 32
 
@@ -27,6 +28,7 @@ async def read_hello(stream: ByteStream) -> bytes:
         anyio.EndOfStream: the client has hung up.
     """
     data = b""
+    # Five bytes of any protocol: a request line of HTTP is longer.
     while len(data) < _RECORD.size:
         data += await stream.receive()
     kind, _, length = _RECORD.unpack_from(data)
@@ -59,5 +61,5 @@ def name_in(hello: bytes) -> str | None:
                 return name.lower().removesuffix(".") or None
             at += 4 + size
     except (IndexError, struct.error, UnicodeDecodeError):
-        pass
+        pass  # malformed, or a ClientHello in several records, whose name may be in a later one
     return None

@@ -1,7 +1,8 @@
 """The servers that an isolated program may reach through the gateway: other hosts, by name.
 
-The program's network contains nothing but the gateway, which is in the network of this host.
-Without a check, the program could use the gateway to reach the services of this host.
+The program's network contains nothing but the gateway, which itself is in the network of this host.
+Without these checks, the program could reach the services of this host through the gateway. It
+could also reach AWS by address, past the limits, which are for names.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _MOST_KEPT = 1_000
 _NEXT_SECONDS = 0.25
 """Time after which the next address of a server is tried as well (RFC 8305, 8)."""
 
-# <linux/netlink.h>, <linux/rtnetlink.h>
+# From <linux/netlink.h> and <linux/rtnetlink.h>.
 _HEADER, _ROUTE, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=8BI"), struct.Struct("=HH")
 _NEW_ROUTE, _GET_ROUTE, _REQUEST, _DESTINATION = 24, 26, 1, 1
 _TYPE_AT = _HEADER.size + 7
@@ -54,7 +55,7 @@ class Confinement:
 
     Args:
         hosts: the hosts with limits. Their ports may be reached on any host, and those that are
-            addresses may be reached although they are no names.
+            addresses may be reached by address.
     """
 
     def __init__(self, hosts: Iterable[str]) -> None:
@@ -66,9 +67,6 @@ class Confinement:
     async def connect(self, origin: Origin, dial: _Dial) -> ByteStream:
         """Connect to a server.
 
-        The name is looked up once, and the address that was checked is connected to. So a name that
-        changes in between (DNS rebinding) gains nothing.
-
         Args:
             origin: the server.
             dial: connects to an address.
@@ -78,10 +76,12 @@ class Confinement:
             OSError: the server cannot be reached.
         """
         self._check_itself(origin)
+        # The name is looked up once, and the connection is to an address that was checked. If
+        # `dial` got the name, it could resolve to another address by then (DNS rebinding).
         found = await _look_up(origin.host)
         problems = [_problem_of(origin.host, address) for address in found]
         allowed = [address for address, why in zip(found, problems, strict=True) if not why]
-        if not allowed:
+        if not allowed:  # never because there are no addresses: then the look-up raises
             raise ForbiddenError(problems[0])
         return await _connect_to_first(allowed, origin.port, dial)
 
@@ -92,6 +92,8 @@ class Confinement:
             ForbiddenError: the program may not reach the server, as far as this host knows.
         """
         self._check_itself(origin)
+        # One forbidden address suffices: the proxy may choose any of them. A proxy that resolves
+        # the name in another way cannot be checked.
         for address in await self._looked_up_before(origin.host):
             if why := _problem_of(origin.host, address):
                 raise ForbiddenError(why)
@@ -129,6 +131,7 @@ class Confinement:
             return
         if why := _problem_of(host, address):
             raise ForbiddenError(why)
+        # An address of AWS would get past the limits of its name.
         if (host, port) not in self._named:
             raise ForbiddenError(
                 f"{host} is an address: with --isolate, a program can reach servers only by "
@@ -164,8 +167,10 @@ async def _look_up(host: str) -> list[_Address]:
     """
     found = await anyio.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     addresses = dict.fromkeys(ipaddress.ip_address(address[0]) for *_, address in found)
+    # Name servers block a name by resolving it to 0.0.0.0, and a connection to that address would
+    # be one to this host. It is an error of the network, not an attempt that is forbidden.
     usable = [one for one in addresses if not _unmapped(one).is_unspecified]
-    if not usable:  # to connect to 0.0.0.0 is to connect to this host
+    if not usable:
         raise OSError(f"its name is blocked by DNS (it resolves to {next(iter(addresses))})")
     return usable
 
@@ -174,7 +179,8 @@ def _literal(host: str) -> _Address | None:
     """Return the address that a text is; None if it is a name."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host)
-    with contextlib.suppress(OSError):  # 127.1 and 0x7f000001 are addresses, too
+    # The C library also accepts 127.1, 0x7f000001 and 2130706433, which `ipaddress` does not.
+    with contextlib.suppress(OSError):
         return ipaddress.IPv4Address(socket.inet_aton(host))
     return None
 
@@ -202,13 +208,14 @@ def _is_here(address: _Address) -> bool:
 
     On systems other than Linux, which have no isolation, only loopback addresses are known.
     """
-    address = _unmapped(address)
     if address.is_loopback or address.is_unspecified:
         return True
     if sys.platform != "linux":
         return False
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004 - of IP
     packed = address.packed
+    # Ask the kernel for the route (RTM_GETROUTE): this host may also receive packets for addresses
+    # that no interface has, such as anycast ones and those of a route of type "local".
     destination = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(packed), _DESTINATION) + packed
     route = _ROUTE.pack(family, 8 * len(packed), 0, 0, 0, 0, 0, 0, 0) + destination
     header = _HEADER.pack(_HEADER.size + len(route), _GET_ROUTE, _REQUEST, 0, 0)
@@ -216,7 +223,8 @@ def _is_here(address: _Address) -> bool:
         sock.send(header + route)
         answer = sock.recv(1 << 16)  # netlink answers before `send` returns
     _, kind, *_ = _HEADER.unpack_from(answer)
-    return kind == _NEW_ROUTE and answer[_TYPE_AT] in _DELIVERED_HERE  # otherwise there is no route
+    # Any other message is an error, mostly that there is no route: then no server is reached.
+    return kind == _NEW_ROUTE and answer[_TYPE_AT] in _DELIVERED_HERE
 
 
 async def _connect_to_first(addresses: list[_Address], port: int, dial: _Dial) -> ByteStream:
@@ -249,6 +257,7 @@ async def _connect_to_first(addresses: list[_Address], port: int, dial: _Dial) -
             raise errors[0]
         return found.pop(0)
     finally:
-        # Connections that were made at the same moment; all, if this was cancelled then.
+        # Several may have been made at the same moment: all but the first are closed. If this is
+        # cancelled, all are.
         for stream in found:
             await anyio.aclose_forcefully(stream)

@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
-__all__ = ["GatewayCounts", "HostCounts"]
+__all__ = ["GatewayCounts"]
 
 _MOST_HOSTS = 1_000
 
@@ -24,17 +24,17 @@ class GatewayCounts:
     """Counts of a run.
 
     Attributes:
-        connections: number of connections of programs that showed the run's password.
+        connections: number of TLS connections of programs, and of their requests without TLS.
         calls: number of calls that were forwarded after their turn.
         asked_before: number of calls that were forwarded at once, because the hook in the program
             had asked the hub already.
-        refused: number of calls that the gateway answered itself, because nothing paced them.
+        refused: number of calls that the gateway refused, because it could not have them paced.
         unknown_hosts: calls to intercepted domains that the gateway could not identify.
         untrusted: connections that programs gave up because they do not trust the gateway: in the
             handshake, or afterwards without a byte of a request, if no other connection to the
             host had one.
         silent: the part of `untrusted` that ended without a request, which may have other reasons.
-        unreachable: requests that could not be sent to the host, before they had their turn.
+        unreachable: requests whose host could not be reached before they had their turn.
         passed_by: connections that were forwarded without interception.
         forbidden: connections that an isolated program was refused, by server and port.
         on_this_host: hosts with limits that an isolated program could not reach, as far as known.
@@ -66,7 +66,7 @@ class GatewayCounts:
         # Clients open connections ahead, and close those that they do not need. So a silent one
         # means distrust only if no other connection to the host, by the end, had a request.
         silent = {host: n for host, n in self.silent.items() if host not in self._asked}
-        if len(self._asked) >= _MOST_HOSTS:  # any host may have had a request
-            silent = {}
+        if len(self._asked) >= _MOST_HOSTS:
+            silent = {}  # no further host was noted, so any host may have had a request
         found |= {"silent": silent, "untrusted": self.untrusted + Counter(silent)}
         return {name: dict(one) if isinstance(one, Counter) else one for name, one in found.items()}

@@ -19,7 +19,7 @@ from aioapiqueue.gateway.calls import HttpRequest, find_call, wants_body
 from aioapiqueue.gateway.confinement import ForbiddenError
 from aioapiqueue.gateway.hub_client import NotPacedError
 from aioapiqueue.gateway.hub_turns import HubTurns, StaleError
-from aioapiqueue.gateway.link import ClientClosedError, headers_of, join, passed_on
+from aioapiqueue.gateway.link import ClientClosedError, end_to_end_headers, headers_of, join
 from aioapiqueue.gateway.response_watch import ResponseWatch
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ _MARK = "x-aioapiqueue-asked"
 """The header that our hook in Python adds to requests that had their turn before signing."""
 
 _WEBSOCKET = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-_LOOK_SECONDS = 0.01
-_NO_ANSWER = "aioapiqueue: {host} did not respond in HTTP/1.1, or its headers exceed 128 kB\n"
-_WELCOME_SECONDS = 1.0
+_POLL_SECONDS = 0.01
+_NOT_HTTP = "aioapiqueue: {host} did not respond in HTTP/1.1, or its headers exceed 128 kB\n"
+_CONTINUE_SECONDS = 1.0
 """Time after which a body is sent without the server's `100 Continue` (RFC 9110, 10.1.1).
 
 SDKs do the same.
@@ -92,7 +92,7 @@ class Exchanges:
     async def all_answered(self) -> None:
         """Wait until no request waits or is in flight."""
         while self._open:  # noqa: ASYNC110 - an event would be set and cleared for each request
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def paced(self, incoming: Incoming) -> None:
         """Forward a request to an intercepted host when its turn has come.
@@ -106,7 +106,7 @@ class Exchanges:
         self._open += 1
         try:
             await self._paced(incoming)
-        finally:
+        finally:  # also if cancelled: `all_answered` waits for 0
             self._open -= 1
 
     async def _paced(self, incoming: Incoming) -> None:
@@ -115,13 +115,15 @@ class Exchanges:
         target = head.target.decode("ascii")
         about_all = target == "*" and head.method == b"OPTIONS" and self._scope.is_limited(origin)
         if head.method == b"CONNECT" or not (target.startswith("/") or about_all):
-            # We might read the host of such a request in another way than the server does.
+            # A full URL within a tunnel, or a second CONNECT, names a host itself. The server might
+            # use that one, whose limits we would not apply.
             text = b"aioapiqueue: a request to this host must have a path, such as GET /search\n"
             await link.answer(400, text, [("Connection", "close")])
             return
         request = HttpRequest(head.method.decode("ascii"), origin.host, target, headers)
-        # The hook asks for the limits of AWS services, not for those of hosts.
+        # The mark is another secret in each run: no program skips its turn by a fixed header.
         asked = hmac.compare_digest(headers.get(_MARK, "").encode("latin-1"), self._mark)
+        # The hook asks for the limits of AWS services, not for those of hosts.
         if asked and not self._scope.is_limited(origin):
             self._counts.asked_before += 1
             await self.unpaced(incoming, request)
@@ -130,8 +132,10 @@ class Exchanges:
         if call is None:
             if wanted := wants_body(request):
                 request.body = await link.read_body(wanted)
+            # After an upgrade, further calls would be on a connection that we cannot read.
             call = None if "upgrade" in headers else find_call(request)
         if call is None:
+            # Refused rather than sent unpaced: a list of known hosts and calls is never complete.
             self._counts.unknown_hosts.count(origin.host)
             why = f"cannot determine which AWS service a request to {origin.host} is for"
             if "upgrade" in headers:
@@ -148,13 +152,13 @@ class Exchanges:
         """Wait for the turn of a request. If it gets none, respond to it and return None."""
         link, origin = incoming.link, incoming.origin
         try:
+            # Before the turn: an unreachable server, or one with a wrong certificate, must not use
+            # up the limit.
             if not self._upstream.is_reached(origin):
-                await link.while_there(self._upstream.reach(origin))
+                await link.while_connected(self._upstream.reach(origin))
             return await self._turns.wait(call, request, link)
         except NotPacedError as error:
             await self._refuse(link, call, str(error))
-        except ClientClosedError:
-            raise
         except OSError as error:
             if not isinstance(error, ForbiddenError):
                 self._counts.unreachable.count(origin.host if call.of_aws else call.service)
@@ -176,8 +180,6 @@ class Exchanges:
         link, origin = incoming.link, incoming.origin
         try:
             up = await self._take(incoming)
-        except ClientClosedError:
-            raise
         except OSError as error:
             if request is None and not isinstance(error, ForbiddenError):
                 self._counts.passed_by.count(origin.host)
@@ -189,7 +191,7 @@ class Exchanges:
         watch = ResponseWatch()
         await self._forward(incoming, up, b"", watch, of_aws=request is not None)
         if request is not None:
-            self._turns.note_date(watch.date)
+            self._turns.note_date(*watch.date)
         await link.drain()
 
     async def _take(self, incoming: Incoming) -> HttpLink:
@@ -200,14 +202,15 @@ class Exchanges:
             OSError: the server cannot be reached.
         """
         link, _, origin = incoming
+        # This takes no time in which the client could hang up.
         idle = await self._upstream.take_idle(origin)
         if idle is not None:
             return idle
         dialled = asyncio.ensure_future(self._upstream.dial(origin))
         try:
-            return await link.while_there(dialled)
+            return await link.while_connected(dialled)
         except BaseException:
-            # The connection may have been made at this very moment.
+            # If the connection was made at this very moment, it would never be given back.
             if dialled.done() and not dialled.cancelled() and dialled.exception() is None:
                 await self._upstream.give_back(origin, dialled.result(), whole=False)
             raise
@@ -215,40 +218,42 @@ class Exchanges:
     async def _use(self, turn: HubRequest, incoming: Incoming, call: ApiCall, body: bytes) -> None:
         """Send a request whose turn has come. The outcome is always reported to the hub."""
         link, origin = incoming.link, incoming.origin
+        # What is reported if this is left at any point. {}: the call counts, its outcome is
+        # unknown. None: nothing was sent, so the turn is given back.
         outcome: dict[str, object] | None = {}
         watch = ResponseWatch(call, turn)
         try:
             try:
                 up = await self._take(incoming)
-            except ClientClosedError:
-                raise
             except OSError as error:
                 outcome = {"failed": type(error).__name__}
                 await link.answer(*self._not_reached(origin, call, error))
                 return
-            if self._hub.lost.is_set():  # it ended meanwhile, and without it nothing may be sent
+            # Checked again, because a new connection may have taken up to 20 s: without the hub,
+            # nothing may be sent, and the signature may have expired.
+            if self._hub.lost.is_set():
                 await self._upstream.give_back(origin, up, whole=False)
                 await self._refuse(link, call, "aioapiqueue's hub has ended")
                 return
             if time.time() > turn.good_until:
-                outcome = None  # nothing is sent, so the turn is given back
+                outcome = None
                 await self._upstream.give_back(origin, up, whole=False)
                 await link.answer(*throttling(call))
                 return
-            outcome = {"failed": "ConnectionClosed"}
+            outcome = {"failed": "ConnectionClosed"}  # if the next line raises
             self._counts.calls += 1
             await self._forward(incoming, up, body, watch, of_aws=call.of_aws)
             outcome = watch.outcome
             if call.of_aws:
-                self._turns.note_date(watch.date)
+                self._turns.note_date(*watch.date)
         except (ClientClosedError, asyncio.CancelledError):
-            # The outcome is mostly unknown.
+            # The server has the request, but its response is not read any further.
             outcome = watch.outcome if watch.is_known else {}
             raise
         finally:
             try:
                 watch.end()
-            finally:
+            finally:  # an error in reading the response must not keep the turn
                 if outcome is None:
                     turn.leave()
                 else:
@@ -271,7 +276,8 @@ class Exchanges:
         link, head, origin = incoming
         whole = False
         try:
-            headers = passed_on(head, {_MARK.encode()})
+            # The mark is a secret between the hook and the gateway, and not for the server.
+            headers = end_to_end_headers(head, {_MARK.encode()})
             if not (of_aws or link.has_more) and _wants_websocket(head):
                 headers += _WEBSOCKET
             request = self._upstream.addressed(origin, head.method, head.target, headers)
@@ -279,19 +285,23 @@ class Exchanges:
             if link.has_more:
                 await up.send(*begun)
                 sending = _Sending(link, up)
-                answer = _answer_back(link, up, watch, sending)
-                await link.while_there(answer, sending.send)
+                # Both at once: a server may respond before the end of a request, and then read no
+                # more of it.
+                answer = _forward_response(link, up, watch, sending)
+                await link.while_connected(answer, sending.send)
             else:
                 await up.send(*begun, h11.EndOfMessage(headers=link.trailers))
-                await link.while_there(_answer_back(link, up, watch))
+                await link.while_connected(_forward_response(link, up, watch))
                 if watch.has_switched:
-                    # WebSockets have closing messages of their own.
-                    await join(link.rest(), up.rest(), last_words=0)
+                    # A WebSocket closes by a message of its own, so that nothing comes afterwards.
+                    await join(link.detach(), up.detach(), linger=0)
                     return
+            # If the server has responded before the end of the request, the rest would be read as
+            # the next request.
             whole = not link.has_more
         except h11.RemoteProtocolError:
             # Raised for the server only: `_Sending` handles the client's errors.
-            await link.answer(502, _NO_ANSWER.format(host=origin.host).encode())
+            await link.answer(502, _NOT_HTTP.format(host=origin.host).encode())
             raise
         finally:
             await self._upstream.give_back(origin, up, whole=whole)
@@ -317,7 +327,7 @@ class _Sending:
     """
 
     def __init__(self, link: HttpLink, up: HttpLink) -> None:
-        self.welcome = asyncio.Event()
+        self.continued = asyncio.Event()
         """Set when the server has sent `100 Continue`."""
         self._link = link
         self._up = up
@@ -328,18 +338,19 @@ class _Sending:
         Raises:
             ClientClosedError: the client has hung up, or does not speak HTTP.
         """
-        if self._link.waits_to_send:
+        if self._link.expects_continue:
             # Not every server sends `100 Continue`.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_WELCOME_SECONDS):
-                    await self.welcome.wait()
+                async with asyncio.timeout(_CONTINUE_SECONDS):
+                    await self.continued.wait()
         try:
-            await self._pass_on()
+            await self._send_all()
         except h11.RemoteProtocolError:
+            # The client's fault; for `_forward`, this class of error stands for the server's.
             raise ClientClosedError from None
         await self._link.wait_closed()
 
-    async def _pass_on(self) -> None:
+    async def _send_all(self) -> None:
         async for part in self._link.data():
             if not await self._sent(h11.Data(data=part)):
                 return
@@ -354,7 +365,7 @@ class _Sending:
         return True
 
 
-async def _answer_back(
+async def _forward_response(
     link: HttpLink, up: HttpLink, watch: ResponseWatch, sending: _Sending | None = None
 ) -> None:
     """Forward a response.
@@ -376,11 +387,12 @@ async def _answer_back(
                 raise ConnectionResetError("the server closed the connection")
             watch.take(event)
             if not isinstance(event, h11.InformationalResponse):
-                given.append(_passed_back(event, last=link.has_more))
+                given.append(_response_event(event, last=link.has_more))
             elif watch.has_switched:
-                given.append(_passed_back(event, last=False))
-            elif sending is not None:  # the client has got ours
-                sending.welcome.set()
+                given.append(_response_event(event, last=False))
+            elif sending is not None:
+                # Not forwarded: `HttpLink.data` sends our own when the body is read.
+                sending.continued.set()
             ended = watch.is_over
         if given:
             await link.send(*given)
@@ -390,16 +402,16 @@ def _wants_websocket(head: h11.Request) -> bool:
     return headers_of(head).get("upgrade", "").strip().lower() == "websocket"
 
 
-def _passed_back(event: h11.Event, *, last: bool) -> h11.Event:
+def _response_event(event: h11.Event, *, last: bool) -> h11.Event:
     """Return an event of a response in the form for the client."""
     if isinstance(event, h11.InformationalResponse):
-        headers = [*passed_on(event), *_WEBSOCKET]
+        headers = [*end_to_end_headers(event), *_WEBSOCKET]
         return h11.InformationalResponse(
             status_code=event.status_code, reason=event.reason, headers=headers
         )
     if not isinstance(event, h11.Response):
         return event
-    headers = passed_on(event)
+    headers = end_to_end_headers(event)
     if last:  # the rest of the request will not be read
         headers.append((b"Connection", b"close"))
     return h11.Response(status_code=event.status_code, reason=event.reason, headers=headers)
@@ -411,4 +423,4 @@ def _cannot_reach(origin: Origin, error: OSError) -> str:
             f"the certificate of {origin.host} is not trusted ({error.verify_message}), so nothing "
             "was sent. If your company issued it, set SSL_CERT_FILE to the company's CA certificate"
         )
-    return f"{origin.host} cannot be reached: {error}"
+    return f"{origin.host} cannot be reached: {error.strerror or error}"

@@ -34,11 +34,15 @@ class HostsInScope:
         self._not_intercepted = None if not_intercepted is None else frozenset(not_intercepted)
         self._lanes = {name: PathLanes(own) for name, own in lanes.items()}
         origins = map(origin_of, lanes)
+        # All domains of AWS, even if few of its hosts are intercepted: a constraint is for a whole
+        # domain, and the label of a service comes before that.
         self.domains = sorted({*intercepted_domains(), *(one.host for one in origins if one.tls)})
         """The domains that the certificate authority may certify."""
 
     def as_limited(self, origin: Origin) -> Origin:
         """Return the origin of a tunnel, with or without TLS as the limits of its host say."""
+        # CONNECT names a host and a port only, so TLS is a guess from the port. A limit such as
+        # http://intranet:443 is better evidence.
         other = origin._replace(tls=not origin.tls)
         return other if self.is_limited(other) and not self.is_limited(origin) else origin
 

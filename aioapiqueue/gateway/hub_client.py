@@ -8,7 +8,8 @@ import math
 import os
 from typing import TYPE_CHECKING
 
-from aioapiqueue.hub.spi import MAX_LINE, VERSION, peer_of
+from aioapiqueue._shared import peer_of
+from aioapiqueue.hub.spi import MAX_LINE, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,8 +21,7 @@ __all__ = ["HubRequest", "NotPacedError", "RunHubClient"]
 _LINE = 1 << 16
 """Most bytes of a line from the hub. The longest is an error that quotes the request."""
 
-
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
+_to_json = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` makes one for each call
 
 
 class NotPacedError(Exception):
@@ -46,7 +46,7 @@ class HubRequest:
         """Leave the queue, or give back the turn if nothing was sent."""
         self._client.finish(self._number, "leave")
         if not self.turn.cancel() and not self.turn.cancelled():
-            self.turn.exception()  # retrieved, so that asyncio does not log it
+            self.turn.exception()  # retrieved, because asyncio logs exceptions that are not
 
     def advise(self, advice: Mapping[str, object]) -> None:
         """Report the advice of the response.
@@ -91,6 +91,8 @@ class RunHubClient:
         """
         try:
             reader, self._writer = await asyncio.open_unix_connection(self._path, limit=_LINE)
+            # Before anything is sent: another user's process at this path would receive the ids of
+            # access keys, and could admit calls at any rate. None: the system does not know it.
             user, _ = peer_of(self._writer.get_extra_info("socket"))
             if user not in {None, os.geteuid()}:
                 raise NotPacedError(
@@ -127,10 +129,10 @@ class RunHubClient:
             "parameters": call.parameters or None,
             "again": again or None,
         }
-        if (
-            len(_to_json(fields)) >= MAX_LINE
-        ):  # the hub would end the connection, and fail all calls
+        # The hub ends a connection at a longer line, which would fail all calls of the run.
+        if len(_to_json(fields)) >= MAX_LINE:
             raise NotPacedError(f"the description of this call exceeds {MAX_LINE:,} bytes")
+        # Noted before it is sent, so that no response finds it missing.
         ask = self._waiting[self._number] = HubRequest(self, self._number)
         self._send(**fields)
         return ask
@@ -146,7 +148,7 @@ class RunHubClient:
 
     def refuse_all(self, why: str) -> None:
         """Refuse all waiting and future requests. Requests in flight may still end."""
-        if not self.lost.is_set():
+        if not self.lost.is_set():  # the first reason is the cause, later ones follow from it
             self.why = why
             self.lost.set()
         for ask in self._waiting.values():
@@ -157,7 +159,7 @@ class RunHubClient:
         """Close the connection. Waiting requests are refused."""
         self._reading.cancel()
         await asyncio.wait([self._reading])
-        self._flush()
+        self._flush()  # the outcomes of the last requests, which wait for the loop's next pass
         self._writer.close()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
@@ -177,7 +179,7 @@ class RunHubClient:
         if number is None:
             return error
         ask = self._waiting.pop(number, None) if isinstance(number, int) else None
-        if ask is None or ask.turn.done():  # it has left meanwhile
+        if ask is None or ask.turn.done():  # it left while the hub's message was on its way
             return ""
         if error:
             _refuse(ask, error)

@@ -1,4 +1,4 @@
-"""Waits for the turn of a request, also longer than the client's time-out or the signature's life.
+"""Waits for the turn of a request, even longer than the client's time-out or the signature's life.
 
 - Clients have a read time-out (60 seconds in boto3). So they are sent an interim response,
   `100 Continue`, from time to time, which restarts the time-out.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["HubTurns", "StaleError"]
 
 _AT_ONCE_SECONDS = 0.05
-"""Most turns come within this time. Only after it, we watch whether the client hangs up."""
+"""Most turns come within this time. Only a longer wait is worth a task that watches the client."""
 _GO = ("go-http-client", "aws-sdk-go", "golang")
 """Parts of the User-Agent of Go before 1.24, which fails at the sixth interim response. It has no
 time-out by default."""
@@ -59,7 +59,7 @@ class StaleError(Exception):
 class _KeptPlace:
     """The place of a client that will retry.
 
-    If its turn comes meanwhile, it is given back, and the retry goes ahead of all that wait then.
+    If its turn comes meanwhile, it is given back, and the retry overtakes all calls that wait then.
 
     Args:
         ask: the request at the hub.
@@ -72,7 +72,7 @@ class _KeptPlace:
 
     def take_up(self, call: ApiCall, hub: RunHubClient) -> HubRequest:
         """Return the request at the hub, for the client's retry."""
-        # If its turn has just come, `_give_back` has not run yet: so it must not give it back.
+        # If the turn has just come, `_give_back` has not run yet, and must leave it to the retry.
         self._taken = True
         return hub.ask(call, again=True) if self._missed else self._ask
 
@@ -100,9 +100,9 @@ class HubTurns:
         self._signatures = Signatures()
         self._kept: dict[Hashable, deque[tuple[_KeptPlace, asyncio.TimerHandle]]] = {}
 
-    def note_date(self, date: str) -> None:
-        """Note the `Date` header of a response, which shows AWS's clock."""
-        self._signatures.note_date(date, time.time())
+    def note_date(self, date: str, arrived: float) -> None:
+        """Note the `Date` header of a response, which shows AWS's clock, and when it arrived."""
+        self._signatures.note_date(date, arrived)
 
     async def wait(self, call: ApiCall, request: HttpRequest, link: HttpLink) -> HubRequest:
         """Wait for the turn of a request, and return it. Cancelling this leaves the queue.
@@ -117,10 +117,11 @@ class HubTurns:
             ClientClosedError: the client has hung up, and the request has left the queue.
             StaleError: the signature is about to expire.
         """
-        # Other hosts may use AWS's signatures, too, but their clock and limit of age are unknown.
+        # Other hosts may use AWS's signatures, too (S3-compatible stores), but their clock and
+        # their limit of age are unknown.
         validity = self._signatures.validity_of(request, time.time()) if call.of_aws else None
         key = _key_of(call, request)
-        place = self._taken_up(key)
+        place = self._take_place(key)
         ask = self._hub.ask(call) if place is None else place.take_up(call, self._hub)
         try:
             await asyncio.wait([ask.turn], timeout=_AT_ONCE_SECONDS)
@@ -128,10 +129,11 @@ class HubTurns:
                 await self._wait_long(ask, validity, link, _interims_for(request))
             if ask.turn.done():
                 ask.turn.result()
+                # A turn between `waits_until` and `ends` is still used.
                 if validity is None or time.time() <= validity.ends:
                     ask.good_until = math.inf if validity is None else validity.ends
                     return ask
-        except BaseException:
+        except BaseException:  # cancelled, too: otherwise the hub would start a call of no client
             ask.leave()
             raise
         # Its turn has not come yet, or came just when the signature expired.
@@ -142,7 +144,7 @@ class HubTurns:
         self, ask: HubRequest, validity: Validity | None, link: HttpLink, interims: _Interims
     ) -> None:
         """Return when the turn has come, or the signature is about to expire."""
-        gone, sent = asyncio.create_task(link.wait_closed()), 0
+        closed, sent = asyncio.create_task(link.wait_closed()), 0
         try:
             while not ask.turn.done():
                 left = math.inf if validity is None else validity.waits_until - time.time()
@@ -150,18 +152,21 @@ class HubTurns:
                     return
                 pause = min(left, interims.seconds)
                 timeout = None if pause == math.inf else pause
-                await asyncio.wait({ask.turn, gone}, timeout=timeout, return_when="FIRST_COMPLETED")
-                if gone.done():
-                    gone.result()  # raises
+                await asyncio.wait(
+                    {ask.turn, closed}, timeout=timeout, return_when="FIRST_COMPLETED"
+                )
+                if closed.done():
+                    closed.result()  # raises
+                # `pause < left`: at the end of the last pause the client gets its response anyway.
                 if not ask.turn.done() and pause < left and sent < interims.most:
                     sent += 1
-                    await link.go_on()
+                    await link.send_continue()
         finally:
             # Wait for it to end, because two tasks must not read from the client.
-            gone.cancel()
-            await asyncio.wait({gone})
+            closed.cancel()
+            await asyncio.wait({closed})
 
-    def _taken_up(self, key: Hashable) -> _KeptPlace | None:
+    def _take_place(self, key: Hashable) -> _KeptPlace | None:
         """Remove and return the oldest place that is kept for a request."""
         places = self._kept.get(key)
         if not places:
@@ -175,10 +180,11 @@ class HubTurns:
     def _keep(self, key: Hashable, place: _KeptPlace) -> None:
         def give_up() -> None:
             # The timers of a key end in the order of its places, so the oldest is the right one.
-            given_up = self._taken_up(key)
-            if given_up is not None:
-                given_up.give_up()
+            oldest = self._take_place(key)
+            if oldest is not None:
+                oldest.give_up()
 
+        # If the client has given up, its place must not let a call start that no client sends.
         timer = asyncio.get_running_loop().call_later(_KEPT_SECONDS, give_up)
         self._kept.setdefault(key, deque()).append((place, timer))
 
@@ -196,8 +202,9 @@ def _interims_for(request: HttpRequest) -> _Interims:
 
 def _key_of(call: ApiCall, request: HttpRequest) -> Hashable:
     """Return a key that is the same for all attempts of a call."""
-    mark = request.headers.get("amz-sdk-invocation-id")
-    if mark:
-        return mark
+    invocation = request.headers.get("amz-sdk-invocation-id")
+    if invocation:
+        return invocation
+    # Requests with the same key may swap their places, which makes no difference to the limits.
     counts = frozenset(call.parameters.items())
     return call.service, call.operation, call.region, call.key, counts

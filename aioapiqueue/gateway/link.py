@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
-__all__ = ["ClientClosedError", "HttpLink", "RawHeaders", "headers_of", "join", "passed_on"]
+__all__ = [
+    "ClientClosedError",
+    "HttpLink",
+    "RawHeaders",
+    "end_to_end_headers",
+    "headers_of",
+    "join",
+]
 
 T = TypeVar("T")
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
@@ -27,31 +34,37 @@ _MAX_HEAD = 1 << 17
 """Most bytes of headers. AWS accepts 8 to 64 kB, depending on the service."""
 _AHEAD = 1 << 18
 """Most bytes that are read from a client while its request waits, so that it can go on sending."""
-_HANGS_UP = getattr(select, "POLLRDHUP", 0)  # Linux
+_HANG_UP = getattr(select, "POLLRDHUP", 0)  # Linux only; elsewhere, an end shows as POLLIN
 _DRAIN_SECONDS = 2.0
-_LAST_WORDS_SECONDS = 5.0
+_LINGER_SECONDS = 5.0
 _AT_ONCE_SECONDS = 0.05
-_FOR_ONE_HOP = frozenset(
+_HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"upgrade"}
 )
 
 
 _NEEDED = frozenset({b"host", b"content-length", b"transfer-encoding"})
+"""Headers that are forwarded even if `Connection` names them. Without its length or encoding, a
+body would be read as a further request."""
 
 
-class ClientClosedError(ConnectionResetError):
-    """Raised if the client of a connection has hung up."""
+class ClientClosedError(Exception):
+    """Raised if the client of a connection has hung up.
+
+    Not an `OSError`, which means that the server cannot be reached.
+    """
 
 
-def passed_on(
+def end_to_end_headers(
     message: h11.Request | h11.Response | h11.InformationalResponse, without: Iterable[bytes] = ()
 ) -> RawHeaders:
     """Return headers in their order and case, without those for this hop only."""
-    left_out = _FOR_ONE_HOP.union(without)
+    left_out = _HOP_BY_HOP.union(without)
     for name, value in message.headers:
-        if name == b"connection":  # names further ones; but those in `_NEEDED` frame the message
+        if name == b"connection":  # it names further headers for this hop (RFC 9110, 7.6.1)
             named = {one.strip().lower() for one in value.split(b",")}
             left_out = left_out.union(named - _NEEDED)
+    # Raw, because order and case may matter to a server, and other values would break a signature.
     items = message.headers.raw_items()
     return [(name, value) for name, value in items if name.lower() not in left_out]
 
@@ -75,7 +88,7 @@ class HttpLink:
             h11.CLIENT if client else h11.SERVER, max_incomplete_event_size=_MAX_HEAD
         )
         self._is_client = client
-        self._hung_up: type[ConnectionError] = ConnectionResetError if client else ClientClosedError
+        self._closed_error: type[Exception] = ConnectionResetError if client else ClientClosedError
         self._whole = True
         """Whether the whole request has been read."""
         self.trailers: RawHeaders = []
@@ -83,12 +96,12 @@ class HttpLink:
         self.has_received = False
         """Whether any byte has been received."""
         self._is_head = False
-        self._answered = self._is_unwanted = False
+        self._answered = self._body_refused = False
         self._poll: select.poll | None = None
         self._pending: h11.Event | None = None
 
     @property
-    def waits_to_send(self) -> bool:
+    def expects_continue(self) -> bool:
         """Whether the client waits for `100 Continue` before it sends its body."""
         return self._http.they_are_waiting_for_100_continue
 
@@ -108,7 +121,7 @@ class HttpLink:
             return None
         self._is_head = event.method == b"HEAD"
         self.trailers = []
-        self._answered = self._is_unwanted = False
+        self._answered = self._body_refused = False
         # A request without a body ends at once.
         following = self._http.next_event()
         self._whole = isinstance(following, h11.EndOfMessage)
@@ -124,12 +137,14 @@ class HttpLink:
             return pending
         while isinstance(event := self._http.next_event(), type):
             if event is h11.PAUSED and self._is_client:
+                # h11 would yield no further event, so that this loop would never end.
                 raise h11.RemoteProtocolError("the server switched to another protocol")
             self._http.receive_data(await self._receive())
         return event
 
     async def events(self) -> list[h11.Event]:
         """Wait for an event; return it and all that arrived with it, up to the end of a message."""
+        # Together, so that they are also sent together: one packet for a small response.
         found = [await self.event()]
         while not isinstance(found[-1], h11.EndOfMessage | h11.ConnectionClosed):
             event = self._http.next_event()
@@ -145,8 +160,8 @@ class HttpLink:
             ClientClosedError: the client hangs up before the end.
         """
         while not self._whole:
-            if self.waits_to_send:
-                await self.go_on()
+            if self.expects_continue:
+                await self.send_continue()
             event = await self.event()
             if isinstance(event, h11.EndOfMessage):
                 self._whole = True
@@ -174,13 +189,15 @@ class HttpLink:
         kept = 0
         while kept < _AHEAD:
             data = await self._receive()
+            # No await in between, so that cancellation cannot lose data that was received.
             self._http.receive_data(data)
             if not data:
                 raise ClientClosedError
             kept += len(data)
+        # Beyond the bound, its end is behind data that we do not read: wait until cancelled.
         await asyncio.get_running_loop().create_future()
 
-    async def go_on(self) -> None:
+    async def send_continue(self) -> None:
         """Send `100 Continue`: the client may send its body, and its time-out restarts."""
         if self._http.their_http_version == b"1.0":  # it has no interim responses
             return
@@ -190,15 +207,17 @@ class HttpLink:
         """Send events together.
 
         Raises:
-            ConnectionError: the other side has hung up. For a client: `ClientClosedError`.
+            ClientClosedError: the client has hung up.
+            ConnectionError: the server has hung up.
         """
         if any(isinstance(event, h11.Response) for event in events):
-            self._answered, self._is_unwanted = True, self.waits_to_send
+            # A client that still waits for `100 Continue` when the response comes sends no body.
+            self._answered, self._body_refused = True, self.expects_continue
         data = b"".join(self._http.send(event) or b"" for event in events)
         try:
             await self.stream.send(data)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-            raise self._hung_up from None
+            raise self._closed_error from None
 
     async def answer(
         self, status: int, body: bytes, headers: Iterable[tuple[str, str]] = ()
@@ -217,24 +236,23 @@ class HttpLink:
     async def tunnel(self) -> ByteStream:
         """Accept a CONNECT request; return the connection for what follows."""
         await self.send(h11.Response(status_code=200, reason=b"Connection established", headers=[]))
-        return self.rest()
+        return self.detach()
 
-    def rest(self) -> ByteStream:
+    def detach(self) -> ByteStream:
         """Return the connection for another protocol, with the bytes that were read already."""
         return Replayed(self.stream, self._http.trailing_data[0])
 
     async def drain(self) -> None:
-        """Read and drop what a client still sends after the response, for a short time.
-
-        If the connection were closed with unread data, the client might never see the response.
-        """
-        if not self.has_more or not self._answered or self._is_unwanted:
+        """Read and drop what a client still sends after the response, for a short time."""
+        if not self.has_more or not self._answered or self._body_refused:
             return
+        # To close a socket with unread data resets the connection, and the client may then lose a
+        # response that it has not read yet.
         with anyio.move_on_after(_DRAIN_SECONDS), contextlib.suppress(ClientClosedError):
             while await self._receive():
                 pass
 
-    async def while_there(
+    async def while_connected(
         self, work: Awaitable[T], meanwhile: Callable[[], Awaitable[object]] | None = None
     ) -> T:
         """Return the result of some work, unless the client hangs up first.
@@ -261,14 +279,15 @@ class HttpLink:
                 tasks.add(other)
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 if not main.done():
-                    other.result()
+                    other.result()  # raises, because these functions never return
             return await main
         finally:
             for task in tasks:
-                task.cancel()
+                task.cancel()  # if it has just failed, asyncio does not log its error then
+            # Until both have ended: two tasks must not read from the client.
             await asyncio.wait(tasks)
 
-    def is_quiet(self, *, fresh: bool = False) -> bool:
+    def is_open(self, *, fresh: bool = False) -> bool:
         """Return whether an idle connection is still open: any data on it would announce its end.
 
         Args:
@@ -276,8 +295,10 @@ class HttpLink:
         """
         if self._poll is None:
             self._raw = self.stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
+            # Kept for the connection's life, since to make one for each request is measurably
+            # slower. Not `select.select`, which fails for file descriptors above 1023.
             self._poll = select.poll()
-            self._poll.register(self._raw.fileno(), select.POLLIN | _HANGS_UP)
+            self._poll.register(self._raw.fileno(), select.POLLIN | _HANG_UP)
         if self._raw.fileno() < 0:  # it is closed, and another file may have its number
             return False
         harmless = select.POLLIN if fresh else 0
@@ -286,7 +307,9 @@ class HttpLink:
     def next_cycle(self) -> bool:
         """Prepare for another request; return whether there can be one."""
         if self._is_client and self._http.trailing_data != (b"", False):
-            return False  # further data would be taken for the next response
+            # A server that sends more than one response for a request, by fault or intent: the rest
+            # would be taken for the response to the next request, perhaps of another program.
+            return False
         try:
             self._http.start_next_cycle()
         except h11.LocalProtocolError:
@@ -303,36 +326,36 @@ class HttpLink:
         except anyio.EndOfStream:
             return b""
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-            raise self._hung_up from None
+            raise self._closed_error from None
         self.has_received = True
         return data
 
 
-async def join(
-    one: ByteStream, other: ByteStream, *, last_words: float = _LAST_WORDS_SECONDS
-) -> None:
+async def join(one: ByteStream, other: ByteStream, *, linger: float = _LINGER_SECONDS) -> None:
     """Forward all bytes between two connections, until both have ended.
 
     Args:
         one: a connection.
         other: the other one.
-        last_words: seconds for which one side may go on after the other has ended, if its protocol
+        linger: seconds for which one side may go on after the other has ended, if its protocol
             cannot announce that end (TLS).
     """
     async with anyio.create_task_group() as group:
-        group.start_soon(_pump, one, other, last_words)
-        group.start_soon(_pump, other, one, last_words)
+        group.start_soon(_pump, one, other, linger)
+        group.start_soon(_pump, other, one, linger)
 
 
-async def _pump(source: ByteStream, target: ByteStream, last_words: float) -> None:
+async def _pump(source: ByteStream, target: ByteStream, linger: float) -> None:
     """Forward bytes in one direction, and the end of the source."""
     try:
         async for data in source:
             await target.send(data)
         try:
             await target.send_eof()
-        except NotImplementedError:  # TLS: the other side may still have something to send
-            await asyncio.sleep(last_words)
+        except NotImplementedError:
+            # anyio cannot close one direction of TLS. To close both at once would cut off what the
+            # target still sends, such as the end of a response.
+            await asyncio.sleep(linger)
             await anyio.aclose_forcefully(target)
     except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
         await anyio.aclose_forcefully(target)

@@ -1,7 +1,7 @@
-"""The gateway's process: `aioapiqueue run` starts it, and it ends with the run or with its hub.
+"""The gateway's process, which `aioapiqueue run` starts. It ends with the run or with its hub.
 
-It reads its settings, one JSON object a line, from stdin, and goes on until that is closed. To
-stdout it writes a line once it listens, and one with what it has counted at its end.
+It reads its settings from stdin (one line of JSON), and runs until stdin is closed. It writes one
+line to stdout when it listens, and one with its counts at its end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from aioapiqueue.gateway.exchange import Exchanges
 from aioapiqueue.gateway.hosts_in_scope import HostsInScope
 from aioapiqueue.gateway.hub_client import NotPacedError, RunHubClient
 from aioapiqueue.gateway.isolate import BUNDLE
-from aioapiqueue.gateway.namespace import Inside
+from aioapiqueue.gateway.namespace import NamespaceServer
 from aioapiqueue.gateway.server import Server
 from aioapiqueue.gateway.trust import context_for, trusted_by_user
 from aioapiqueue.gateway.upstream import Upstream, connect_tcp
@@ -42,30 +42,32 @@ if TYPE_CHECKING:
 
     from aioapiqueue.gateway.upstream import Dial
 
-__all__ = ["GatewaySettings", "main", "serve"]
+__all__ = ["main"]
 
 _BACKLOG = 1024
 _LOOK_UPS = 64
+"""Most host names that are looked up at once, each in a thread."""
 _LONGEST_SETTINGS = 1 << 26
-"""Bytes. The lanes of hosts are among them."""
+"""Most bytes of the settings, which include all lanes of hosts."""
 _LAST_SECONDS = 0.5
-"""In which requests are still answered at the end."""
+"""Time at the end in which requests are still answered."""
 _HANG_UP_SECONDS = 0.05
-"""In which ends of connections are still seen: they take a few passes of the loop."""
+"""Time at the end in which closed connections are still noticed: a few passes of the loop."""
 
 
 class GatewaySettings(NamedTuple):
-    """What a gateway is to do.
+    """The settings of a gateway.
 
     Attributes:
         hub: the path of the hub's socket.
-        folder: a private one, where it writes what programs are to trust.
+        folder: a private folder, for the certificates that the programs trust.
         token: the password of the run's programs.
-        mark: what the hook in Python adds to requests that have had their turn.
-        isolated: the path of a socket on which an isolated program sends its own; "": none does.
-        hosts: the lanes of each host with limits of its own, by its name; default: there is none.
-        not_intercepted: labels of the hosts of AWS that no limit concerns, so that they are not
-            intercepted; None: no host of AWS is; default: all are.
+        mark: the secret that the hook in Python adds to requests that had their turn.
+        isolated: the path of the socket on which an isolated program sends its sockets; "" without
+            isolation.
+        hosts: the lanes of each host with limits, by its name. Default: no host has limits.
+        not_intercepted: the labels of AWS's hosts that are not intercepted, because no limit
+            applies to them. None: no host of AWS is intercepted. Default: all of them are.
     """
 
     hub: str
@@ -78,17 +80,18 @@ class GatewaySettings(NamedTuple):
 
 
 def main() -> None:
-    """Run the process, until its stdin is closed or its hub is gone."""
-    os.umask(0o077)
+    """Run the process, until its stdin is closed or its hub has ended."""
+    os.umask(0o077)  # whatever it writes is for this user only
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP):
-        # It ends with the run, which may have its program go on for a while.
+        # Such a signal may be for all processes of the run (systemd sends SIGTERM to each), and the
+        # program may need the gateway until it has ended. Then the run closes stdin.
         signal.signal(number, signal.SIG_IGN)
     raise_file_limit()
     try:
         asyncio.run(_main())
     except (NotPacedError, OSError, ValueError) as error:
         sys.exit(str(error))
-    except ExceptionGroup as group:
+    except ExceptionGroup as group:  # the run shows our last line, so write one line
         first: Exception = group
         while isinstance(first, ExceptionGroup):
             first = first.exceptions[0]
@@ -103,18 +106,18 @@ async def _main() -> None:
     )
     settings = GatewaySettings(**json.loads(await reader.readline()))
     ended = asyncio.create_task(reader.read())
-    # Of looking names up. The usual number is six on two cores: a server of names that does not
-    # answer would hold up all hosts.
+    # asyncio looks names up in its default executor, which has six threads on two cores: a few
+    # names whose DNS server does not answer would delay all other hosts.
     loop.set_default_executor(ThreadPoolExecutor(_LOOK_UPS))
     try:
         await serve(settings, os.environ, _report, ended)
     finally:
         transport.close()
-    os._exit(0)  # and does not wait for those that still look up
+    os._exit(0)  # a normal exit would wait for threads that still look up names
 
 
 def _report(**message: object) -> None:
-    with contextlib.suppress(OSError):  # of a run that was killed
+    with contextlib.suppress(OSError):  # the run was killed, so no process reads it
         sys.stdout.write(json.dumps(message) + "\n")
         sys.stdout.flush()
 
@@ -127,19 +130,21 @@ async def serve(
     *,
     dial: Dial = connect_tcp,
 ) -> None:
-    """Serve until the run has ended, or its hub is lost; requests that wait are refused then.
+    """Serve until the run has ended or its hub is lost. Then waiting requests are refused.
 
     Args:
-        settings: what to do.
-        environ: the user's environment: proxies, and which certificates are trusted.
-        report: is called with what the run has to know.
-        ended: is done once the run has ended.
+        settings: the settings.
+        environ: the user's environment, for proxies and trusted certificates.
+        report: a function that sends a message to the run.
+        ended: a future that is done when the run has ended.
         dial: connects to servers and proxies.
 
     Raises:
-        NotPacedError: the hub cannot be asked, or not any more.
-        ValueError: something in the environment is not understood.
+        NotPacedError: the hub is unreachable, or was lost.
+        ValueError: the environment contains an invalid proxy or no usable certificate.
     """
+    # The gateway verifies servers by the user's own certificates, never by the file that contains
+    # ours: a host with a certificate of this run is then refused, like any forged one.
     trusted = await to_thread.run_sync(trusted_by_user, environ)
     confinement = Confinement(settings.hosts) if settings.isolated else None
     upstream = Upstream(
@@ -149,8 +154,11 @@ async def serve(
     authority = Authority(scope.domains)
     bundle = Path(settings.folder) / BUNDLE
     await to_thread.run_sync(bundle.write_text, trusted + authority.pem)
-    bundle.chmod(0o644)  # `isolate.py` puts it in place of the system's, which every user reads
+    # `isolate.py` mounts it over the system's file, which every user can read: a program of root's
+    # may change its user. It contains certificates only, no key.
+    bundle.chmod(0o644)
     counts = GatewayCounts()
+    # May take 2 s. With --isolate, it can prevent the start; otherwise it is part of the counts.
     here = asyncio.create_task(on_this_host(settings.hosts))
     if settings.isolated and (found := await here):
         report(forbidden=found)
@@ -160,6 +168,8 @@ async def serve(
     try:
         exchanges = Exchanges(hub, upstream, counts, scope, mark=settings.mark)
         server = Server(authority, exchanges, upstream, counts, scope, token=settings.token)
+        # On loopback only, and at a port of the system's choice. `reuse_port` would let another
+        # process of this user listen at the same port, and receive programs' passwords.
         listeners = await anyio.create_tcp_listener(
             local_host="127.0.0.1", backlog=_BACKLOG, reuse_port=False
         )
@@ -169,16 +179,18 @@ async def serve(
             group.start_soon(server.proxy, listener)
             group.start_soon(server.clean_up)
             if settings.isolated:
-                inside = Inside(server, Path(settings.isolated))
-                group.start_soon(inside.serve, group)
+                namespace = NamespaceServer(server, Path(settings.isolated))
+                group.start_soon(namespace.serve, group)
             report(port=port, bundle=str(bundle))
             lost = asyncio.create_task(hub.lost.wait())
             await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)
             lost.cancel()
+            # From here on, no waiting request is sent. Those in flight may still end and report.
             hub.refuse_all("the run has ended")
             with anyio.move_on_after(_LAST_SECONDS):
                 await exchanges.all_answered()
-            # The program has hung up as it ended: what that shows is still counted.
+            # The program's end closed its connections. Some of these closings are counted as
+            # distrust of our certificate, so notice them before the tasks are cancelled.
             await asyncio.sleep(_HANG_UP_SECONDS)
             group.cancel_scope.cancel()
     finally:

@@ -1,8 +1,8 @@
-// Has all HTTPS requests of a Node.js go through the gateway: those of node:https, whichever agent
-// they bring (so the AWS SDK for JavaScript), those of the built-in fetch, and those of undici from
-// npm. Node loads it before the program, by NODE_OPTIONS=--require; its own NODE_USE_ENV_PROXY has
-// no effect on agents that a program makes, and none at all before Node 24. HTTP/2 to a host with a
-// limit cannot go through: the gateway chooses HTTP/1.1, and what speaks nothing else is refused.
+// Sends all HTTPS requests of a Node.js process through the gateway: those of node:https with any
+// agent (such as the AWS SDK for JavaScript), of the built-in fetch, and of undici from npm. Node
+// loads this file before the program (NODE_OPTIONS=--require). Its own NODE_USE_ENV_PROXY has no
+// effect on agents that a program makes, and none at all before Node 24. HTTP/2 to a host with a
+// limit is impossible: the gateway offers HTTP/1.1 only, and a request that needs HTTP/2 fails.
 'use strict';
 const http = require('node:http');
 const http2 = require('node:http2');
@@ -22,8 +22,8 @@ if (url && !globalThis[installed]) {
   const direct = (process.env.NO_PROXY || '').split(',').map((one) => one.trim()).filter(Boolean);
   const isDirect = (host) => direct.includes(String(host).replace(/^\[|\]$/g, ''));
 
-  // A connection to a host through the proxy, which is there at once: what is written waits until
-  // the proxy has connected.
+  // A connection to a host through the proxy. It can be used at once, as node:https requires of
+  // createConnection: data waits in it until the proxy has connected.
   class Tunnel extends Duplex {
     constructor(host, port) {
       super({ autoDestroy: true });
@@ -48,9 +48,11 @@ if (url && !globalThis[installed]) {
         socket.setNoDelay(true);
         if (this._idle) socket.unref();
         socket.on('data', (data) => { if (!this.push(data)) socket.pause(); });
-        // What has come is still to be read, however the connection ends.
+        // Not destroyed: a slow program may not have read all data yet.
         socket.once('end', () => { this._over = true; this.push(null); });
-        // Once everything has been received, a failed write is no error: TLS says that it closes.
+        // Once everything has been received, a failed write is no error: TLS announces its end by
+        // a message, which fails with EPIPE if the server has closed. Unhandled, it would end the
+        // program with exit code 1.
         socket.on('error', (error) => { if (!this._over) this.destroy(error); });
         socket.once('close', () => { if (!this._over) this.destroy(); });
         if (head.length) this.push(head);
@@ -86,8 +88,9 @@ if (url && !globalThis[installed]) {
     const tunnel = new Tunnel(host, port);
     const socket = connectTls({ ...options, socket: tunnel, servername: name }, connected);
     tunnelled.add(socket);
-    // Node closes its own sockets once the server has, and its agents rely on that. By the time of
-    // this event, all that has come was read.
+    // Node closes its own sockets after the server has, and its agents rely on that: otherwise they
+    // would use the connection again, for a request that gets no response. At this event, all data
+    // has been read.
     socket.once('end', () => setImmediate(() => socket.destroy()));
     for (const word of ['ref', 'unref']) {
       const own = socket[word];
@@ -107,9 +110,10 @@ if (url && !globalThis[installed]) {
     return connect(options.host, options.port, options);
   };
 
-  // undici makes its own connections. A program can have several: the built-in one behind fetch,
-  // and any from npm, whose dispatchers differ between versions. All of them call this function
-  // and offer HTTP/1.1 in ALPN, which other protocols over TLS do not.
+  // undici makes its own connections. A program can have several undicis: the built-in one behind
+  // fetch, and others from npm, whose dispatchers differ between versions. A replaced dispatcher
+  // missed some of them. All of them call this function and offer HTTP/1.1 in ALPN, which other
+  // protocols over TLS do not.
   tls.connect = function (...given) {
     const [options, connected] = given;
     if (!isOurs(options) || options.path || !String(options.ALPNProtocols).includes('http/1.1')) {
@@ -124,8 +128,8 @@ if (url && !globalThis[installed]) {
     if (to.protocol !== 'https:' || isDirect(to.hostname)) {
       return connectHttp2.call(this, authority, options, ...rest);
     }
-    // undici passes in a connection on which the server has chosen HTTP/2. If it is a tunnel, then
-    // the host has no limit: the gateway itself never chooses HTTP/2.
+    // undici passes in a connection on which the server has chosen HTTP/2. If it is a tunnel of
+    // ours, the host has no limit, because the gateway itself never chooses HTTP/2.
     const bring = options && options.createConnection;
     const socket = typeof bring === 'function' ? bring.call(options, to, options) : undefined;
     if (!tunnelled.has(socket)) {

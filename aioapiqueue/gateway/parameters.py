@@ -1,4 +1,4 @@
-"""Counts the parameters of requests, on which limits may depend, without their values.
+"""Reads the parameters of requests on which limits may depend, as numbers.
 
 The results are those of `parameter_counts` for the same call in Python: the value of a whole
 number, the length of a list, 1 for any other value, and the members of structures, one level deep.
@@ -24,11 +24,11 @@ def _same(name: str) -> str:
 
 
 def in_json(body: bytes, name: Callable[[str], str] = _same) -> dict[str, int]:
-    """Return those of a JSON body; there are none in anything else.
+    """Return the parameters in a JSON body; none if it is not a JSON object.
 
     Args:
-        body: the whole of it.
-        name: returns the name of a parameter that is sent under another one.
+        body: the whole body.
+        name: returns the name of a parameter that is sent under another name.
     """
     try:
         values = json.loads(body)
@@ -40,7 +40,7 @@ def in_json(body: bytes, name: Callable[[str], str] = _same) -> dict[str, int]:
 
 
 def in_query(pairs: Iterable[tuple[str, str]], name: Callable[[str], str]) -> dict[str, int]:
-    """Return those of a query: a name that comes again is a list."""
+    """Return the parameters in a query. A repeated name is a list."""
     values: dict[str, list[str]] = {}
     for sent, value in pairs:
         values.setdefault(name(sent), []).append(value)
@@ -50,7 +50,7 @@ def in_query(pairs: Iterable[tuple[str, str]], name: Callable[[str], str]) -> di
 
 
 def in_form(fields: Mapping[str, str], name: Callable[[str], str]) -> dict[str, int]:
-    """Return those of a form.
+    """Return the parameters in a form.
 
     A list is sent as `Filter.1.Name`, `Ids.member.1` or, where the model names its elements,
     `Ids.Id.1`; a structure as `Placement.Tenancy`.
@@ -76,10 +76,10 @@ def in_form(fields: Mapping[str, str], name: Callable[[str], str]) -> dict[str, 
 
 
 def in_xml(body: bytes, name: Callable[[str], str] = _same) -> dict[str, int]:
-    """Return those of an XML body: an element whose children are all alike is a list."""
+    """Return the parameters in an XML body. An element whose children have one name is a list."""
     try:
-        root = ET.fromstring(body)  # noqa: S314 - the program's own, and not large
-    except (ET.ParseError, LookupError, ValueError):  # a character set that is none
+        root = ET.fromstring(body)  # noqa: S314 - the program's own request, of at most 16 kB
+    except (ET.ParseError, LookupError, ValueError):  # the latter two for an unknown character set
         return {}
     return parameter_counts({name(_tag(one)): _value(one) for one in root})
 
@@ -102,5 +102,5 @@ def _tag(element: ET.Element) -> str:
 
 
 def _number(text: str) -> object:
-    """Return a whole number as such; anything else as it is."""
+    """Return a text as a number if it is a whole number of at most 16 digits."""
     return int(text) if re.fullmatch(r"[0-9]{1,16}", text) else text

@@ -1,4 +1,4 @@
-"""A byte stream of which some has been read already, and is read again."""
+"""A byte stream whose first bytes have been read already, and are read again."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Replayed"]
 
 
 class Replayed(ByteStream):
-    """Gives some bytes first, and then what another stream does.
+    """Yields some bytes, then those of another stream.
 
     Args:
-        stream: the other one.
-        first: what has been read of it.
+        stream: the other stream.
+        first: the bytes that have been read from it.
     """
 
     def __init__(self, stream: ByteStream, first: bytes) -> None:
@@ -25,7 +25,7 @@ class Replayed(ByteStream):
         self._first = first
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """Return some bytes, as streams do."""
+        """Return some bytes."""
         if self._first:
             found, self._first = self._first[:max_bytes], self._first[max_bytes:]
             return found
@@ -36,7 +36,7 @@ class Replayed(ByteStream):
         await self._stream.send(item)
 
     async def send_eof(self) -> None:
-        """Send that nothing follows."""
+        """Announce that nothing follows."""
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
@@ -45,5 +45,5 @@ class Replayed(ByteStream):
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """What is known of the other stream."""
+        """The attributes of the other stream."""
         return self._stream.extra_attributes

@@ -28,17 +28,18 @@ __all__ = ["ResponseWatch"]
 _SNIFFED = 4096
 """Bytes of a response of AWS that are searched for an error code."""
 _ERROR_BEGINS = 300
+"""Bytes of a body in which S3's `<Error>` begins, if there is one."""
 _ERROR = 400
 _ANY_FORMAT = 47
-"""For zlib: gzip or zlib, whichever it is."""
-_ZIPPED = {"gzip", "x-gzip", "deflate"}
+"""zlib's window bits for gzip or zlib, whichever the data is."""
+_COMPRESSED = {"gzip", "x-gzip", "deflate"}
 
 
 class ResponseWatch:
     """Reads a response while it is forwarded.
 
     Args:
-        call: the call that it answers. Default: one that had no turn.
+        call: the call that it answers. Default: none, if the request had no turn here.
         turn: the turn of the call, which gets the advice of the response. Default: none.
     """
 
@@ -48,6 +49,8 @@ class ResponseWatch:
         self._status = 0
         self._pairs: list[tuple[str, str]] = []
         self._headers: dict[str, str] = {}
+        self._arrived = 0.0
+        """When the headers arrived, as `time.time()`."""
         self._most = 0
         """Most bytes of the body that are kept."""
         self._body = bytearray()
@@ -63,9 +66,10 @@ class ResponseWatch:
         return self._status != 0 and self._call is not None and not self._call.of_aws
 
     @property
-    def date(self) -> str:
-        """The `Date` header; "" without one."""
-        return self._headers.get("date", "")
+    def date(self) -> tuple[str, float]:
+        """The `Date` header ("" without one), and when it arrived, as `time.time()`."""
+        # Not the time at the end of the response, which may be a long download.
+        return self._headers.get("date", ""), self._arrived
 
     def take(self, event: h11.Event) -> None:
         """Read an event of the response."""
@@ -85,6 +89,7 @@ class ResponseWatch:
 
     def _head(self, response: h11.Response | h11.InformationalResponse) -> None:
         self._status = response.status_code
+        self._arrived = time.time()
         self._pairs = [
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers
         ]
@@ -94,7 +99,7 @@ class ResponseWatch:
         if self._call.of_aws:
             self._most = _SNIFFED
         elif reads_body(self._status, self._pairs):
-            self._most = MAX_BODY + 1
+            self._most = MAX_BODY + 1  # one more, so that a longer body is noticed
         else:
             self._advise()
 
@@ -112,7 +117,7 @@ class ResponseWatch:
         if self._call is None or not self._call.of_aws:
             return {"status": self._status}
         body = bytes(self._body)
-        # S3 has errors with status 200.
+        # S3 may respond with status 200 before it knows the outcome, as for CopyObject.
         error = self._status >= _ERROR or b"<Error>" in body[:_ERROR_BEGINS]
         return {
             "status": self._status,
@@ -140,10 +145,10 @@ class ResponseWatch:
         """Return the body, decompressed; None if it is too long or cannot be read."""
         body = bytes(self._body)
         encoding = self._headers.get("content-encoding", "").strip().lower()
-        if encoding in _ZIPPED:
+        if encoding in _COMPRESSED:
             unzip = zlib.decompressobj(_ANY_FORMAT)
             try:
-                body = unzip.decompress(body, MAX_BODY + 1)
+                body = unzip.decompress(body, MAX_BODY + 1)  # bounded: it may expand a thousandfold
             except zlib.error:
                 return None
         elif encoding not in {"", "identity"}:

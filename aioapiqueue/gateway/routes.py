@@ -1,7 +1,10 @@
-"""Which operation a method, a path and a query stand for, in the protocols that have no name of it.
+"""Finds the operation of a REST request, which does not name it, by method, path and query.
 
-Several may fit: `GET /{Bucket}?acl` is told from `GET /{Bucket}` by its query, and the path
-`/functions/{name}` from `/functions/list` by a part that is spelt out. The one that says most wins.
+Several operations may match: `GET /bucket?acl` matches `GET /{Bucket}` and `GET /{Bucket}?acl`, and
+`/functions/list` matches `/functions/{name}`. The most specific one wins.
+
+The paths of a service are a trie. A regular expression for each route would have to be compiled
+first, and all of them tried for each request.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ class _Operation(NamedTuple):
     """An operation at the end of a path.
 
     Attributes:
-        literal: how many parts of the path are spelt out.
-        parts: how many it has.
-        after: the parts that follow one which takes any number: of `/{Name+}/policy`, the last.
-        has: what else the request has: `"acl"`, `"list-type=2"`, `"x-amz-copy-source:"`.
-        name: its own.
+        literal: number of literal parts of the path.
+        parts: number of all its parts.
+        after: the parts after a greedy one, which matches any number: `["policy"]` for
+            `/{Name+}/policy`.
+        has: other required parts of the request: `"acl"`, `"list-type=2"`, `"x-amz-copy-source:"`.
+        name: the name of the operation.
     """
 
     literal: int
@@ -33,37 +37,37 @@ class _Operation(NamedTuple):
 
     @property
     def rank(self) -> tuple[int, int, int, str]:
-        """The lower, the more of a request it says; of equal ones, the first by name."""
+        """The order of specificity, the most specific first. Equal ones are ordered by name."""
         return -self.literal, -self.parts, -len(self.has), self.name
 
-    def ends(self, parts: Sequence[str]) -> bool:
-        """Return whether a path ends as this one does."""
+    def matches_end(self, parts: Sequence[str]) -> bool:
+        """Return whether the rest of a path matches the greedy part and all after it."""
         return len(parts) > len(self.after) and all(
             map(_fits, self.after, parts[-len(self.after) :])
         )
 
 
 class _Node:
-    """Where one is in a path, some parts on."""
+    """A node of the trie of paths."""
 
     __slots__ = ("any", "ends", "literal", "rest")
 
     def __init__(self) -> None:
         self.literal: dict[str, _Node] = {}
-        """After a part that is spelt out."""
+        """The nodes after each literal part."""
         self.any: _Node | None = None
-        """After one that may be anything."""
+        """The node after a part that matches any text."""
         self.rest: list[_Operation] = []
-        """What takes any number of parts that follow."""
+        """The operations with a greedy part here."""
         self.ends: list[_Operation] = []
-        """What ends here."""
+        """The operations whose path ends here."""
 
 
 class Routes:
     """The operations of one service.
 
     Args:
-        routes: method, path (`"/{Bucket}/{Key+}"`), what the request has besides, and the name.
+        routes: method, path (`"/{Bucket}/{Key+}"`), other required parts of the request, and name.
     """
 
     def __init__(self, routes: Iterable[tuple[str, str, Sequence[str], str]]) -> None:
@@ -85,11 +89,11 @@ class Routes:
             (node.ends if greedy == len(parts) else node.rest).append(operation)
 
     def find(self, method: str, path: str, has: Collection[str]) -> str | None:
-        """Return the operation of a request; None: there is none.
+        """Return the operation of a request; None if none matches.
 
         Args:
-            method: `"GET"`.
-            path: as it is sent, without the query.
+            method: the method, such as `"GET"`.
+            path: the path as it is sent, without the query.
             has: the names in the query, the pairs `"name=value"`, and the names of headers in
                 lower case with a colon.
         """
@@ -102,7 +106,7 @@ class Routes:
 
 
 def _parts(path: str) -> list[str]:
-    """Return the parts of a path; a slash at its end says nothing."""
+    """Return the parts of a path. A slash at its end makes no difference."""
     return path.rstrip("/").split("/")[1:]
 
 
@@ -111,11 +115,12 @@ def _fits(template: str, part: str) -> bool:
 
 
 def _walk(node: _Node, parts: Sequence[str], at: int) -> Iterator[_Operation]:
-    """Yield all operations whose paths fit."""
+    """Yield all operations whose paths match."""
     if at == len(parts):
         yield from node.ends
         return
-    yield from (one for one in node.rest if one.ends(parts[at:]))
+    # Every branch is followed, because a literal part may lead to no match later.
+    yield from (one for one in node.rest if one.matches_end(parts[at:]))
     literal = node.literal.get(parts[at])
     if literal is not None:
         yield from _walk(literal, parts, at + 1)

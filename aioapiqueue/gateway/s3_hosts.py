@@ -1,6 +1,6 @@
-"""S3's hosts, whose names have a bucket, an access point or an account in them, or none.
+"""Reads the hosts of S3, whose names may contain a bucket, an access point or an account.
 
-What they are is in AWS's endpoint rules; the bucket may also come first in the path instead.
+Their forms are in AWS's endpoint rules. Alternatively, the bucket is the first part of the path.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from urllib.parse import unquote
 __all__ = ["SIGNERS", "bucket_of", "is_s3", "label_of", "services_of"]
 
 SIGNERS = frozenset({"s3", "s3express", "s3-outposts", "s3-object-lambda"})
-"""The names in signatures for it."""
+"""S3's names in signatures."""
 
 _LABEL = re.compile(r"s3(?:-|$)|s3express-")
 _CONTROL = re.compile(r"(?:.+\.)?(?:s3-control(?:-fips)?\.|control\.vpce-).+")
 
 
 def label_of(host: str) -> int | None:
-    """Return which label says that a host is S3's: the last, as buckets are called anything."""
+    """Return the index of the label that makes a host one of S3's; None if there is none."""
     found = [at for at, label in enumerate(host.split(".")) if _LABEL.match(label)]
-    return found[-1] if found else None
+    return found[-1] if found else None  # the last one: a bucket may be called "s3" as well
 
 
 def is_s3(host: str) -> bool:
@@ -29,7 +29,7 @@ def is_s3(host: str) -> bool:
 
 
 def bucket_of(host: str) -> str | None:
-    """Return the bucket, or the access point, in a host's name; None: none is there."""
+    """Return the bucket or access point in a host's name; None if there is none."""
     at = label_of(host)
     if not at:
         return None
@@ -40,10 +40,11 @@ def bucket_of(host: str) -> str | None:
 
 
 def services_of(host: str, path: str) -> list[str]:
-    """Return which services a request to S3 may be for, the likeliest first."""
+    """Return the services that a request to S3 may be for, the most likely first."""
     if _CONTROL.fullmatch(host):
         return ["s3control"]
     at = label_of(host)
     if at == 0 and host.startswith("s3-outposts"):
+        # Two services share this host. The paths of one begin with the version of its API.
         return ["s3control" if path.startswith("/v2018") else "s3outposts"]
     return ["s3"]

@@ -1,8 +1,8 @@
-"""Which hosts of AWS are not intercepted, because no limit applies to their services.
+"""Finds the hosts of AWS that are not intercepted, because no limit applies to their services.
 
-A program that does not trust the run's authority fails at each intercepted host, so none is
-intercepted without need. A list of hosts to intercept would leave unpaced what it lacks. So this is
-a list of exceptions: hosts that are known to belong to services without a limit.
+A program that does not trust the run's authority fails at each intercepted host, so no host is
+intercepted without need. A list of hosts to intercept would leave the others unpaced. So this is a
+list of exceptions: hosts that are known to belong to services without a limit.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from aioapiqueue.gateway.table import AwsService
     from aioapiqueue.registry import Registry
 
-__all__ = ["label_for", "labels_not_intercepted"]
+__all__ = ["labels_not_intercepted"]
 
-# Services some of whose hosts have the label of another service: they are intercepted together.
+# Services that have hosts with the label of another service: they are intercepted together.
 _TOGETHER = {
     "cloudsearchdomain": "cloudsearch",
     "geo-maps": "geo",

@@ -1,4 +1,4 @@
-"""Accepts connections of the run's programs: one task for each, which ends with it."""
+"""Accepts connections of the run's programs, and serves each in a task of its own."""
 
 from __future__ import annotations
 
@@ -45,14 +45,21 @@ _PASSWORD_SECONDS = 30.0
 _UNAUTHENTICATED = (64, 2048)
 """Bounds of the number of connections that have not sent the password: a quarter of all files.
 
-The other files are for the programs: a call needs a connection here, and one to its server."""
+The other files are for the programs: a call needs a connection here, and one to its server. With at
+most 512, a client that started 1,000 requests at once lost 203 of them, hence the large bound."""
 _SILENT_SECONDS = 1.0
-"""Time that each of them is given: a program may open hundreds before it sends anything."""
+"""Least age at which a silent one of them is closed: a program may open hundreds before it sends
+anything."""
 _HALF_SECONDS = 0.25
-"""The same, for one that has sent something: the rest follows at once."""
+"""The same for one that has sent something: the rest follows at once."""
 _CROWDED_SECONDS = 0.02
 _NO_FILES_SECONDS = 0.1
 _CLEAN_SECONDS = 5.0
+_CONNECTION_ENDS = (
+    *(ClientClosedError, OSError, anyio.BrokenResourceError, anyio.EndOfStream),
+    h11.ProtocolError,
+)
+"""Errors which mean that one side has hung up, or does not speak HTTP."""
 _HTTP_PORT = 80
 _TLS_PORT = 443
 _TLS_PORTS = frozenset({_TLS_PORT, 8443})
@@ -87,6 +94,8 @@ class Server:
         self._upstream = upstream
         self._counts = counts
         self._scope = scope
+        # Loopback is open to every user of this host: the password keeps them from sending requests
+        # at the cost of this run's limits, and from reaching hosts through it.
         self._user = b"Basic " + base64.b64encode(f"run:{token}".encode())
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         fewest, most = _UNAUTHENTICATED
@@ -98,8 +107,11 @@ class Server:
         """Serve programs that use the proxy. Cancelling this closes all connections."""
         await self._serve(listener, self._requests, self._bound_unauthenticated)
 
-    async def any_server(self, listener: SocketListener, port: int) -> None:
-        """Serve an isolated program, likewise: its connections to any host at a port."""
+    async def transparent(self, listener: SocketListener, port: int) -> None:
+        """Serve an isolated program: its connections to any host, at one port.
+
+        Cancelling this closes all connections.
+        """
         await self._serve(listener, partial(self._isolated, port))
 
     async def clean_up(self) -> None:
@@ -118,9 +130,9 @@ class Server:
             while True:
                 try:
                     stream = await listener.accept()
-                except (
-                    OSError
-                ):  # no file is left: connections wait in the backlog until another one ends
+                except OSError:
+                    # No file is left. New connections wait in the backlog until another one ends.
+                    # An immediate `accept` would fail again, and keep the loop busy.
                     await asyncio.sleep(_NO_FILES_SECONDS)
                     continue
                 group.start_soon(self._connection, stream, handle)
@@ -133,9 +145,11 @@ class Server:
         """Serve one connection. Its errors do not affect the others."""
         try:
             await handle(stream)
-        except (OSError, h11.ProtocolError, anyio.BrokenResourceError, anyio.EndOfStream):
-            pass  # one side has hung up or does not speak HTTP: the client sees the connection end
-        except Exception:  # noqa: BLE001 - a fault of ours: it costs one connection
+        except _CONNECTION_ENDS:
+            pass  # the client sees that its connection ends
+        except Exception:  # noqa: BLE001 - a bug of ours must not end the other connections
+            # To the log, whose last line the run shows at its end. Headers and bodies must not be
+            # logged, and a traceback contains no values of variables.
             traceback.print_exc()
         finally:
             await anyio.aclose_forcefully(stream)
@@ -146,8 +160,9 @@ class Server:
         whole = Replayed(stream, first)
         if not is_hello(first):
             await self._isolated_plain(whole, port)
-        elif (name := name_in(first)) is not None:  # without a name, the server is not known
+        elif (name := name_in(first)) is not None:
             await self._isolated_tls(whole, Origin(name, port, tls=True))
+        # Without a name, the server is unknown: the connection is closed, and nothing is forwarded.
 
     async def _isolated_tls(self, whole: ByteStream, origin: Origin) -> None:
         self._counts.connections += 1
@@ -156,7 +171,8 @@ class Server:
             return
         try:
             theirs = await self._upstream.tunnel(origin)
-        except ForbiddenError:  # the client speaks TLS with the server, so we cannot answer
+        except ForbiddenError:
+            # Without an answer: the client expects TLS from the server itself.
             self._counts.forbidden.count(origin.netloc)
             return
         try:
@@ -171,12 +187,12 @@ class Server:
             host = headers_of(head).get("host", "")
             origin = _origin_of(host if re.search(r":\d+$", host) else f"{host}:{port}")
             if head.target.lower().startswith(b"http"):  # a full URL, which names the host itself
-                await self._plain(link, head)
+                await self._plain_request(link, head)
             elif origin is None:
                 await link.answer(400, b"aioapiqueue: the request has no valid Host header\n")
                 return
             else:
-                await self._pass_on(Incoming(link, head, origin._replace(tls=False)))
+                await self._forward(Incoming(link, head, origin._replace(tls=False)))
             if not link.next_cycle():
                 return
 
@@ -189,9 +205,11 @@ class Server:
             if head.method == b"CONNECT":
                 await self._connect(link, head.target.decode("ascii"))
                 return
-            await self._plain(link, head)
+            await self._plain_request(link, head)
             if not link.next_cycle():
                 return
+            # Each request needs the password, not only the first of a connection. There is no time
+            # limit any more: a program may keep a connection idle.
             head = await self._authorized(link)
 
     async def _first(self, link: HttpLink) -> h11.Request | None:
@@ -212,7 +230,7 @@ class Server:
         connections of the programs have not sent the password yet, either: so a new one is never
         closed, and further ones wait in the backlog until one is old enough.
         """
-        await asyncio.sleep(0)  # so that the task of the newest connection has begun
+        await asyncio.sleep(0)  # the newest connection is listed once its task has begun
         while len(self._unauthenticated) > self._most_unauthenticated:
             if not self._close_oldest():
                 await asyncio.sleep(_CROWDED_SECONDS)
@@ -222,6 +240,7 @@ class Server:
         now = time.monotonic()
         for scope, (since, link) in self._unauthenticated.items():
             if now - since >= (_HALF_SECONDS if link.has_received else _SILENT_SECONDS):
+                # Removed here, because its task may run later than the next look at the number.
                 del self._unauthenticated[scope]
                 scope.cancel()  # has no effect if its request has just come
                 return True
@@ -231,11 +250,12 @@ class Server:
         """Wait for a request with the password, and refuse others; None if the client hangs up."""
         while (head := await _next(link)) is not None:
             given = headers_of(head).get("proxy-authorization", "").encode("latin-1")
+            # In constant time: with `==`, the time of each refusal would reveal a prefix.
             if hmac.compare_digest(given, self._user):
                 return head
             why = b"aioapiqueue: this proxy needs the password of its run (see HTTPS_PROXY)\n"
             await link.answer(407, why, [("Proxy-Authenticate", 'Basic realm="aioapiqueue"')])
-            if not link.next_cycle():  # some clients try without it first
+            if not link.next_cycle():  # some clients try without the password first, so go on
                 return None
         return None
 
@@ -255,8 +275,9 @@ class Server:
                 await link.answer(403, f"aioapiqueue: not sent: {error}\n".encode())
                 return
             except OSError as error:
+                why = error.strerror or error
                 await link.answer(
-                    502, f"aioapiqueue: cannot reach {origin.host}: {error}\n".encode()
+                    502, f"aioapiqueue: {origin.host} cannot be reached: {why}\n".encode()
                 )
                 return
             try:
@@ -267,6 +288,8 @@ class Server:
     async def _intercept(self, stream: ByteStream, origin: Origin) -> None:
         """Serve the requests to an intercepted host."""
         if origin.tls:
+            # The certificate is for the host that the client has asked for, and every request on
+            # this connection goes to it and counts for its limits, whatever `Host` header it has.
             context = self._authority.context_for(origin.host)
             try:
                 with anyio.fail_after(_HANDSHAKE_SECONDS):
@@ -297,7 +320,8 @@ class Server:
         if link.has_received:
             self._counts.note_request(origin.host)
         elif origin.tls:
-            # GnuTLS and Java check the certificate after the handshake, and then hang up.
+            # GnuTLS and Java check the certificate after the handshake, and then hang up. So this
+            # may be distrust, or a connection that was opened ahead and not needed.
             self._counts.silent.count(origin.host)
         return head
 
@@ -306,7 +330,7 @@ class Server:
         self._counts.passed_by.count(origin.host)
         await join(stream, theirs)
 
-    async def _plain(self, link: HttpLink, head: h11.Request) -> None:
+    async def _plain_request(self, link: HttpLink, head: h11.Request) -> None:
         """Serve a request whose target is a full URL, as clients send it for hosts without TLS."""
         try:
             url = urlsplit(head.target.decode("ascii"))
@@ -320,13 +344,15 @@ class Server:
             await link.answer(400, b"aioapiqueue: this is a proxy: send a full http:// URL\n")
             return
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        # The host of the URL counts, whatever the Host header says (RFC 9112, 3.2.2).
+        # The host of the URL counts, whatever the Host header says (RFC 9112, 3.2.2). A server with
+        # two names would otherwise take the request for the name that has a limit, and we for the
+        # one that has none.
         given = head.headers.raw_items()
         headers = [(b"Host", netloc.encode()), *(one for one in given if one[0].lower() != b"host")]
         inner = h11.Request(method=head.method, target=target, headers=headers)
-        await self._pass_on(Incoming(link, inner, origin._replace(tls=tls)))
+        await self._forward(Incoming(link, inner, origin._replace(tls=tls)))
 
-    async def _pass_on(self, incoming: Incoming) -> None:
+    async def _forward(self, incoming: Incoming) -> None:
         if self._scope.has(incoming.origin):
             await self._exchanges.paced(incoming)
         else:
@@ -343,8 +369,8 @@ async def _next(link: HttpLink) -> h11.Request | None:
         )
         return None
     if head is not None and {"transfer-encoding", "content-length"} <= headers_of(head).keys():
-        # We would use one of them, and the server perhaps the other: that is how requests are
-        # smuggled (RFC 9112, 6.3).
+        # We would use one of them, and the server perhaps the other: its body could then contain a
+        # further request that is never paced (request smuggling, RFC 9112, 6.3).
         why = b"aioapiqueue: the request has both Content-Length and Transfer-Encoding\n"
         await link.answer(400, why, [("Connection", "close")])
         return None
@@ -356,6 +382,7 @@ def _origin_of(target: str) -> Origin | None:
     host, _, port = target.rpartition(":")
     if ":" in host and not host.startswith("["):
         return None
+    # "API.GitHub.com." names the same host, and must not get past its limit.
     host = host.strip("[]").rstrip(".").lower()
     if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
         return None

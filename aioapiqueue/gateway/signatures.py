@@ -1,7 +1,7 @@
-"""Until when a request may be sent: AWS refuses signatures that are more than five minutes old.
+"""Determines until when a request may be sent: AWS refuses signatures older than five minutes.
 
-How old one is depends on the clock of this machine, which may be wrong: SDKs find that out from
-AWS's answers, and sign for AWS's time. So does the gateway, by the header `Date`.
+The clock of this machine may be wrong. SDKs notice that in AWS's responses, and then sign with
+AWS's time. So the gateway also compares the clocks, by the `Date` header.
 """
 
 from __future__ import annotations
@@ -20,21 +20,23 @@ if TYPE_CHECKING:
 __all__ = ["Signatures", "Validity"]
 
 _HOLD_SECONDS = 240.0
+"""Age of a signature at which the client of a waiting request is asked to sign again."""
 _OLDEST_SECONDS = 290.0
-"""Ten seconds are left for the way, and for clocks that differ."""
+"""Age at which a request is no longer sent: ten seconds are left for its way and AWS's clock."""
 
 _WRONG_CLOCK_SECONDS = 60.0
+"""Least difference of clocks that counts. A smaller one may be the delay of a response."""
 
 _DATE = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
 _SECONDS = re.compile(r"\d{1,7}", re.ASCII)
 
 
 class Validity(NamedTuple):
-    """How long the signature of a request is good; instants are those of `time.time()`.
+    """How long the signature of a request is valid. Times are as from `time.time()`.
 
     Attributes:
-        waits_until: so long the request waits; then its client is asked to sign again.
-        ends: it is not sent after that.
+        waits_until: the time until which the request waits. Then its client is asked to sign again.
+        ends: the time after which it is not sent.
     """
 
     waits_until: float
@@ -42,7 +44,7 @@ class Validity(NamedTuple):
 
 
 class Signatures:
-    """Knows how long the signatures of requests stay valid."""
+    """Determines how long the signatures of requests stay valid."""
 
     def __init__(self) -> None:
         self._ahead = 0.0
@@ -68,18 +70,19 @@ class Signatures:
         """
         signed = _time_of(request.headers.get("x-amz-date", ""))
         if signed is not None and "authorization" in request.headers:
-            # In this machine's time. A later one was signed by another machine.
+            # In this machine's time. A signature from the future is counted from now: its machine's
+            # clock is ahead of ours, and how it compares with AWS's is unknown.
             signed = min(signed + self._ahead, now)
             return Validity(signed + _HOLD_SECONDS, signed + _OLDEST_SECONDS)
         if "X-Amz-Expires=" not in request.query:
             return None
-        # A presigned link, which no client can sign again.
+        # A presigned URL. Its client has no key to sign it again, so it waits until the very end.
         fields = dict(parse_qsl(request.query))
         signed, seconds = _time_of(fields.get("X-Amz-Date", "")), fields.get("X-Amz-Expires", "")
         if signed is None or not _SECONDS.fullmatch(seconds):
             return None
         ends = signed + int(seconds) + self._ahead
-        # AWS refuses an expired one; we send it, as no client would retry it.
+        # An expired one is sent as well: its client cannot sign it again, and gets AWS's own error.
         return Validity(ends, ends) if ends > now else None
 
 

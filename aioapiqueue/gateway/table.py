@@ -1,6 +1,6 @@
-"""How requests to AWS look: the table that is made of botocore's models, which are not needed here.
+"""The table of AWS's services and the requests that they accept, made from botocore's models.
 
-`uvx nox -s names` writes the file, tests/helpers/calls_file.py says what of the models is in it.
+`uvx nox -s names` writes the file; tests/helpers/calls_file.py lists the parts of the models in it.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from aioapiqueue.gateway.routes import Routes
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-__all__ = ["AwsService", "AwsTable", "Partition", "table"]
+__all__ = ["AwsService", "table"]
 
 
 @dataclass(frozen=True)
 class AwsService:
-    """What tells the requests to one service.
+    """The facts by which requests to one service are recognized.
 
     Attributes:
-        name: as `create_client` takes it.
+        name: the name, as `create_client` takes it.
         signing: its name in signatures, which several services may share.
-        prefix: what the names of its hosts begin with.
-        version: of its API, which query protocols send.
-        target: what `X-Amz-Target` begins with, for JSON.
-        protocols: that it speaks: `"ec2"`, `"query"`, `"json"`, `"rest-json"`, `"rest-xml"`,
+        prefix: the beginning of its hosts' names.
+        version: the version of its API, which query protocols send.
+        target: the beginning of `X-Amz-Target`, for JSON.
+        protocols: the protocols: `"ec2"`, `"query"`, `"json"`, `"rest-json"`, `"rest-xml"`,
             `"smithy-rpc-v2-cbor"`.
-        routes: method, path, what else the request has, and the operation's name.
-        names: of parameters, by what they are sent as, where that differs; for one operation, of
-            several that differ, by `"Operation.Sent"`.
+        routes: method, path, other required parts of the request, and name of each operation.
+        names: the names of parameters that are sent under another name, by that name. If that
+            differs between operations, by `"Operation.Sent"`.
         payloads: the operations whose bodies are data, or the value of one parameter.
     """
 
@@ -51,7 +51,8 @@ class AwsService:
 
     @cached_property
     def operations(self) -> Routes:
-        """Which operation a method and a path stand for."""
+        """The operations, by method and path."""
+        # Made at the first request to the service, since for all services it takes 50 ms.
         return Routes(self.routes)
 
     def parameter(self, operation: str, sent: str) -> str:
@@ -61,13 +62,13 @@ class AwsService:
 
 @dataclass(frozen=True)
 class Partition:
-    """A part of AWS with accounts of its own.
+    """A part of AWS with separate accounts.
 
     Attributes:
-        suffixes: that the names of its hosts end with: `"amazonaws.com"`.
+        suffixes: the endings of its hosts' names, such as `"amazonaws.com"`.
         regions: a pattern of its Regions' names.
-        one_endpoint: of services with a single endpoint, what botocore calls their Region:
-            `"aws-global"`; by the prefix of their hosts.
+        one_endpoint: botocore's names of the Region, such as `"aws-global"`, of services with a
+            single endpoint, by the prefix of their hosts.
     """
 
     suffixes: Sequence[str]
@@ -100,34 +101,38 @@ class AwsTable:
         return self._by_name.values()
 
     def service(self, name: str) -> AwsService | None:
-        """Return the service of a name."""
+        """Return the service with a name."""
         return self._by_name.get(name)
 
     def by_signing_name(self, name: str) -> Sequence[AwsService]:
-        """Return the services whose signatures have a name in them."""
+        """Return the services with a name in their signatures."""
         return self._by_signing.get(name, ())
 
-    def at(self, prefix: str) -> Sequence[AwsService]:
+    def by_host_prefix(self, prefix: str) -> Sequence[AwsService]:
         """Return the services whose hosts' names begin with a prefix."""
         return self._by_prefix.get(prefix, ())
 
     def suffix_of(self, host: str) -> str | None:
-        """Return what a host's name ends with, if it is AWS's."""
+        """Return the suffix of a partition that a host's name ends with; None if it is not AWS's.
+
+        If several suffixes match, the longest is returned.
+        """
         labels = host.split(".")
         endings = (".".join(labels[at:]) for at in range(1, len(labels)))
-        # The longest first: of "api.aws.ic.gov", nothing else is meant.
         return next((one for one in endings if one in self.suffixes), None)
 
     def is_region(self, text: str) -> bool:
-        """Return whether a text is the name of a Region, be it a new one."""
+        """Return whether a text has the form of a Region's name, which includes new Regions."""
         return any(partition.regions.fullmatch(text) for partition in self.partitions)
 
     def region_of(self, service: AwsService, region: str) -> str:
-        """Return the Region of a call as botocore has it: one name where there is one endpoint.
+        """Return the Region of a call as botocore names it.
+
+        For a service with a single endpoint, that is one name for all Regions.
 
         Args:
-            service: that is called.
-            region: for which the call is signed.
+            service: the service.
+            region: the Region that the call is signed for.
         """
         for partition in self.partitions:
             if partition.regions.fullmatch(region):
@@ -137,7 +142,7 @@ class AwsTable:
 
 @cache
 def table() -> AwsTable:
-    """Return the table, which takes 20 ms at the first time."""
+    """Return the table. The first call takes 20 ms."""
     packed = (files("aioapiqueue.gateway") / "aws_calls.json.gz").read_bytes()
     found = json.loads(gzip.decompress(packed))
     return AwsTable(

@@ -1,7 +1,8 @@
-"""Which certificates the user's programs trust, so that the gateway can verify for them.
+"""Finds the certificates that the user's programs trust.
 
-The variables for it replace what is trusted. So programs get one file that has both: what they have
-trusted so far, and the authority of the run. The gateway itself trusts only the former.
+Most variables for this replace what a program trusts. So programs get a file with both: the
+certificates that they have trusted so far, and the run's own. The gateway verifies servers by the
+former only.
 """
 
 from __future__ import annotations
@@ -19,65 +20,60 @@ from aioapiqueue.gateway.isolate import SYSTEM_BUNDLES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = [
-    "AWS_BUNDLE",
-    "BUNDLE_VARIABLES",
-    "NoTrustError",
-    "context_for",
-    "names_aws_bundle",
-    "trusted_by_user",
-]
+__all__ = ["AWS_BUNDLE", "BUNDLE_VARIABLES", "context_for", "names_aws_bundle", "trusted_by_user"]
 
 AWS_BUNDLE = "AWS_CA_BUNDLE"
-"""Of botocore, the AWS CLI and other SDKs; all of them follow another variable without it."""
-_ALSO = (
+"""The variable of AWS's SDKs and CLI. Without it, most of them follow another variable."""
+_ADDING = (
     "NODE_EXTRA_CA_CERTS",
     "DENO_CERT",
 )
-"""Each names a file that is trusted beside what a program has."""
-_INSTEAD = (
+"""Variables with a file of certificates that a program trusts in addition to its own."""
+_REPLACING = (
     "SSL_CERT_FILE",  # OpenSSL, Go on Linux, httpx, rustls
     "REQUESTS_CA_BUNDLE",  # requests, botocore, the AWS CLI
     "CURL_CA_BUNDLE",
     "GIT_SSL_CAINFO",
     "PERL_LWP_SSL_CA_FILE",
-    "HTTPLIB2_CA_CERTS",  # and so Google's client in Python
+    "HTTPLIB2_CA_CERTS",  # also Google's client in Python
 )
-"""Each names a file that replaces what a program trusts."""
-BUNDLE_VARIABLES = (*_INSTEAD, *_ALSO)
-"""What programs get."""
+"""Variables with a file of certificates that a program trusts instead of its own."""
+BUNDLE_VARIABLES = (*_REPLACING, *_ADDING)
+"""The variables that are always set for programs."""
 
 _PROFILES = {
     "AWS_CONFIG_FILE": "~/.aws/config",
     "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials",
 }
-"""By the variable that names another: files with profiles."""
+"""The files with profiles, by the variable that names another file."""
 
-_PATIENCE = 5.0  # seconds for git, which takes some milliseconds
+_GIT_SECONDS = 5.0  # git takes some milliseconds
 
 
 class NoTrustError(ValueError):
-    """Raised where no certificate is found that anything could be verified with."""
+    """Raised if no usable certificates are found; contains the reason."""
 
 
 def trusted_by_user(environ: Mapping[str, str]) -> str:
-    """Return what the user's programs trust, as PEM: of the system, and what variables name.
+    """Return the certificates that the user's programs trust, as PEM.
+
+    These are the system's, and those in files that variables, profiles or git's configuration name.
 
     Args:
         environ: the user's environment.
 
     Raises:
-        NoTrustError: there is nothing, or a file that is named cannot be read.
+        NoTrustError: there are none, or a named file cannot be read.
     """
     found: dict[str, None] = {}
-    extra = {*(environ.get(name) for name in _ALSO), *_configured_for_git(environ)}
+    optional = {*(environ.get(name) for name in _ADDING), *_git_bundles(environ)}
     for path in dict.fromkeys(_files(environ)):
         try:
             text = Path(path).read_text("utf-8", "replace")
         except OSError as error:
-            named = [name for name in (AWS_BUNDLE, *_INSTEAD) if environ.get(name) == path]
-            if not named and path in extra:
-                continue  # of which Node.js itself only warns, and git fails alone
+            named = [name for name in (AWS_BUNDLE, *_REPLACING) if environ.get(name) == path]
+            if not named and path in optional:
+                continue  # Node.js only warns about it, and git alone fails
             why = f"{' and '.join(named)}: " if named else ""
             raise NoTrustError(f"{why}{path}: {error.strerror}") from None
         found |= dict.fromkeys(_certificates(text))
@@ -90,58 +86,58 @@ def trusted_by_user(environ: Mapping[str, str]) -> str:
 
 
 def context_for(trusted: str) -> ssl.SSLContext:
-    """Return what verifies servers by the given certificates."""
+    """Return a TLS context that verifies servers by the given certificates."""
     context = ssl.create_default_context(cadata=trusted)
-    # As almost all programs do; many companies have authorities that are not strictly right.
+    # Python 3.13 made this the default, but most programs do not check it, and the certificates of
+    # many companies' authorities would fail.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
 def names_aws_bundle(environ: Mapping[str, str]) -> bool:
-    """Return whether AWS's SDKs are given a bundle of their own, which must be replaced then.
-
-    By the environment, or by a profile, whichever: the program may choose another than is named.
+    """Return whether the user has given AWS's SDKs a bundle, which must be replaced then.
 
     Args:
         environ: the user's environment.
     """
-    return bool(environ.get(AWS_BUNDLE) or _bundles_of_profiles(environ))
+    # Any profile counts, because the program may choose another one than the environment names.
+    return bool(environ.get(AWS_BUNDLE) or _profile_bundles(environ))
 
 
 def _files(environ: Mapping[str, str]) -> Iterator[str]:
     for name in (AWS_BUNDLE, *BUNDLE_VARIABLES):
-        yield from _inside(environ.get(name, ""))
-    yield from _inside(_configured(environ))
-    yield from _configured_for_git(environ)
-    # In any case: boto3, Node.js and GnuTLS have lists of their own, which SSL_CERT_FILE does not
-    # replace. All files: an isolated program sees ours in the place of each.
+        yield from _files_at(environ.get(name, ""))
+    yield from _files_at(_profile_bundle(environ))
+    yield from _git_bundles(environ)
+    # Even if SSL_CERT_FILE is set, because boto3, Node.js and GnuTLS trust the system's or their
+    # own certificates anyway. All files of the system, because `isolate.py` mounts our file over
+    # each of them: what only one of them contains would be missing.
     system = (ssl.get_default_verify_paths().openssl_cafile, *SYSTEM_BUNDLES)
     yield from (path for path in system if os.path.isfile(path))  # noqa: PTH113 - a text
 
 
-def _inside(path: str) -> list[str]:
-    """Return a file, or those in a folder, which requests allows."""
+def _files_at(path: str) -> list[str]:
+    """Return the path itself, or the certificates in it if it is a folder."""
+    # requests accepts a folder, too.
     if not path or not os.path.isdir(path):  # noqa: PTH112 - a text
         return [path] if path else []
     return sorted(str(one) for one in Path(path).iterdir() if one.suffix in {".pem", ".crt", ".0"})
 
 
-def _configured(environ: Mapping[str, str]) -> str:
-    """Return the `ca_bundle` of the profile, which AWS_CA_BUNDLE replaces."""
+def _profile_bundle(environ: Mapping[str, str]) -> str:
+    """Return the `ca_bundle` of the current profile; "" if AWS_CA_BUNDLE overrides it."""
     if environ.get(AWS_BUNDLE):
         return ""
     profile = environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or "default"
-    found = _bundles_of_profiles(environ).get(profile, "")
+    found = _profile_bundles(environ).get(profile, "")
     return os.path.expanduser(found)  # noqa: PTH111 - as botocore does
 
 
-def _bundles_of_profiles(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the `ca_bundle` of each profile that has one, by its name.
-
-    In ~/.aws/config and ~/.aws/credentials: of a profile that is in both, the latter counts.
-    """
+def _profile_bundles(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the `ca_bundle` of each profile that has one, by the profile's name."""
     found: dict[str, str] = {}
+    # The order matters: of a profile in both files, botocore uses the one in ~/.aws/credentials.
     for variable, usual in _PROFILES.items():
         path = environ.get(variable) or usual
         config = configparser.RawConfigParser(strict=False)
@@ -156,15 +152,15 @@ def _bundles_of_profiles(environ: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _configured_for_git(environ: Mapping[str, str]) -> list[str]:
-    """Return the `http.sslCAInfo` of git's configuration, which GIT_SSL_CAINFO replaces."""
+def _git_bundles(environ: Mapping[str, str]) -> list[str]:
+    """Return the files that git's `http.sslCAInfo` names; none if GIT_SSL_CAINFO overrides them."""
     git = shutil.which("git", path=environ.get("PATH", ""))
     if git is None or environ.get("GIT_SSL_CAINFO"):
         return []
-    asks = [git, "config", "--null", "--type=path", "--get-regexp", r"^http\.(.*\.)?sslcainfo$"]
+    command = [git, "config", "--null", "--type=path", "--get-regexp", r"^http\.(.*\.)?sslcainfo$"]
     try:
         done = subprocess.run(  # noqa: S603 - the user's own git
-            asks, env=environ, capture_output=True, timeout=_PATIENCE, check=False
+            command, env=environ, capture_output=True, timeout=_GIT_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
@@ -173,7 +169,7 @@ def _configured_for_git(environ: Mapping[str, str]) -> list[str]:
 
 
 def _certificates(text: str) -> Iterator[str]:
-    """Yield each certificate in a file, which may have comments between them."""
+    """Yield each certificate in a text, without comments between them."""
     begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
     for part in text.split(begin)[1:]:
         body, found, _ = part.partition(end)

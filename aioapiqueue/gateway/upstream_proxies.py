@@ -1,7 +1,7 @@
-"""The proxies that the user has configured, which the gateway uses in turn.
+"""The proxies that the user has configured, which the gateway uses itself.
 
-They are found as curl and Go do: in `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, or the
-same in lower case, which comes first.
+As for curl and Go, these are in `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`. The same
+names in lower case take precedence.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class UpstreamProxies:
             origin: the host.
             tunnel: whether the proxy is asked for a tunnel (CONNECT).
         """
+        # A link-local address means another host to a proxy: its own source of credentials.
         if _is_link_local(origin.host) or any(_names(one, origin) for one in self._without):
             return None
         return self._secure if tunnel else self._plain
@@ -81,7 +82,7 @@ def _read(name: str, url: str) -> UpstreamProxy | None:
     parts = urlsplit(url if "://" in url else f"http://{url}")
     try:
         port = parts.port
-    except ValueError:
+    except ValueError:  # its message may contain a part of the password
         port = -1
     if parts.scheme not in _PORTS or not parts.hostname or port == -1:
         raise ValueError(

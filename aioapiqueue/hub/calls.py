@@ -1,4 +1,4 @@
-"""The calls of all clients: the queue that each of them needs, and where it is counted."""
+"""The calls of all clients: the queue of each call, and the counts to which it is added."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["Calls"]
 
 _MAX_STATS = 20_000
-"""Most kinds of calls with counts of their own, some 25 MB: about 400 operations in each of 17
-Regions of three accounts."""
+"""Most kinds of calls with counts of their own: about 400 operations in each of 17 Regions of three
+accounts. They take some 25 MB, or 65 MB if the waits of each vary widely."""
 _MANY_KINDS = 1_000
-"""Number of new kinds of calls after which idle queues are dropped: at 6 kB each, some 6 MB."""
+"""Number of new kinds of calls after which idle queues are dropped. If each kind has a queue of its
+own, these take some 8 MB; with the lanes of EC2's preset, some 80 MB."""
 
 
 class Calls:
-    """Finds the queue and the counts of each call, and knows the requests that have not ended.
+    """Finds the queue and the counts of each call, and keeps the requests that have not ended.
 
     Args:
         registry: finds the queue of each call.
@@ -91,12 +92,15 @@ class Calls:
             again: whether it had a turn that it could not use. Default: False.
 
         Raises:
-            RuntimeError: there are too many requests, of this process or in all.
+            RuntimeError: this process, or all together, have too many requests.
             Exception: an exception of the registry.
         """
         stats = self._stats_of(kind)
         if not self._has_room_for(client):
-            raise RuntimeError("too many calls are waiting or in flight at once")
+            raise RuntimeError(
+                "too many calls are waiting or in flight: a process may have at most "
+                f"{protocol.MAX_REQUESTS_PER_PROCESS:,}, and fewer if other processes have many"
+            )
         needs = self._needs(kind, counts) if stats.paced else None
         paced = not self._count_only
         if needs is None:
@@ -111,7 +115,7 @@ class Calls:
 
     def refused(self, kind: Kind, now: float, request: Request | None = None) -> None:
         """Count a refused attempt, which may have no request yet."""
-        # New counts are not made for it: if the registry is closed, that would fail, too.
+        # Only in existing counts: to make new ones also fails if the registry is closed.
         stats = None if request is None else request.stats
         stats = stats or self._stats.get((kind, "")) or self._others.get(True)
         if stats is None:
@@ -131,7 +135,7 @@ class Calls:
         found = self._stats.get((kind, ""))
         if found is None:
             self._drop_idle_queues()
-            # Parameters can only exempt a call from buckets: so a call without any has all limits.
+            # Parameters can only exempt a call from buckets, so a call without any has all limits.
             found = self._new_stats(kind, "", self._needs(kind, {}))
         return found
 

@@ -7,8 +7,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from aioapiqueue._shared import peer_of
 from aioapiqueue.hub import protocol
-from aioapiqueue.hub.bootstrap._aioapiqueue import peer_of
 from aioapiqueue.hub.records import Kind, Process, ProcessLoad
 from aioapiqueue.hub.watcher import Ended, notify
 from aioapiqueue.integrations.spi import account_of, is_throttle
@@ -23,12 +23,12 @@ __all__ = ["ClientConnection"]
 
 
 _READ_BYTES = 2 * protocol.MAX_LINE
-"""Most bytes read from a connection in one pass of the loop: some 80 calls. Then other connections
-are read."""
+"""Most bytes read from a connection in one pass of the loop (some 80 calls), so that other
+connections are read, too."""
 
 
 _HELLO_SECONDS = 30.0
-"""Seconds in which a connection has to send its hello; without one, it would keep its file."""
+"""Seconds in which a connection must send its hello: a silent one would keep a file open."""
 _NO_HELLO = f"the client sent no hello within {_HELLO_SECONDS:g} s"
 
 
@@ -104,7 +104,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's name
         """Return a new buffer."""
-        # Not one for all reads: thousands of idle connections would keep 16 kB each.
+        # A connection keeps no buffer: thousands of idle connections would keep 16 kB each.
         self._buffer = bytearray(_READ_BYTES)
         return self._buffer
 
@@ -124,8 +124,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             self.used = time.monotonic()
             self._owner.idle(self)
 
-    # The hub stops reading from a client that does not read, as each message may need an answer: so
-    # the data kept for it is bounded. If the client hangs up, writing fails.
+    # Each message may need an answer. So the hub does not read from a client that does not read,
+    # and the data kept for the client is bounded. If it hangs up meanwhile, the next write fails.
 
     def pause_writing(self) -> None:
         """Stop reading from a client that does not read."""
@@ -220,8 +220,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             )
             self._owner.started(self._process)
         else:
-            # Interpreters do not read it. If one had hung up already, the write would fail, and the
-            # messages after its hello would be lost.
+            # Not to interpreters, which do not read. If one had hung up already, the write would
+            # fail, and the messages after its hello would be lost.
             self._send(version=protocol.VERSION)
 
     def _ask(self, message: dict[str, Any]) -> None:
@@ -229,8 +229,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         if number in self._requests:
             raise protocol.Malformed(f"request {number} has not ended yet")
         client = self._client
-        # At most one ahead for each call of the process that may need it: a process that claims
-        # this for all of its calls must not delay the others.
+        # At most one for each call of the process in flight, which may need it: a process that
+        # sends `nested` with all of its calls must not delay other processes.
         ahead = message.get("nested") is True and client.ahead < client.calls
         kind = request = None
         try:
@@ -269,8 +269,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._transport.write(b'{"id":%d,"go":true}\n' % number)
 
     def _due(self, number: int, request: Request) -> None:
-        """Start a request that has received its slot, unless it has left meanwhile."""
-        if self._requests.get(number) is not request:  # the number may belong to a newer one
+        """Start a request that has its slot, or report why it was refused."""
+        if self._requests.get(number) is not request:  # it has left; a new one may use its number
             return
         try:
             request.take_slot()
@@ -323,12 +323,12 @@ class ClientConnection(asyncio.BufferedProtocol):
             notify(self._calls.watcher.left, time.monotonic())
             request.withdraw()
             return
-        came = Ended.UNKNOWN
+        result = Ended.UNKNOWN
         try:
             if outcome is not None:
-                came = self._judge(request, outcome)
+                result = self._judge(request, outcome)
         finally:  # a malformed outcome ends the connection, but must not keep a permit
-            notify(self._calls.watcher.ended, request, time.monotonic(), came)
+            notify(self._calls.watcher.ended, request, time.monotonic(), result)
             request.release()
 
     def _forget(self, number: int) -> Request | None:
@@ -352,11 +352,11 @@ class ClientConnection(asyncio.BufferedProtocol):
             one.answers += 1
         if status is not None:
             request.answered()
-        if request.pushed_back is None:  # the client has not read the response
+        if request.throttled is None:  # the client has sent no advice: judge by status and code
             kind = request.kind
             if is_throttle(code, status, operation=kind.operation, service=kind.service):
-                request.push_back({name: value for name, value in headers.items() if value})
-        if request.pushed_back:
+                request.report_throttled({name: value for name, value in headers.items() if value})
+        if request.throttled:
             for one in request.all_stats:
                 one.throttled += 1
             return Ended.THROTTLED
@@ -377,8 +377,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._client.connections <= most:
             return True
         self.refuse(
-            f"process {pid} has reached the maximum of {most:,} connections (each calling thread "
-            "has one)"
+            f"process {pid} has reached the maximum of {most:,} connections. Each calling thread "
+            "needs one: use fewer threads"
         )
         return False
 

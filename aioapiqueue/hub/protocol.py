@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION as VERSION  # noqa: PLC0414 - also ours
+from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION as VERSION  # noqa: PLC0414 - re-exported
 from aioapiqueue.integrations.spi import Advice, Quota
 from aioapiqueue.registry.spi import MAX_PARAMETERS
 from aioapiqueue.spi import checks, printable
@@ -54,7 +54,7 @@ def parse(line: bytes) -> dict[str, Any]:
     check_length(line)
     try:
         message = json.loads(line)
-    except (ValueError, RecursionError):  # the latter of "[[[[..."
+    except (ValueError, RecursionError):  # the latter for "[[[[..."
         raise Malformed("a line is not JSON") from None
     if not isinstance(message, dict):
         raise Malformed("a line is not a JSON object")
@@ -122,7 +122,7 @@ def _quota(value: object) -> Quota:
 
 
 def _number(message: dict[str, Any], key: str) -> float | None:
-    """Return a number from 0, or None if the key is missing or null."""
+    """Return a number that is not negative, or None if the key is missing or null."""
     value = message.get(key)
     if value is None:
         return None
@@ -132,7 +132,7 @@ def _number(message: dict[str, Any], key: str) -> float | None:
 
 
 def parameter_counts(message: dict[str, Any]) -> dict[str, int]:
-    """Return the parameters of a call, as `parameter_counts` makes them."""
+    """Return the parameters of a call, in the form of `registry.parameter_counts`."""
     value = message.get("parameters", {})
     if (
         isinstance(value, dict)

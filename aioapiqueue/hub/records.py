@@ -14,12 +14,12 @@ __all__ = ["OTHERS", "CallStats", "Kind", "Process", "ProcessLoad"]
 OTHERS = "(others)"
 """Service and operation of the counts that all kinds of calls beyond the limit share."""
 
-_WAITED = 0.010  # seconds; less is no wait, but the time to reach the queue or the host's hub
+_WAITED = 0.010  # seconds; a shorter time is only the way to the queue or to the host's hub
 _TICKS = 100  # per second
 
 
 class Kind(NamedTuple):
-    """A kind of call: all that is known of it except its parameters."""
+    """A kind of call: everything known about a call except its parameters."""
 
     service: str
     operation: str
@@ -28,10 +28,10 @@ class Kind(NamedTuple):
 
 
 class _Second:
-    """Finds the largest number of events in one second, to within 10 ms."""
+    """Finds the largest number of events in any one second, to within 10 ms."""
 
-    # By ticks, so that it keeps at most 100 counts after any burst: instants of all calls, of each
-    # kind of call, would stay until the next call.
+    # Counts by ticks of 10 ms, so at most 100 of them. The instants of all calls of a burst would
+    # stay in memory until the next call of that kind.
 
     __slots__ = ("_count", "_recent", "peak")
 
@@ -64,7 +64,7 @@ class ProcessLoad:
         connections: number of connections.
         requests: number of requests waiting or in flight.
         calls: number of calls in flight, without those that overtook others.
-        ahead: number of requests waiting ahead of others, each because one of `calls` needs it.
+        ahead: number of waiting requests that overtake others because a call in flight needs them.
     """
 
     connections: int = 0
@@ -82,7 +82,7 @@ class Process:
         executable: path of the interpreter (`sys.executable`).
         python: its version, such as `"3.11.7"`.
         botocore: version of the paced botocore; None until the process imports it.
-        late: whether clients existed before botocore was paced; they may have called unpaced.
+        late: whether clients existed before botocore was paced; their calls may have been unpaced.
         unhooked: why a botocore in this process is not paced, or None.
         forked: whether the process is a fork of an interpreter.
         started: when it connected, as `time.time()`.
@@ -124,7 +124,7 @@ class CallStats:
         waited: total wait of the started attempts, in seconds.
         longest_wait: longest of these waits, in seconds.
         answers: number of attempts that ended with a response or an error.
-        throttled: number of responses with which the server throttled.
+        throttled: number of attempts that the server throttled.
         errors: number of other error responses and of attempts without a response, except
             cancelled ones.
         refused: number of attempts that were refused and not sent.

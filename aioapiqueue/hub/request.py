@@ -34,11 +34,11 @@ class Request:
         needs: its queue, keys and cost; None if no limit applies.
         paced: whether it waits for its limits.
         ahead: whether it overtakes all waiting calls.
-        again: whether it overtakes all calls that are not `ahead`, as it could not use its turn.
+        again: whether it had a turn that it could not use; it then overtakes all but `ahead` calls.
         slot: its slot, once granted.
         under_way: whether it has started.
         started_at: when it started, as `time.monotonic()`.
-        pushed_back: whether the server throttled it; None until the response has been read.
+        throttled: whether the server throttled it; None until the response has been read.
     """
 
     client: ProcessLoad
@@ -52,7 +52,7 @@ class Request:
     slot: Slot | None = None
     under_way: bool = False
     started_at: float = 0.0
-    pushed_back: bool | None = None
+    throttled: bool | None = None
     _waits_for: asyncio.Future[Slot] | None = None
 
     @property
@@ -74,7 +74,8 @@ class Request:
         if self.needs is None or not self.paced:
             return None
         queue, keys, cost = self.needs
-        # Reports of a host's quota count the calls in flight, which must be known from the start.
+        # What a host reports as remaining is compared with the calls in flight: so these are
+        # tracked before the first response.
         if is_host(self.kind.service):
             Reporter(queue).track()
         priority = AHEAD if self.ahead else -int(self.again)
@@ -96,7 +97,7 @@ class Request:
 
     def advise(self, advice: Advice) -> None:
         """Apply the advice of the response to the queue."""
-        self.pushed_back = advice.throttled
+        self.throttled = advice.throttled
         if self.slot is not None and self.needs is not None:
             # Bounded here, too: the client may be any program that speaks the protocol.
             apply_advice(
@@ -106,16 +107,16 @@ class Request:
                 max_hold=MAX_HOLD,
             )
 
-    def push_back(self, headers: Mapping[str, str]) -> None:
+    def report_throttled(self, headers: Mapping[str, str]) -> None:
         """Report to the queue that AWS has throttled the attempt.
 
         Args:
             headers: the headers of the response that name a retry time.
         """
-        self.pushed_back = True
+        self.throttled = True
         if self.slot is None or self.needs is None:
             return
-        # AWS does not say which limit was exceeded: so the lane of the first key slows down.
+        # AWS does not report which limit was exceeded, so the lane of the first key slows down.
         hold, malformed = hold_of(headers)
         self.slot.throttled(hold)
         if malformed:

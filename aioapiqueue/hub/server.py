@@ -93,7 +93,7 @@ class Hub:
         others = [
             one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one != folder
         ]
-        # An empty entry would mean the working directory: so none, and no separator at the end.
+        # No separator at the end: an empty entry would mean the working directory.
         joined = os.pathsep.join([folder, *others] if any(others) else [folder])
         return {"PYTHONPATH": joined, "AIOAPIQUEUE_HUB": str(self.path)}
 
@@ -161,8 +161,8 @@ class Hub:
         """Note a new connection."""
         self._connections.add(connection)
         if not self._files_raised and len(self._connections) > _MANY:
-            # Only now, not at the start: the program was started before and has inherited the
-            # user's limit. With a higher one, `select()` in it could meet file numbers above 1,023.
+            # Only now, when the program has been started with the user's own limit: if it had
+            # inherited a higher one, its `select()` could meet file numbers above 1,023.
             self._files_raised = True
             raise_file_limit()
 
@@ -186,7 +186,7 @@ class Hub:
 
     def idle(self, connection: ClientConnection) -> None:
         """Close a connection that has no requests any more, if its file is needed."""
-        # At once: a thread that asks again and again would never be found idle by `_close_idle`.
+        # Now, as `_close_idle` would never find the connection of a busy thread idle.
         if self._acceptor is not None and self._acceptor.lacks_files:
             connection.close_idle()
             self._acceptor.go_on()

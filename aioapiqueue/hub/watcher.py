@@ -1,4 +1,4 @@
-"""Observers of attempts: `Watcher`, and `notify`, which keeps its errors from the calls."""
+"""Observers of attempts: `Watcher`, and `notify`, which reports its errors and never raises."""
 
 from __future__ import annotations
 

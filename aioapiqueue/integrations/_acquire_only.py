@@ -1,4 +1,4 @@
-"""The base of adapters for limiters with an `acquire` and no `release`, for coroutines and threads.
+"""The base of adapters for limiters that have an `acquire` and no `release`, async or not.
 
 Their libraries report neither the cost nor the end of a call. So a queue that limits another unit
 or concurrency is refused: costs would be wrong, and permits would never be returned.

@@ -64,7 +64,7 @@ def shortened(advice: Advice, most: float) -> Advice:
 
     If the hold was longer, the advice is malformed.
     """
-    # A reset may be hours away, as that of a daily quota is: only a long hold is malformed.
+    # The reset of a daily quota may be hours away, so only a long hold is malformed.
     remaining = tuple(
         one if one.reset is None or one.reset <= most else replace(one, reset=most)
         for one in advice.remaining

@@ -1,9 +1,10 @@
-"""Applies the response to a call to its queue. Reads no clock.
+"""Applies to a queue what the response to one of its calls asks for. Reads no clock.
 
 A response can be wrong or malicious. No response may close a lane for longer than an hour (or
 `max_hold`, if longer), assuming that the next calls cost as much as this one. A learnt limit or
-true cost that would do so is malformed: it is counted and not applied. A true cost may close a lane
-for longer only if your own limit is that slow: with `"100000 tokens/day"`, a day holds 100,000.
+true cost that would do so is malformed: it is counted and not applied. The exception is a true cost
+that your own limit admits in one period: with `"100000 tokens/day"`, a call that used 100,000
+tokens closes its lane for a day.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aioapiqueue import Concurrency
+from aioapiqueue import Concurrency, Rate
 from aioapiqueue.integrations._advice import MAX_HOLD
 from aioapiqueue.spi import grammar, limit_types, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioapiqueue import Rate, Slot
+    from aioapiqueue import Slot
     from aioapiqueue.integrations._advice import Advice, Quota
     from aioapiqueue.integrations._learning import Learner
     from aioapiqueue.spi import Cost, Reporter
@@ -64,17 +65,17 @@ def apply_advice(
         _may_have_limit,
         costs=reporter.costs_of(slot),
         longest=max(max_hold, MAX_HOLD),
-        # A server that refuses a call may do so because it is larger than the limit.
+        # The server may have refused the call because it is larger than the limit.
         reserves=reserves or advice.throttled or advice.refused,
     )
-    if failure is not None:  # first: the remaining amount of the server does not contain this cost
+    if failure is not None:  # before `sync`, because the server has not counted the full cost
         slot.settle(failure)
     # Even if the response reports no quota: while limits are learnt, a lane waits for its first
     # response.
     reporter.answered(slot)
     # The server may count a unit that the queue does not know, and that `sync` would refuse.
     quotas = [one for one in advice.remaining if one.unit in reporter.units]
-    if advice.malformed:  # a quota without a reset may be the one that could not be parsed
+    if advice.malformed:  # a missing reset may be the value that could not be parsed
         quotas = [one for one in quotas if one.reset is not None]
     # Before periods are guessed: only a stated period may end a remaining amount.
     given = [(one, _reset_of(one, max_hold)) for one in quotas]
@@ -151,7 +152,7 @@ def _may_have_limit(
     # The wait of the next call of this cost, if it comes at once: this call leaves `burst - cost`,
     # and the next one needs `cost`.
     wait = (2 * cost - rate.burst) * rate.interval
-    # A limit of one call in years is an error of the server.
+    # A limit such as one call in years is an error of the server.
     return wait <= longest and max(1, cost) * rate.interval <= _SLOWEST
 
 
@@ -183,7 +184,7 @@ class Settling:
             wrong = wrong or next(iter(excess.values()), "")
             stated = cost if isinstance(cost, Mapping) else {}
             rest = {unit: amount for unit, amount in stated.items() if unit not in excess}
-            # A plain number that is impossible leaves nothing to settle.
+            # If the whole cost is impossible, nothing is left to settle.
             if rest or not excess:
                 slot.settle(rest if excess else cost)
         if wrong:
@@ -201,7 +202,8 @@ class Settling:
             unit, amount = limit.unit, costs[limit.unit]
             # Allowed in any case: the cost that the user has reserved, and what the user's limit
             # admits at once or in one period, however long that period is.
-            least = max(charged.get(unit, 0), limit.calls, limit_types.largest_of(limit))
+            at_once = limit.burst if isinstance(limit, Rate) else limit.calls
+            least = max(charged.get(unit, 0), limit.calls, at_once)
             if (amount - least) / limit_types.rate_of(limit) > self._longest:
                 excess[unit] = f'{grammar.count_text(amount, unit)}, far above the limit "{limit}"'
         return excess

@@ -1,4 +1,4 @@
-"""Responses of AWS: whether a call was throttled, for how long, and which account it counts in.
+"""Responses of AWS: whether a call was throttled, how long to wait, and which account it counts in.
 
 This module needs no client, so that responses to botocore's clients and to other programs of
 `aioapiqueue run` are judged by the same rules.
@@ -34,7 +34,7 @@ THROTTLE_CODES = frozenset(
         "ThrottlingException",
         "TooManyRequestsException",
         "TransactionInProgressException",
-        # Amazon EC2 Auto Scaling, API reference, "Common errors"; botocore does not have it.
+        # Amazon EC2 Auto Scaling, API reference, "Common errors"; not in botocore's list.
         "RateExceeded",
     }
 )
@@ -130,7 +130,7 @@ def hold_of(
         for name, value in headers.items()
         if name.lower() == wanted
     ]
-    holds = [seconds for seconds in asked if seconds >= 0]  # NaN is not
+    holds = [seconds for seconds in asked if seconds >= 0]  # False for NaN
     malformed = len(holds) < len(asked) or any(seconds > max_hold for seconds in holds)
     # The first is that of `x-amz-retry-after`, if it is valid.
     return (min(holds[0], max_hold) if holds else None), malformed
@@ -145,9 +145,9 @@ def _number(text: str) -> float:
 def account_of(access_key_id: str, account_id: str | None = None) -> str:
     """Return an id of the account whose quotas a call counts against.
 
-    This is the account id if it is known or encoded in the access key id, as it is in AWS's newer
-    ones and in those of temporary credentials. So refreshed credentials stay in one account. For an
-    older access key id, it is the access key id itself.
+    This is the account id if it is known, or encoded in the access key id, as in newer ones and in
+    those of temporary credentials. So refreshed credentials stay in one account. Otherwise, it is
+    the access key id itself.
 
     >>> account_of("ASIAQNZGKIQY56JQ7WML")
     '029608264753'

@@ -7,7 +7,7 @@ the request, so that no signature expires during the wait. Presigning does not e
 The slot is held until `response-received`, which has the response of each attempt; there, the slot
 reports throttling. A call that is cancelled or interrupted emits no further event, so events alone
 would leak its slot. Therefore the client's `_make_api_call`, which every call goes through, is
-wrapped in a `finally` that releases the slot. To pace a session is to do this to each new client.
+wrapped in a `finally` that releases the slot. In a paced session, each new client gets all this.
 
 Signing may need a request of its own: to refresh credentials, or to create the session of an S3
 directory bucket. That request is paced as well, but ahead of all waiters. The call that needs it
@@ -137,14 +137,14 @@ class Pacer(ABC):
         self._client = client
         self._make_api_call = client._make_api_call  # noqa: SLF001 - see the module's docstring
         self._service = client.meta.service_model.service_name
-        # Events have the service id, such as "auto-scaling"; `create_client` and presets do not.
+        # Events use the service id, such as "auto-scaling"; `create_client` and presets do not.
         service_id = client.meta.service_model.service_id.hyphenize()
         self._handlers = {
             f"request-created.{service_id}": self._start,
             f"before-parse.{service_id}": self._keep_unparsed,
             f"response-received.{service_id}": self._finish,
         }
-        # An attribute of the object, which hides the method of its class.
+        # An attribute of the client object hides the method of its class.
         client._make_api_call = self._paced_api_call  # noqa: SLF001
         for event, handler in self._handlers.items():
             # First, because the signer of the client is a handler of the same event.
@@ -158,7 +158,7 @@ class Pacer(ABC):
         max_hold: float,
         profile: BedrockProfile | None = None,
     ) -> Callable[[], None]:
-        """Let `source` pace `client`, and return the function that ends it."""
+        """Let `source` pace `client`, and return the function that ends the pacing."""
         # The class is not enough: clients of aiobotocore inherit from those of botocore.
         if not isinstance(client, cls.client_class) or _library(client) != cls.library:
             raise cls.refusal("client", client)
@@ -184,7 +184,7 @@ class Pacer(ABC):
                 return
             for event, handler in self._handlers.items():
                 self._client.meta.events.unregister(event, handler)
-            # If another library has wrapped this method, it stays, and does nothing from now on.
+            # If another library has wrapped our method, ours stays, but no longer paces anything.
             if self._client._make_api_call == self._paced_api_call:  # noqa: SLF001
                 self._client._make_api_call = self._make_api_call  # noqa: SLF001
             del self._client._aioapiqueue  # noqa: SLF001 - ours
@@ -239,7 +239,7 @@ class Pacer(ABC):
             remedy = ": pace the meta.client of a resource"
         return TypeError(f"{thing!r} is not {article} {cls.library} {what}{remedy}")
 
-    # Clients that await and clients that block differ in these.
+    # Async and synchronous clients differ in these.
 
     def drive(self, coroutine: Coroutine[Any, Any, object]) -> object:
         """Return what a handler of botocore must return for a coroutine."""
@@ -280,7 +280,7 @@ class Pacer(ABC):
         if needs is not None:
             call.reporter = Reporter(_queue_in(needs.queue))
             call.reporter.watch()
-            # A call that the signing of another one needs goes first: that one has waited already.
+            # A call that is needed to sign another one goes first: the other has already waited.
             await self.take(needs, call, 0 if call.outer is None else AHEAD)
         if known is None:
             # Sent without `_make_api_call`, whose `finally` would release the slot later.
@@ -333,7 +333,7 @@ class Pacer(ABC):
             call.release(failed=failed)
 
     def _settle(self, call: AwsClientCall, response: Mapping[str, Any], parsed: object) -> None:
-        """Settle a call to its response, now or at the end of its stream."""
+        """Settle a call to the usage in its response, now or at the end of its stream."""
         # The request is None if the profile does not cover the call.
         profile, slot, request, reporter = self.profile, call.slot, call.request, call.reporter
         if profile is None or slot is None or reporter is None or request is None:
@@ -357,8 +357,8 @@ class Pacer(ABC):
         if usage is not None:
             settle(usage)
             return
-        # A stream ends after its slot, which ends with the headers: `settle` works then, too. Only
-        # values are replaced, so the iteration goes on.
+        # A stream ends after its slot, which ends with the headers, but `settle` still works then.
+        # Only values are replaced, so the iteration is safe.
         for name, value in parsed.items():
             if isinstance(value, EventStream):
                 parsed[name] = UsageStream(value, profile.stream_reader(request), settle)
@@ -382,21 +382,21 @@ class Pacer(ABC):
         if slot is None or reporter is None or response is None:
             return
         status = response["status_code"]
-        if status < 400:  # noqa: PLR2004 - a success, whose output may have an "Error" as well
+        if status < 400:  # noqa: PLR2004 - a success; its output may also have an "Error"
             return
         code = parsed.get("Error", {}).get("Code")
         if not is_throttle(code, status, operation=call.operation, service=self._service):
             return
         seconds, malformed = hold_of(response["headers"], max_hold=self._max_hold)
-        # AWS does not name the limit that was exceeded. The slot holds the lane of the operation,
-        # if there is one.
+        # AWS does not name the limit that was exceeded. This applies to the lane of the operation,
+        # or to the queue if there is no lane.
         slot.throttled(seconds)
         if malformed:
             self.apply(slot, partial(reporter.count, "malformed"))
 
 
 def _queue_in(source: Any) -> ApiQueue:  # noqa: ANN401 - a queue or a `Blocking`
-    """Return a queue as coroutines use it, without an import of the module for threads."""
+    """Return the `ApiQueue` of a source, without importing the threads package."""
     return getattr(source, "queue", source)  # type: ignore[no-any-return]  # as above
 
 
@@ -426,7 +426,7 @@ def pace_clients(
         pacer.check(source, name, max_hold, profile)
     events = core.get_component("event_emitter")
     with _pacing:
-        # All are checked before any is added.
+        # All services are checked before any is added.
         paced = _sessions.setdefault(events, {})
         for name, source in sources.items():
             if name in paced and paced[name][0] is not source:

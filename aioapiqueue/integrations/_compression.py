@@ -26,7 +26,7 @@ class Inflate:
     """
 
     def __init__(self, encoding: str) -> None:
-        # 16: with the header of gzip.
+        # 16 means: with the header of gzip.
         self._decoder = None if encoding == "deflate" else zlib.decompressobj(zlib.MAX_WBITS | 16)
         self._head = b""
         self.is_broken = False
@@ -38,13 +38,13 @@ class Inflate:
             return
         if self._decoder is None:
             data = self._head + data
-            if len(data) < 2:  # noqa: PLR2004 - the header's
-                # The format shows only in both bytes.
+            if len(data) < 2:  # noqa: PLR2004 - its header
+                # Both bytes are needed to recognise the format.
                 self._head = data
                 return
             # A header of RFC 1950 names method 8, "deflate", and is a multiple of 31.
             has_head = data[0] & 15 == zlib.DEFLATED and (data[0] << 8 | data[1]) % 31 == 0
-            # Negative: without a header.
+            # A negative number means: without a header.
             self._decoder = zlib.decompressobj(zlib.MAX_WBITS if has_head else -zlib.MAX_WBITS)
         for start in range(0, len(data), _INPUT):
             rest, is_full = data[start : start + _INPUT], True

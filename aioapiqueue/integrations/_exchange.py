@@ -1,4 +1,4 @@
-"""One request and its response, written once for clients that await and clients that block.
+"""One request and its response, written once for async and synchronous clients.
 
 The code is a generator (a `Flow`). It yields steps, which are functions without arguments. `run`
 calls each step, `run_async` awaits its result. The generator receives what the step returns, or
@@ -83,12 +83,12 @@ class Wire(ABC):
 
 
 def as_blocking(queue: ApiQueue | Blocking) -> Blocking:
-    """Return a queue as threads use it."""
+    """Return the `Blocking` of a queue."""
     return queue if isinstance(queue, Blocking) else blocking(queue)
 
 
 def queue_in(queue: ApiQueue | Blocking) -> ApiQueue:
-    """Return a queue as coroutines use it."""
+    """Return the `ApiQueue` of a `Blocking`."""
     return queue.queue if isinstance(queue, Blocking) else queue
 
 
@@ -99,8 +99,8 @@ def run(flow: Flow[T]) -> T:
         while True:
             try:
                 result = step()
-            # Also KeyboardInterrupt: the flow must release its slot. It may yield more steps, such
-            # as to discard a response, before it raises the error itself.
+            # Including KeyboardInterrupt, because the flow must release its slot. The flow may
+            # yield more steps, such as to discard a response, before it raises the error itself.
             except BaseException as error:  # noqa: BLE001 - raised again in the flow
                 step = flow.throw(error)
             else:
@@ -116,7 +116,7 @@ async def run_async(flow: Flow[T]) -> T:
         while True:
             try:
                 result = await step()
-            # Also CancelledError, as above.
+            # Including CancelledError, as above.
             except BaseException as error:  # noqa: BLE001 - raised again in the flow
                 step = flow.throw(error)
             else:

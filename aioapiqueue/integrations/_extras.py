@@ -14,7 +14,7 @@ def needs(library: str, *, to: str, extra: str, hint: str = "") -> Iterator[None
     """Name the extra to install if an import in the block fails.
 
     Args:
-        library: the library, and its least version if a user may have an older one.
+        library: the library, and the oldest version that works, if users may have an older one.
         to: what the library is needed for.
         extra: the extra that installs the library.
         hint: more text for the error. Default: none.

@@ -28,8 +28,8 @@ LONGEST_NAME = 96
 POLICIES = "ratelimit"
 """The quota of the structured fields `RateLimit` and `RateLimit-Policy`, which contain names."""
 STANDARD = "limit"
-"""The quota of `RateLimit-Limit`, `-Remaining` and `-Reset`. Until the IETF draft -06, their
-policies are in `RateLimit-Policy`."""
+"""The quota of `RateLimit-Limit`, `-Remaining` and `-Reset`, which the IETF draft had until -06,
+with policies in `RateLimit-Policy`."""
 PRIORITY = "anthropic-priority"
 """Prefix of the quotas of Anthropic's priority tier. The server still serves calls beyond them."""
 UNIFIED = "anthropic-ratelimit-unified-"
@@ -104,7 +104,7 @@ def parse_field_name(name: str) -> Field | None:
     # Most names end here, before the slower expressions.
     if "limit" not in name and "priority" not in name:
         return None
-    # Before `_QUOTA`, which would match these names and take the windows for quotas.
+    # Before `_QUOTA`, which would match these names and mistake the windows for quotas.
     if name.startswith(UNIFIED):
         found = _WINDOW.fullmatch(name)
         return found and Field(found[2], UNIFIED + (found[1] or ""))

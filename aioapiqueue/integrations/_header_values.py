@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 _DAY = 86_400.0
 _YEARS = 1e9
-"""A number below is in seconds (30 years); a number above is a date."""
+"""A number below this (30 years) is in seconds; a number above it is a date."""
 _MILLISECONDS = 1e11
-"""A date above is in milliseconds: in seconds, it would be in the year 5138."""
+"""A date above this is in milliseconds: in seconds, it would be in the year 5138."""
 _REMEMBERED = 60.0
-"""Seconds for which a server's clock is assumed to run as fast as the local clock, at least."""
+"""Shortest time in seconds for which an estimate of a server's clock is kept."""
 _LONGEST_VALUE = 64
 """Most characters of a number, duration or date. Real values are shorter."""
 
@@ -36,8 +36,9 @@ class ServerClock:
     """The clock of one server, estimated from the `Date` of many responses.
 
     A `Date` is rounded down to whole seconds, so a time computed from one response is up to a
-    second late. The response that arrives soonest after its `Date` gives a lower bound of how far
-    the server's clock is ahead of the local clock, so that no computed time is early.
+    second late. The response that arrives soonest after its `Date` gives the best lower bound of
+    how far the server's clock is ahead of the local clock. As it is a lower bound, no computed time
+    is early.
     """
 
     __slots__ = ("_ahead", "_before", "_since")
@@ -141,7 +142,8 @@ class Values:
         if server is None:
             return here
         there = date - server - self._age
-        # By the local clock, the time is less than a day away; by the `Date`, it is far.
+        # By the local clock, the time is less than a day away; by the `Date`, it is not. So the
+        # `Date` is wrong.
         if abs(here) <= _DAY < abs(there):
             return here
         return (

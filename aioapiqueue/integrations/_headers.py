@@ -1,6 +1,6 @@
 """Turns the status, headers and body of a response into an `Advice`. Pure: no clock, no client.
 
-Services agree on no format for a time, so all headers accept all of these:
+Services write times in different formats, so every header accepts all of these:
 
 - a number: up to 30 years, it is seconds from now; above, a date in seconds or milliseconds since
   1970;
@@ -14,13 +14,13 @@ These headers are read:
 - `Retry-After`, if the response is throttled. In other responses it means something else: with 202,
   when a job may be done; with 301, when to follow. `retry-after-ms` (OpenAI, Azure OpenAI) and
   `x-ms-retry-after-ms` (Azure: Cosmos DB and others) are in milliseconds and more precise, so they
-  take precedence, and the larger of two counts. `X-RateLimit-Retry-After` (MailerLite classic, API
-  rate limits) comes with every response, so it is read only if the others are missing.
+  take precedence, and the larger of the two counts. `X-RateLimit-Retry-After` (MailerLite classic,
+  API rate limits) comes with every response, so it is read only if the others are missing.
 - `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11:
   `"default";r=0;t=30` and `"default";q=100;w=60`; until -07 `limit=100, remaining=0, reset=30` and
   `100;w=60`; until -06 `RateLimit-Limit` and so on). Quotas of concurrent requests are ignored:
   they refill when other requests end, not at a time.
-- `...-Limit...`, `...-Remaining...` and `...-Reset...` with the same other words (see
+- `...-Limit...`, `...-Remaining...` and `...-Reset...` whose other words are equal (see
   `_field_names.py`): GitHub, GitLab, X, OpenAI, Groq, Discord, Anthropic, Kong, Cerebras, Mistral
   (`x-ratelimit-remaining-req-minute`; `x-ratelimitbysize-...` are tokens), HubSpot (API usage
   details), Akamai (`X-RateLimit-Next`, when the next request may be made). A value of -1 means
@@ -181,7 +181,7 @@ def _is_throttled(
 ) -> bool:
     if status in _THROTTLED:
         return True
-    # Only 403 and 503 are left.
+    # The status is 403 or 503.
     if not fields.keys().isdisjoint(("retry-after", *MILLISECONDS)) or refusal.delay is not None:
         return True
     return status == HTTPStatus.FORBIDDEN and (
@@ -216,12 +216,12 @@ def _hold_of_refusal(quotas: ReportedQuotas, costs: Mapping[str, float]) -> floa
         left, reset = quota.remaining, quota.reset
         if left is None or reset is None:
             continue
-        # Less than the call needs is exceeded, not only 0: a call costs thousands of tokens.
+        # Exceeded if less is left than the call needs, which may be thousands of tokens.
         needed = costs.get(quota.unit, 1)
         if left < needed:
             waits.append(reset)
         elif quota.unit != CALLS and quota.unit not in costs and quota.limit:
-            # The reset is negative, so that the least of equal shares has the latest reset.
+            # The reset is negative, so that `min` picks the latest one among equal shares.
             shares.append((left / quota.limit, -reset))
     if waits:
         return max(waits)

@@ -29,12 +29,12 @@ Key: TypeAlias = "Literal['host', 'route'] | Callable[[Any], Hashable]"
 
 _UNAVAILABLE = 503
 _REFUSED = frozenset({418, 429, 529})
-"""Statuses of requests that the server did not execute, whatever their method."""
+"""Statuses that mean that the server did not execute the request."""
 _IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
 """Methods that may be executed twice (RFC 9110, section 9.2.2)."""
 PATIENCE = 1.0
-"""Seconds to wait for the body of a refusal before its headers are applied and the caller gets it.
-Most bodies arrive together with the headers."""
+"""Seconds to wait for the body of a refusal before its headers are applied, and the caller gets the
+response. Most bodies arrive together with the headers."""
 _ARGUMENTS = {
     "key": "the request",
     "cost": "the request",
@@ -61,7 +61,7 @@ class PacingOptions(TypedDict, total=False):
 class _LateBody:
     """Applies the headers of a refusal if its body does not arrive in time.
 
-    A body can take minutes. The server would refuse every other call meanwhile.
+    A body can take minutes, in which the server would refuse every other call.
 
     Args:
         process: applies the headers.
@@ -223,7 +223,7 @@ class HttpPacer:
 
     def needs_to_prepare(self, cost: Cost) -> bool:
         """Return whether `prepare` must be called before a request with this cost waits."""
-        # Asked before each request: cheap, unless a cost names units while limits are learnt.
+        # Called before each request: cheap, unless a cost names units while limits are learnt.
         known = self._declared
         return known is None or (
             self._learner is not None and isinstance(cost, Mapping) and not known.issuperset(cost)
@@ -254,7 +254,7 @@ class HttpPacer:
         """
         key, cost = self.asked_for(request)
         priority = self._priority(request) if callable(self._priority) else self._priority
-        # Asked before the request is sent, which may use up its body.
+        # Checked before the request is sent, which may use up its body.
         resends = self._resend if self._resend and wire.can_repeat(request) else 0
         slot = yield partial(wire.join, key, cost, priority=priority)
         while True:
@@ -267,21 +267,21 @@ class HttpPacer:
                     return response, slot
                 yield partial(wire.discard, response)
             except BaseException as error:
-                # Most often, the caller was cancelled during the body, and gets no response. The
-                # slot comes first, as the other step may be cancelled as well.
+                # Usually, the caller was cancelled while the body was read. The slot is released
+                # first, because the step after it may also be cancelled.
                 slot.__exit__(type(error), error, None)
                 yield partial(wire.discard, response)
                 raise
             resends -= 1
-            # This releases the old slot before it waits, or fails.
+            # This releases the old slot, even if it fails.
             slot = yield partial(wire.again, slot, cost)
 
     def _send(self, request: Request, slot: AnySlot, wire: Wire, cost: Cost) -> Flow[Response]:
         try:
             response = yield partial(wire.send, request)
         except BaseException as error:
-            # Failed or cancelled, the request may have reached the server, so the call keeps its
-            # cost, unless there was no connection.
+            # The request may have reached the server, although it failed or was cancelled. So the
+            # call keeps its cost, unless there was no connection.
             if wire.is_malformed(error):
                 wire.apply(slot, partial(self._reporter.count, "malformed"))
             elif isinstance(cost, Mapping) and not wire.was_sent(error):
@@ -313,7 +313,7 @@ class HttpPacer:
         # `start` and `end` both run on the loop of the queue, in this order, also for a thread.
         late = _LateBody(partial(self._apply, advice, failure=failure))
         try:
-            # To send the request again needs a connection: this one is free after its body.
+            # A retry needs a connection, and this one is free only after its body.
             if is_worth_reading or is_refused:
                 wire.apply(slot, late.start)
                 body = yield partial(wire.read_body, response)
@@ -342,12 +342,12 @@ class HttpPacer:
         return read_advice(
             status,
             headers,
-            # Of the wall clock, as headers contain dates.
+            # The wall clock, because headers contain dates.
             now=time.time(),
             max_hold=self._max_hold,
             costs=costs,
             body=body,
-            # Only learnt windows are followed so closely that a second matters.
+            # Only for learnt windows does a second matter.
             clock=None if self._learner is None else self._learner.clock,
         )
 
@@ -430,7 +430,7 @@ class AsyncSteps:
 
     def apply(self, slot: Slot, change: Callable[[Slot], None]) -> None:
         """Call `change(slot)`."""
-        # At once: the client runs on the loop of its queue, or `enqueue` would have failed.
+        # Directly: the client runs on the loop of its queue, or `enqueue` would have failed.
         change(slot)
 
 
@@ -474,7 +474,7 @@ class BlockingSteps:
 
 def _refuse_wrong_functions(**values: object) -> None:
     for name, value in values.items():
-        # A coroutine object would be a key with a lane of its own for each call.
+        # As a key, for example, each coroutine object would get a lane of its own.
         if callable(value) and checks.is_coroutine_function(value):
             raise TypeError(
                 f"{name} must be a plain function of {_ARGUMENTS[name]}, not the coroutine "

@@ -1,4 +1,4 @@
-"""The transports for httpx and httpx2, without the classes of one library.
+"""What the transports for httpx and httpx2 have in common.
 
 The two libraries have the same interface, in classes without a common base. A client of one fails
 on objects of the other, and an SDK may refuse a class that inherits from both. So each library has
@@ -113,13 +113,13 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
 
     def _read_environment(self, options: dict[str, Any]) -> None:
         environment = self._environment = getproxies()
-        # No proxy for any host. `proxy_bypass_environment` knows "*" only if it stands alone.
+        # "*" means no proxy for any host. `proxy_bypass_environment` knows it only if it is alone.
         if "*" in map(str.strip, environment.get("no", "").split(",")):
             return
         urls = {scheme: environment.get(scheme) for scheme in ("http", "https", "all")}
         for scheme, url in urls.items():
             if url:
-                # The scheme is often left out.
+                # The scheme of a proxy is often left out.
                 options["proxy"] = url if "://" in url else f"http://{url}"
                 # A transport of these libraries has at most one proxy.
                 self._by_scheme[scheme] = self.transport_types[1](**options)
@@ -151,7 +151,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         response, slot = yield from self.exchange(request, wire)
         reader = self.reader_for(request, *wire.head(response))
         end = partial(self.finish, slot, wire, request, response, reader)
-        if response.is_closed:  # its body came with the headers, so it is not closed again
+        if response.is_closed:  # its body came with the headers, so no close follows
             try:
                 for _ in self._read_at_once(response, reader):
                     yield wire.yield_to_loop
@@ -223,11 +223,11 @@ class PacedTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, Respo
             "SyncRateLimitedTransport"
         )
 
-    # A client enters its transport before it sends a request.
+    # `with` enters the transport of a synchronous client before the first request.
     __enter__ = handle_request
 
     async def __aenter__(self) -> Self:
-        # If one of them cannot be opened, those before it are closed.
+        # If one transport cannot be opened, those before it are closed.
         async with AsyncExitStack() as entered:
             for transport in self.transports:
                 await entered.enter_async_context(transport)
@@ -305,7 +305,7 @@ class PacedSyncTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, R
     __aenter__ = handle_async_request
 
     def __enter__(self) -> Self:
-        # If one of them cannot be opened, those before it are closed.
+        # If one transport cannot be opened, those before it are closed.
         with ExitStack() as entered:
             for transport in self.transports:
                 entered.enter_context(transport)

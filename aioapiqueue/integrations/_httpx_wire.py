@@ -1,6 +1,6 @@
-"""Requests and responses of httpx and httpx2: their steps, and the bodies that end a call.
+"""The steps of requests through httpx and httpx2, and the response bodies that end a call.
 
-A body can be read by clients that await and by clients that block, so each class here serves both.
+Each body class serves both async and synchronous clients.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PacedBody(WatchedStream):
     Args:
         stream: the stream of the library.
         finish: ends the call; called once.
-        abandon: releases the slot; called instead of `finish` by the garbage collector.
+        abandon: releases the slot; called instead of `finish` if the stream is garbage collected.
         reader: as for `WatchedStream`.
     """
 
@@ -69,7 +69,7 @@ class PacedBody(WatchedStream):
 
 
 class _PartlyReadBody:
-    """The stream of a response whose first chunks were read: the caller gets all of them.
+    """The stream of a response whose first chunks have been read; the caller still gets them all.
 
     Args:
         stream: the stream of the library.
@@ -79,7 +79,7 @@ class _PartlyReadBody:
     def __init__(self, stream: Any, rest: Any) -> None:  # noqa: ANN401 - of either library
         self.chunks: list[bytes] = []
         self.error: Exception | None = None
-        """The error that ended the stream. None: the stream goes on."""
+        """The error that ended the stream. None: the rest can be read."""
         self._stream = stream
         self._rest = rest
         self._size = 0
@@ -114,7 +114,7 @@ class _PartlyReadBody:
 
 
 class HttpxWire(Wire):
-    """The steps that are the same for clients that await and for clients that block.
+    """The steps that are the same for async and synchronous clients.
 
     Args:
         library: httpx or httpx2.
@@ -177,12 +177,12 @@ class HttpxWire(Wire):
                 if body.add(chunk):
                     response.stream = body
                     return None
-        # Not a cancellation, after which the flow discards the response.
-        except Exception as error:  # noqa: BLE001 - raised when the caller has read what came before
+        # `Exception`, so not a cancellation: after that, the flow discards the response.
+        except Exception as error:  # noqa: BLE001 - raised when the caller has read the chunks
             body.error = error
             response.stream = body
             return None
-        # This frees the connection: a request that is sent again needs one.
+        # This frees the connection, which a retry needs.
         yield close
         # Still encoded: the client decodes it for the caller.
         content = b"".join(body.chunks)
@@ -195,11 +195,11 @@ class HttpxWire(Wire):
 
     @abstractmethod
     def abandon(self, slot: Any) -> Callable[[], None]:  # noqa: ANN401 - a slot
-        """Return the function by which a finalizer, in any thread, releases a slot."""
+        """Return the function with which a finalizer releases a slot, in any thread."""
 
 
 class AsyncHttpxWire(AsyncSteps, HttpxWire):
-    """The steps of clients that await.
+    """The steps of async clients.
 
     Args:
         pacer: the paced transport.
@@ -229,7 +229,7 @@ class AsyncHttpxWire(AsyncSteps, HttpxWire):
 
 
 class BlockingHttpxWire(BlockingSteps, HttpxWire):
-    """The steps of clients that block.
+    """The steps of synchronous clients.
 
     Args:
         pacer: the paced transport.

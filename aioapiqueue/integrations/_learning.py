@@ -81,8 +81,8 @@ class _Observation(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Known:
-    """What the responses so far show of one quota."""
+class _QuotaHistory:
+    """What the responses so far show about one quota."""
 
     first: _Observation | None = None
     """The first response since the period was found."""
@@ -104,17 +104,17 @@ class Learner:
     def __init__(self, learning: Learning) -> None:
         self.learning = learning
         self.clock = ServerClock()
-        self._quotas: dict[Hashable, _Known] = {}
+        self._quotas: dict[Hashable, _QuotaHistory] = {}
 
-    def _known(self, key: Hashable, quota: Quota) -> _Known:
+    def _history_of(self, key: Hashable, quota: Quota) -> _QuotaHistory:
         # Two quotas of one unit, such as per minute and per day, differ by their size.
         name = (key, quota.unit, quota.limit)
-        known = self._quotas.get(name)
-        if known is None:
+        history = self._quotas.get(name)
+        if history is None:
             if len(self._quotas) >= _MAX_QUOTAS:
-                del self._quotas[next(iter(self._quotas))]  # the first that was added
-            known = self._quotas[name] = _Known()
-        return known
+                del self._quotas[next(iter(self._quotas))]  # the oldest
+            history = self._quotas[name] = _QuotaHistory()
+        return history
 
     def with_periods(self, key: Hashable, quotas: Iterable[Quota], now: float) -> list[Quota]:
         """Return the quotas of a response with their periods.
@@ -131,21 +131,21 @@ class Learner:
         period = quota.period or self.learning.periods.get(quota.unit)
         if period:
             return period
-        known = self._known(key, quota)
+        history = self._history_of(key, quota)
         if quota.remaining is not None and quota.reset is not None and quota.limit:
             seen = _Observation(now, quota.remaining, quota.reset, quota.limit)
-            shown = _observed_period(known.first or seen, known.last or seen, seen)
-            # A shown period starts a new estimate, so that a period which changes is found again.
-            if known.first is None or shown is not None:
-                known.first = seen
-            known.last = seen
-            found = shown or known.period
+            shown = _observed_period(history.first or seen, history.last or seen, seen)
+            # Once responses show a period, a new estimate begins, so that a change is noticed.
+            if history.first is None or shown is not None:
+                history.first = seen
+            history.last = seen
+            found = shown or history.period
             if quota.reset > found:  # a quota refills within its period, so the period is longer
-                known.is_minimum = True
+                history.is_minimum = True
             elif shown is not None:
-                known.is_minimum = False
-            known.period = max(found, quota.reset)
-        return known.period
+                history.is_minimum = False
+            history.period = max(found, quota.reset)
+        return history.period
 
     def period_is_minimum(self, key: Hashable, quota: Quota) -> bool:
         """Return whether the period of a quota may be longer than `with_periods` returned.
@@ -154,7 +154,7 @@ class Learner:
             key: key of the call.
             quota: the quota as reported.
         """
-        return self._known(key, quota).is_minimum
+        return self._history_of(key, quota).is_minimum
 
     def is_bucket(self, key: Hashable, quota: Quota, now: float) -> bool:
         """Return whether a quota refills continuously, as far as responses show.
@@ -166,14 +166,14 @@ class Learner:
         """
         if not self.learning.refills or not quota.limit or quota.period is None:
             return False
-        known = self._known(key, quota)
+        history = self._history_of(key, quota)
         if quota.remaining is not None and quota.reset is not None:
-            # A bucket refills evenly, so that what has been used takes its share of the period.
+            # A bucket refills evenly, so the time until it is full is proportional to what is used.
             full_in = (1 - quota.remaining / quota.limit) * quota.period
             if abs(quota.reset - full_in) > _TOLERANCE * quota.period + _RESET_ERROR:
-                known.contradicted = now
+                history.contradicted = now
                 return False
-        return now >= known.contradicted + _CALM_PERIODS * quota.period
+        return now >= history.contradicted + _CALM_PERIODS * quota.period
 
     @staticmethod
     def rates(advice: Advice, quotas: Iterable[Quota]) -> list[Rate]:
@@ -195,7 +195,7 @@ class Learner:
 
 
 def _observed_period(first: _Observation, last: _Observation, seen: _Observation) -> float | None:
-    """Return the period of a quota by three of its responses, or None."""
+    """Return the period that three responses show for a quota, or None."""
     one, other = _period_of_bucket(first), _period_of_bucket(seen)
     # Two responses in one window may look like those of a bucket, but they state the same end.
     is_later = seen.full_at > first.full_at + _RESET_ERROR

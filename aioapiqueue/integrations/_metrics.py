@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 BOUNDARIES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 """Upper bounds of histogram buckets, in seconds. The first bucket is for calls that did not wait.
-The defaults of both libraries end at 10 s, which is a common wait for a paced call."""
+Prometheus's defaults end at 10 s, a common wait for a paced call; OpenTelemetry's begin at 5 s."""
 Kind = Literal["counter", "updown", "gauge", "histogram"]
 
 
@@ -38,7 +38,7 @@ class Metric:
 
     Attributes:
         name: name without the prefix `aioapiqueue.`.
-        kind: a `counter` never falls; an `updown` is a sum that may fall; a `gauge` is no sum.
+        kind: a `counter` never falls; an `updown` is a sum that may fall; a `gauge` is not a sum.
         unit: UCUM code of the unit.
         description: text for the users of the exporter.
         attributes: names of the attributes, without the queue's name.
@@ -107,7 +107,7 @@ _LANE_COST = _of_lane(_COST, "Total cost of the calls of a lane, after settling.
 _LANE_THROTTLED = _of_lane(_THROTTLED, "Calls of a lane that the server throttled.")
 _LANE_REMAINING = _of_lane(_REMAINING, "Amount that could start now in a lane.")
 
-# All of the constants above: a new one needs no second entry.
+# All constants above, so that a new one needs no second entry.
 METRICS = tuple(one for one in globals().values() if isinstance(one, Metric))
 """All metrics."""
 
@@ -137,7 +137,7 @@ def _read_calls(
     """Yield what a queue and a lane both count, as these metrics."""
     queued, slots, cost, throttled, remaining = metrics
     yield Reading(queued, stats.waiting, lane)
-    # A refunded slot was released: so no count ever falls.
+    # A refund takes a slot out of `released`, and a counter must not fall.
     yield Reading(slots, stats.released + stats.refunded, (*lane, "released"))
     yield Reading(slots, stats.cancelled, (*lane, "cancelled"))
     yield Reading(slots, stats.timed_out, (*lane, "timed_out"))
@@ -171,7 +171,7 @@ class SlotRecorder(Generic[T]):
     def __init__(self, queue: ApiQueue, make: Callable[[Metric, tuple[str, ...]], T]) -> None:
         self._make = make
         self.lane_of = QueueReader(queue).lane_of
-        # No more lanes than `lanes=` and `set_rate` have names, whatever the keys of calls are.
+        # Bounded by the names in `lanes=` and `set_rate`, whatever the keys of calls are.
         self.waits: dict[Hashable, T] = {}
         # All outcomes exist from the start, so that a slot looks up two keys and makes no
         # dictionary.
@@ -193,7 +193,7 @@ class SlotRecorder(Generic[T]):
         return series
 
 
-_Place = tuple[str, Metric, tuple[str, ...]]
+_SeriesKey = tuple[str, Metric, tuple[str, ...]]
 """A queue's name, a metric, and the values of the metric's attributes."""
 
 
@@ -206,8 +206,8 @@ class WatchedQueues:
 
     def __init__(self) -> None:
         self._queues: dict[int, tuple[str, Callable[[], Stats]]] = {}
-        self._deleted: dict[_Place, float] = {}
-        self._highest: dict[_Place, float] = {}
+        self._deleted: dict[_SeriesKey, float] = {}
+        self._highest: dict[_SeriesKey, float] = {}
 
     def add(self, queue: ApiQueue) -> None:
         """Watch a queue until it is garbage collected."""
@@ -220,7 +220,7 @@ class WatchedQueues:
     def _forget(self, number: int) -> None:
         name, stats = self._queues.pop(number)
         for metric, value, attributes in read(stats()):
-            # A refund lowers a cost, but it is a sum over all calls, as a counter is.
+            # A refund lowers a cost, but like a counter, it is a sum over all calls.
             if metric.kind == "counter" or metric in (_COST, _LANE_COST):
                 place = name, metric, attributes
                 self._deleted[place] = self._deleted.get(place, 0.0) + value

@@ -86,7 +86,7 @@ class ReportedQuotas:
 
 
 class _RateLimitPolicy(NamedTuple):
-    """A quota of `RateLimit-Policy`. The unit is None if it is unknown, or concurrent requests."""
+    """A quota of `RateLimit-Policy`. The unit is None if unknown, or for concurrent requests."""
 
     name: Any
     limit: float
@@ -132,7 +132,7 @@ class _QuotaReader:
                 self._read_window(name, _by_kind(fields))
             else:
                 unknown = [one.kind for one, text in fields if _is_unknown(text)]
-                # Most often, nothing is unknown, and nothing is copied.
+                # Usually, nothing is unknown, and nothing is copied.
                 known = [one for one in fields if not _is_unknown(one[1])] if unknown else fields
                 given = _by_kind(known)
                 if "remaining" in unknown and "remaining" not in given:
@@ -244,7 +244,7 @@ class _QuotaReader:
             return ()
 
     def _period_of(self, limit: float) -> float | None:
-        """Return the period of the policy with this size. Its quota is then read."""
+        """Return the period of the policy with this size, and mark the policy as read."""
         for place, policy in enumerate(self._policies):
             if policy.limit == limit and policy.unit is not None:
                 self._matched.add(place)
@@ -317,7 +317,7 @@ def _policies(texts: tuple[str, ...]) -> Sequence[_RateLimitPolicy]:
     Raises:
         ValueError: they are malformed.
     """
-    # A server repeats its policies in each response. Short ones, as they are, come from a cache.
+    # A server repeats its policies in each response, so they are parsed once, unless they are long.
     return (_cached_policies if sum(map(len, texts)) <= _LONGEST_CACHED else _parse_policies)(texts)
 
 
@@ -329,7 +329,7 @@ _cached_policies = lru_cache(maxsize=64)(_parse_policies)
 
 
 def _policy(name: Any, given: Mapping[str, Any]) -> _RateLimitPolicy:  # noqa: ANN401 - as the library has it
-    """Return one policy. Until draft -07, its size is in the place of its name.
+    """Return one policy. Until draft -07, its size stands in the place of its name.
 
     Raises:
         ValueError: the policy has no size.

@@ -37,8 +37,8 @@ MAX_BODY = 65_536
 """Size in bytes of the largest body that is parsed. Real bodies have a few kilobytes."""
 
 _MAX_ENCODED = 4096
-"""Most bytes of a compressed body that the client library decodes, to up to 1,000 times its size.
-Real bodies have a few hundred bytes."""
+"""Most bytes of a compressed body, because the client library may decode them to 1,000 times as
+many. Real bodies have a few hundred bytes."""
 
 _PERMANENT = frozenset(
     {
@@ -57,7 +57,7 @@ _PERMANENT = frozenset(
 )
 _PERIOD = re.compile(r"per_?(second|minute|hour|day)", re.IGNORECASE)
 _MAX_ENTRIES = 64
-"""Most entries of a list that are read."""
+"""Most entries that are read of a list."""
 
 
 @dataclass(slots=True)
@@ -129,7 +129,7 @@ def read_body(body: bytes, values: Values) -> RefusalBody:
         error = one.get("error")
         if isinstance(error, dict):
             _read_error(error, found, delays)
-    # A delay that is not a text is malformed, as an empty text is.
+    # A delay that is not a text is malformed: an empty text, which `wait` refuses, stands for it.
     waits = [values.wait([text if isinstance(text, str) else ""]) for text in delays]
     found.delay = max((wait for wait in waits if wait is not None), default=None)
     return found
@@ -138,7 +138,7 @@ def read_body(body: bytes, values: Values) -> RefusalBody:
 def _read_error(error: dict[str, Any], found: RefusalBody, delays: list[object]) -> None:
     details = error.get("details")
     own = details.get("error_code") if isinstance(details, dict) else None
-    # OpenAI has it in the first two, Anthropic in the last.
+    # OpenAI sends the code in the first two, Anthropic in the last.
     for code in (error.get("code"), error.get("type"), own):
         found.refused |= isinstance(code, str) and code in _PERMANENT
     for detail in _mappings(details):

@@ -19,7 +19,7 @@ class MalformedUsageError(ValueError):
 
     Args:
         reason: what the response reports, and why it is impossible.
-        cost: true cost by the rest of the response. Default: None, the reserved cost.
+        cost: true cost according to the rest of the response. Default: None, the reserved cost.
     """
 
     def __init__(self, reason: str, cost: Cost | None = None) -> None:
@@ -96,7 +96,7 @@ class WatchedStream(ABC):
     """Base class of a stream whose chunks are read before the caller gets them.
 
     Args:
-        stream: the stream, for clients that await or clients that block.
+        stream: the stream, async or not.
         reader: reads each chunk. None: there is no reader.
     """
 
@@ -119,8 +119,8 @@ class WatchedStream(ABC):
         try:
             async for chunk in self._stream:
                 if reader is not None:
-                    # Cancelled here, the call is settled to what was read, as it is if the caller
-                    # leaves the stream early. The caller does not get this chunk either.
+                    # If cancelled here, the call is settled to what was read, as if the caller had
+                    # left the stream early. The caller does not get this chunk.
                     for _ in reader.steps(chunk):
                         await asyncio.sleep(0)
                 yield chunk
@@ -165,7 +165,7 @@ class UsageStream(WatchedStream):
     def _end(self) -> None:
         try:
             usage = self._usage()
-            # The caller may leave the stream and go on with it: it then ends twice.
+            # The caller may leave the stream and resume it later: it then ends twice.
             if usage is not None and usage != self._last:
                 self._last = usage
                 self._found(usage)

@@ -98,7 +98,7 @@ async def paced(
     """
     async with AsyncExitStack() as stack:
         opened: Any = client
-        # What `create_client` returns is not a client yet.
+        # `create_client` returns a context manager, which has no `meta`.
         if not hasattr(client, "meta"):
             opened = await stack.enter_async_context(client)
         # After the client, so that the pacing ends before the client is closed.

@@ -6,7 +6,7 @@
                 await response.json()
 
 Every request that is sent takes a slot of its own, including redirects. Put this middleware last in
-the list, so that requests sent by the others (retries, authentication) are paced as well. The
+the list, so that requests sent by other middlewares (retries, authentication) are also paced. The
 `middlewares=` of a single request replace those of the session. With `concurrency=1`, aiohttp's
 `DigestAuthMiddleware` can block itself: it does not release a 401 response, and if the body of that
 response is large, it holds the only slot until the request times out.
@@ -26,7 +26,8 @@ from weakref import ref
 from aioapiqueue.integrations._extras import needs
 
 with needs("aiohttp 3.12 or later", to="pacing aiohttp sessions", extra="aiohttp"):
-    # Some names are for annotations only, but without them an old aiohttp would not fail here.
+    # Some names are used in annotations only. Imported here, they make an old aiohttp fail with the
+    # message above.
     from aiohttp import (
         ClientConnectorError,
         ClientError,
@@ -128,8 +129,8 @@ class _AiohttpWire(AsyncSteps, Wire):
 
     def is_malformed(self, error: BaseException) -> bool:
         """Return whether aiohttp could not parse the headers of a response."""
-        # By the cause: the same class of error comes from a proxy that refuses, and from
-        # `raise_for_status`, after responses that have been parsed.
+        # Judged by the cause: a proxy that refuses and `raise_for_status` raise the same class of
+        # error after responses that have been parsed.
         return isinstance(error.__cause__, http.HttpProcessingError)
 
     def was_sent(self, error: BaseException) -> bool:

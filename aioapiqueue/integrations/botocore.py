@@ -60,7 +60,7 @@ class _BlockingPacer(Pacer):
         try:
             slot.__enter__()
         except BaseException:
-            call.slot = None  # it has left the queue itself
+            call.slot = None  # `__enter__` has taken the slot out of the queue
             raise
 
     def apply(self, slot: BlockingSlot, change: Callable[[Any], None]) -> None:

@@ -73,7 +73,7 @@ class LoggingObserver:
         if level > logging.DEBUG:
             place = event.queue, event.kind
             at, skipped = self._last.get(place, (float("-inf"), 0))
-            # An earlier time is that of another event loop, with another clock.
+            # An earlier time comes from another event loop, which has another clock.
             if at <= event.at < at + _INTERVAL:
                 self._last[place] = at, skipped + 1
                 return

@@ -107,7 +107,7 @@ class PrometheusObserver(Collector):
             for name, (_, value, attributes) in readings:
                 families[metric].add_metric([name, *attributes], value)  # type: ignore[attr-defined]  # of all kinds
         for (metric, name, attributes), bins in list(self._bins.items()):  # calls may add bins
-            counts, seconds = list(bins.counts), bins.sum  # at once: other threads make calls
+            counts, seconds = list(bins.counts), bins.sum  # together: other threads make calls
             total, buckets = 0, []
             for boundary, count in zip((*BOUNDARIES, float("inf")), counts, strict=True):
                 total += count

@@ -99,13 +99,13 @@ class RateLimitedAdapter(HttpPacer, HTTPAdapter):
         wire = _RequestsWire(self, lambda request: HTTPAdapter.send(self, request, *args, **kwargs))
         response: requests.Response
         response, slot = run(self.exchange(request, wire))
-        end = _End(response, partial(self.finish, slot, wire, request), slot)
+        end = _ResponseEnd(response, partial(self.finish, slot, wire, request), slot)
         raw = response.raw
         if raw is None or raw.closed or getattr(raw, "length_remaining", None) == 0:
             # The whole response has arrived.
             end()
         else:
-            end.when_over(raw)
+            end.attach_to(raw)
         return response
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
@@ -175,11 +175,11 @@ class _RequestsWire(BlockingSteps, Wire):
         if isinstance(error, ConnectTimeout):
             return False
         reason = getattr(error.args[0], "reason", None) if error.args else None
-        reason = getattr(reason, "original_error", reason)  # of a proxy
+        reason = getattr(reason, "original_error", reason)  # an error of a proxy wraps it
         return not isinstance(reason, NewConnectionError | ConnectTimeoutError)
 
 
-class _End:
+class _ResponseEnd:
     """Ends the call of a response, once, when its body is read, closed or garbage collected.
 
     Args:
@@ -206,7 +206,7 @@ class _End:
         # First, as `_finish` runs a function of the user, which may close the response again.
         self._over = True
         raw = None if self._raw is None else self._raw()
-        if raw is not None:  # restores the methods of the class
+        if raw is not None:  # restore the methods of the class: see `attach_to`
             del raw.stream, raw.close, raw.release_conn
         response = self._response()
         if response is None:  # called by the garbage collector
@@ -214,11 +214,11 @@ class _End:
         else:
             self._finish(response)
 
-    def when_over(self, raw: Any) -> None:  # noqa: ANN401 - of urllib3, or of a mock
-        """Call this when a response of urllib3 returns its connection, or has been read."""
-        # Three methods of the response are replaced: a wrapper would have to support every way to
-        # read it. The reference is weak, so that the new methods do not keep the response alive:
-        # its connection is closed when it is garbage collected.
+    def attach_to(self, raw: Any) -> None:  # noqa: ANN401 - of urllib3, or of a mock
+        """Arrange for this to be called when urllib3's response returns its connection or ends."""
+        # Three methods of the response are replaced, because a wrapper would have to support every
+        # way to read it. The reference is weak, so that the new methods do not keep the response
+        # alive: its connection is closed when it is garbage collected.
         own = self._raw = ref(raw)
 
         def ending(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -232,7 +232,7 @@ class _End:
             return call
 
         def stream(*args: Any, **kwargs: Any) -> Iterator[bytes]:  # noqa: ANN401 - passed on
-            try:  # the response of a mock never returns a connection
+            try:  # needed for a mock's response, which never returns a connection
                 yield from chunks(own(), *args, **kwargs)
             finally:
                 self()

@@ -1,7 +1,7 @@
-"""What the programs use of the integrations: what responses ask for, and in which account.
+"""Names that the programs use: what a response asks for, and which account it counts against.
 
-`Advice` and `Quota` are public, too, in `integrations.http`, which loads all of the HTTP clients'
-machinery: the hub needs these values alone.
+`Advice` and `Quota` are also public in `integrations.http`, but that loads everything that HTTP
+clients need, and the hub needs only these values.
 """
 
 from aioapiqueue.integrations._advice import MAX_HOLD, Advice, Quota, shortened

@@ -86,7 +86,7 @@ class QueueRateLimiter(BaseRateLimiter[int]):
         callback: Callable[..., Coroutine[Any, Any, Any]],
         args: Any,  # noqa: ANN401 - as the base class has it
         kwargs: dict[str, Any],
-        endpoint: str,  # noqa: ARG002 - the limits do not go by it
+        endpoint: str,  # noqa: ARG002 - no limit depends on it
         data: dict[str, Any],
         rate_limit_args: int | None,
     ) -> Any:  # noqa: ANN401 - what the callback returns
@@ -135,7 +135,7 @@ def _keys_of(data: dict[str, Any]) -> tuple[str, ...]:
 
 def _seconds_of(refusal: RetryAfter) -> float:
     with warnings.catch_warnings():
-        # It is a number or a timedelta, as the user chooses. A number is deprecated.
+        # A number or a timedelta, as the user has configured. A number is deprecated.
         warnings.simplefilter("ignore", PTBDeprecationWarning)
         after = refusal.retry_after
     seconds = after.total_seconds() if isinstance(after, timedelta) else after

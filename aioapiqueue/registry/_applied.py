@@ -31,12 +31,12 @@ def limits_applied(
     if limits is None:
         return
     if name not in registry.services:
-        name = "default"  # the default applies, which `InForce` names so
+        name = "default"  # the name in `InForce` of the limits that apply then
     if limits.rate or limits.concurrency is not None or limits.adaptive is not None:
         yield name, None, None
     if is_host(name):
         lanes = lanes_of(operation, limits.lanes)
-        # The lane of the method need not exist, and "unlimited" is an empty tuple.
+        # The method may have no lane, and the lane's limits are empty if it is "unlimited".
         yield from ((name, one, None) for one in lanes if limits.lanes.get(one))
         return
     key = lane_key(lane or operation)
@@ -47,7 +47,7 @@ def limits_applied(
     elif found is not None and limits.lanes[found]:
         yield name, str(found), None
     # The lane does not show which parameters the call had. If the call uses several buckets with
-    # `per_operation`, its lane names only the first of them.
+    # `per_operation`, its lane names only the first of them, so all that may apply are included.
     any_of_each = isinstance(key, VariantKey)
     for bucket_name, bucket in limits.buckets.items():
         if bucket.takes(operation, {}) and (any_of_each or not bucket.per_operation):

@@ -1,4 +1,4 @@
-"""Reads from a botocore call what its limits depend on: numbers of its parameters, and its account.
+"""Reads what limits depend on from a botocore call: counts of its parameters, and its account.
 
 The bootstrap that `aioapiqueue run` puts into other programs loads this file by its path. So it
 uses only the standard library, imports nothing of aioapiqueue, and keeps to the syntax of
@@ -15,7 +15,7 @@ AHEAD = float("-inf")
 """The priority of a request that a call with a slot waits for, such as one for credentials."""
 
 MAX_PARAMETERS = 64
-"""Most parameters of a call that are counted. No operation of AWS has limits on half as many."""
+"""Most parameters of a call that are counted, many more than the limits of any operation need."""
 
 _LONGEST_NAME = 64
 _MAX_COUNT = 1 << 53
@@ -58,15 +58,15 @@ def _can_be_named(name: str) -> bool:
 
 def _count(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):  # bool is a subclass of int
-        # `int` also turns enumerations into plain numbers: their text would be a name.
+        # `int` also turns a member of an `IntEnum` into a plain number, whose text is digits.
         return int(min(max(value, 0), _MAX_COUNT))
     return len(value) if isinstance(value, (list, tuple)) else 1
 
 
 def role_account(credentials: Any) -> str | None:  # noqa: ANN401 - of botocore, which has no types
     """Return the account of the role that credentials are for; None if they are for no role."""
-    # botocore has no public way to the role. Its fetcher knows the account before the credentials
-    # are fetched, and whatever their keys are: so a refresh does not look like another account.
+    # botocore has no public way to the role. Its fetcher knows the account before it has fetched
+    # credentials, and whatever their keys are, so a refresh does not look like another account.
     fetcher = getattr(getattr(credentials, "_refresh_using", None), "__self__", None)
     arn = str(getattr(fetcher, "_assume_kwargs", {}).get("RoleArn")).split(":")
     # An ARN is arn:aws:iam::ACCOUNT:role/NAME. A fetcher for single sign-on has no ARN, but the id.

@@ -89,7 +89,7 @@ class Cost:
     def of(self, parameters: Mapping[str, int]) -> float:
         """Return the units that a call with these parameters uses, at least 1."""
         count = 1 if self.parameter is None else parameters.get(self.parameter, 1)
-        return max(1, self.factor * count)  # a call with an empty list is a call, too
+        return max(1, self.factor * count)  # a call with an empty list still uses one
 
     def __str__(self) -> str:
         if self.parameter is None:
@@ -183,7 +183,7 @@ read_buckets = table_of(_read_bucket, f"{{NAME = {_EXAMPLE}}}")
 
 
 def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket:
-    # An unknown key may be a misspelt one, so a missing key is reported only without unknown keys.
+    # An unknown key may be the missing one, misspelt, so only one of the two is reported.
     if not unknown_keys(table, [*LIMIT_KEYS, *keys_of(Bucket)], report, place):
         if not any(one in table for one in LIMIT_KEYS):
             report.add(place, NO_LIMIT)
@@ -203,10 +203,10 @@ def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket
 
 
 def _valid(bucket: Bucket, report: Report, place: Place) -> Bucket:
-    """Return a bucket without the settings that cannot work, which are reported."""
+    """Return a bucket without its invalid settings, and report these."""
     if not bucket.per_operation:
         return dataclasses.replace(bucket, limits=only_one_unit(bucket.limits, report, place))
-    # `ServiceLimits.queue_lanes` makes a lane for each operation: a prefix does not name them.
+    # `ServiceLimits.queue_lanes` makes a lane for each operation, so it needs full names.
     whole = tuple(name for name in bucket.operations if not name.endswith("*"))
     for name in bucket.operations:
         if name not in whole:
@@ -222,9 +222,9 @@ def _valid(bucket: Bucket, report: Report, place: Place) -> Bucket:
 
 
 def only_one_unit(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[Limit, ...]:
-    """Return the limits if they count at most one unit beside calls. If not, report it."""
+    """Return the limits if they count at most one unit in addition to calls, else report it."""
     named = _named_units(limits)
-    if len(named) < 2:  # noqa: PLR2004 - two is more than one
+    if len(named) < 2:  # noqa: PLR2004 - more than one
         return limits
     report.add(place, f"a bucket counts one unit, not {' and '.join(named)}: write two buckets")
     return ()
@@ -285,7 +285,7 @@ def _unit_for(name: str) -> str:
 
 
 def counted_in(bucket: Bucket, unit: str) -> tuple[Limit, ...]:
-    """Return the limits of a bucket, with the unit of its costs replaced."""
+    """Return the limits of a bucket, with the unit of its costs replaced by `unit`."""
     # `only_one_unit` has made sure that there is at most one. Without one, costs are in calls.
     named = (*_named_units(bucket.limits), CALLS)[0]
     return tuple(
@@ -351,7 +351,7 @@ def with_lanes(
         lanes: all lanes, old and new.
         own: the keys of the new lanes.
     """
-    own = dict.fromkeys(own)  # searched for each operation; in order, unlike a set
+    own = dict.fromkeys(own)  # fast to search, and ordered, unlike a set
     found, remaining = dict(buckets), dict(lanes)
     for name, bucket in buckets.items():
         if not bucket.per_operation:
@@ -369,7 +369,7 @@ def with_lanes(
                 kept.append(operation)  # the variant stays a lane in place of the operation's
             elif operation in own:  # its own new lane replaces the variant
                 remaining.pop(lane, None)
-            else:  # a prefix covers it, now or already before
+            else:  # a prefix covers it, in this layer or an earlier one
                 found[str(lane)] = dataclasses.replace(
                     bucket,
                     operations=(operation,),

@@ -1,9 +1,9 @@
-"""Reads values of limits.toml: tables into dataclasses, whose fields `key` makes, and limits.
+"""Readers for the values in limits.toml: for limits, and for tables that become dataclasses.
 
-Each such field has a default and a reader, which turns a value in the file into a value of the
-field. A reader takes the value, the report that collects problems, and the value's place in the
-file. After a problem it returns a harmless value instead of raising, so that one pass finds all
-problems.
+`key` makes a field of such a dataclass, with a default and a reader. A reader takes a value of the
+file, the report that collects problems, and the value's place in the file, and returns the value of
+the field. After a problem it returns a harmless value instead of raising, so that one pass finds
+all problems.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ Reader: TypeAlias = Callable[[object, Report, Place], Any]
 
 EMPTY: Mapping[Any, Any] = MappingProxyType({})
 _MOST = 1e12  # calls; a larger number is a mistake
-_EXAMPLES = f"{grammar.EXAMPLES} ({grammar.FORMS})"
 NO_LIMIT = 'no limit is given: write rate = "10/s"'
 LIMIT_KEYS = ("rate", "burst", "window")
 _DEEPEST = 8  # levels of tables and lists: valid limits need fewer
@@ -40,7 +39,7 @@ def key(read: Reader, default: object, *, name: str | None = None) -> Any:  # no
         default: the field's value if the table does not have the key.
         name: the key. Default: the field's name.
     """
-    # A factory, because CPython 3.11 refuses `EMPTY`, which has no hash there, as a plain default.
+    # A factory, because dataclasses refuse a default without a hash, as `EMPTY` in CPython 3.11.
     return dataclasses.field(default_factory=lambda: default, metadata={"read": read, "key": name})
 
 
@@ -120,7 +119,7 @@ def table_of(read: Reader, example: str, name: Callable[[Any], Hashable] = str) 
 
 
 def flag(*, fallback: bool) -> Reader:
-    """Return a reader of booleans, with a result after errors."""
+    """Return a reader of booleans. Any other value is a problem, and read as `fallback`."""
     return expects(lambda value: isinstance(value, bool), "{} is not true or false", fallback)
 
 
@@ -147,7 +146,7 @@ names: Reader = expects(
 def read_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
     """Read limits as they are written after `rate =` or the name of an operation."""
     if len(place) > _DEEPEST:  # long before Python raises `RecursionError`
-        report.add(place[:_DEEPEST], f"nested too deeply: {_EXAMPLES}")
+        report.add(place[:_DEEPEST], f"nested too deeply: {grammar.REMEDY}")
         return ()
     if isinstance(value, Mapping):
         if not (unknown_keys(value, LIMIT_KEYS, report, place) or value):
@@ -176,7 +175,7 @@ def limit_table(table: Mapping[Any, object], report: Report, place: Place) -> tu
         burst, at = table["burst"], (*place, "burst")
         if not is_number(burst, least=1):
             report.add(at, f"{quoted(burst)} is not a burst: write a number of at least 1")
-        # A burst of 1 is the default: the rate does not state a burst.
+        # 1 is the default, so the rate states no burst.
         elif len(found) == 1 and isinstance(found[0], Rate) and found[0].burst == 1:
             found[0] = dataclasses.replace(found[0], burst=burst)
         elif not report.has((*place, "rate")):  # a problem of the rate may be the reason
@@ -206,11 +205,13 @@ def _limit_text(value: object, report: Report, place: Place) -> tuple[Limit, ...
     try:
         return _parsed(value) if isinstance(value, str) else (limit_types.as_limit(value),)
     except grammar.LimitTextError as error:
-        report.add(place, f"{quoted(value)} is not a limit: {error.reason or _EXAMPLES}")
+        report.add(place, f"{quoted(value)} is not a limit: {error.reason or grammar.REMEDY}")
     except (TypeError, ValueError, OverflowError) as error:
         # The error for a bare number shows how to write it. For another value, it may be very long.
         bare = isinstance(value, int | float) and is_number(value, least=-checks.LARGEST)
-        report.add(place, str(error) if bare else f"{quoted(value)} is not a limit: {_EXAMPLES}")
+        report.add(
+            place, str(error) if bare else f"{quoted(value)} is not a limit: {grammar.REMEDY}"
+        )
     return ()
 
 

@@ -7,6 +7,8 @@ the default one. Its lanes are methods, paths, or both:
     /search/*                all requests whose path begins so
     GET /repos/*/*/issues    this method and path; each * is any text without a "/"
 
+A * at the end of a path also matches "/".
+
 A request has two lanes: that of its method, and one with a path. If several paths match, it is the
 one with the most characters other than *, then with fewer *, then with a method. The operation of
 the request is its method with the path of that lane: `POST /search/*`.
@@ -31,9 +33,9 @@ HOSTS = "hosts"
 
 _PORTS = {"https": 443, "http": 80}
 _LONGEST = 128
-"""Most characters of a host's name: the hub's protocol takes no longer names."""
+"""Most characters of a host's name: the hub's protocol accepts no longer names."""
 _LONGEST_PATH = 100
-"""Most characters of a lane's path, which leaves room for a method before it in such a name."""
+"""Most characters of a lane's path. With a method before it, it still fits into such a name."""
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 _ADDRESS = re.compile(r"[0-9.]+")
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,19}")
@@ -143,7 +145,7 @@ def host_called(text: str) -> str:
         raise ValueError(problem)
     if url.scheme not in _PORTS or url.username is not None or port == 0:
         raise ValueError(_NO_HOST)
-    if port == _PORTS["http"] and not is_host(text):  # read as TLS on port 80 above
+    if port == _PORTS["http"] and not is_host(text):  # https:// was assumed above
         raise ValueError(
             "has port 80, with TLS or without it: write http:// or https:// before the host"
         )
@@ -204,7 +206,8 @@ def _method_problem(method: str, lane: str) -> str | None:
         return (
             None if method == in_capitals else f"has its method in lower case: write {in_capitals}"
         )
-    # A misspelt method would be a lane that no request ever has. `sorted`: the same each time.
+    # A misspelt method would be a lane that no request ever has. Sorted, so that the suggestion is
+    # always the same.
     near = difflib.get_close_matches(in_capitals, sorted(_METHODS), n=1)
     meant = f"did you mean {near[0]}?" if near else "write one such as GET or POST"
     return f"has the method {method}, which HTTP does not define: {meant}"
@@ -300,7 +303,7 @@ class PathLanes:
             method: the HTTP method.
             path: the path as the request sends it, without the query.
         """
-        # A program may send any text as a method. Operations are names that logs and the hub show.
+        # A program may send any text as a method, but logs and the hub show operations.
         known = method if _METHOD.fullmatch(method) else _OTHER
         path = _normal(path)
         for of, lane, pattern in self._lanes:
@@ -337,7 +340,7 @@ def lanes_of(operation: str, lanes: Container[LaneKey]) -> tuple[str, ...]:
 
 def _precedence(lane: tuple[str, str]) -> tuple[int, int, bool, str]:
     # First the lane with the most characters other than *, then with fewer *, then with a method.
-    # The path itself comes last: two equal ranks must not depend on the order in a file.
+    # The path itself comes last, so that the order in the file never decides.
     method, path = lane
     stars = path.count("*")
     return stars - len(path), stars, method == "", path

@@ -99,7 +99,8 @@ class ServiceLimits:
             empty list, all calls share one queue.
         concurrency: largest number of calls in flight. Default: any number.
         order: `"fifo"`, or `"fair"` for operations to take turns.
-        adaptive: how to back off when AWS throttles; True for `Adaptive()`. Default: not at all.
+        adaptive: how to back off when calls are throttled; True for `Adaptive()`. Default: not at
+            all.
         buckets: limits that operations share or that depend on parameters, by name, as in
             limits.toml. They may count other units than calls.
         check: False accepts names that neither this package nor the installed botocore knows.
@@ -132,7 +133,7 @@ class ServiceLimits:
         report = Report("ServiceLimits")
         given = (rate, lanes, scope, concurrency, order, adaptive, buckets, check)  # in their order
         for one, value in zip(dataclasses.fields(self), given, strict=True):
-            # `dataclasses.replace` comes here with values that have been read. Readers return them
+            # `dataclasses.replace` passes values that have been read already, which readers return
             # unchanged.
             read = one.metadata["read"](value, report, (one.name,))
             object.__setattr__(self, one.name, read)  # how a frozen dataclass sets its own fields
@@ -144,7 +145,7 @@ class ServiceLimits:
                 raise LimitsError(f"ServiceLimits: {error}") from error
 
     def __hash__(self) -> int:
-        # Mappings have no hash, which leaves out `buckets`. Equal limits still have equal hashes.
+        # Without `buckets`, as mappings have no hash. Equal limits still have equal hashes.
         return hash((self.rate, tuple(self.lanes.items()), self.scope))
 
     def __repr__(self) -> str:
@@ -254,7 +255,7 @@ def add_layer(
         place: the place of the table.
     """
     buckets = fields.get("buckets", EMPTY)
-    # A lane may be of a variant whose bucket is in the same table.
+    # The bucket of a lane's variant may be in the same table as the lane.
     known = {**base.limits.buckets, **buckets}
     lanes = _without_patterns(fields.get("lanes", EMPTY), known, report, place)
     every = {**base.limits.lanes, **lanes}
@@ -286,7 +287,7 @@ def _without_patterns(
     place: Place,
 ) -> Mapping[LaneKey, tuple[Limit, ...]]:
     """Return the lanes without those that combine a prefix and a variant; report these."""
-    # `with_lanes` gives a variant to an operation, which it has to know by its full name.
+    # `with_lanes` adds variants to operations, so it needs their full names.
     kept = {}
     for lane, limits in lanes.items():
         if (
@@ -318,7 +319,7 @@ class InForce:
         figure: the published limit, if the limits come from a preset.
         share: the share of the published limit.
         concurrency: largest number of calls of the service in flight.
-        adaptive: how the service backs off when AWS throttles.
+        adaptive: how the service backs off when its calls are throttled.
     """
 
     service: str
@@ -345,7 +346,7 @@ def entries(layers: Mapping[str, Layer]) -> Iterator[InForce]:
         for entry, limits in found.items():
             source = sources.get(entry)
             if source is None or (source.figure is not None and not limits):
-                continue  # no limit for all operations together, or a table lifts the published one
+                continue  # there is no such limit, or a table has lifted the published one
             lane, bucket = entry
             text, figure, share = source
             of_all = (of.concurrency, of.adaptive) if entry == Entry() else (None, None)

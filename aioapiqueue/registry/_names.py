@@ -21,7 +21,7 @@ _entries = [entry.partition("=") for entry in SERVICES.split()]
 NAMES = frozenset(name for name, _, _ in _entries)
 """The services, named as in `create_client`."""
 
-# If the id of a service is the name of another one, both are the same service.
+# If the id of a service is also a name (`sms-voice=pinpoint-sms-voice`), it is the same service.
 IDS = {
     **{id_: name for name, _, id_ in _entries if id_ and id_ not in NAMES},
     **{name: id_ for name, _, id_ in _entries if id_ in NAMES},
@@ -51,10 +51,10 @@ def unknown_service(name: str, report: Report | None = None) -> str | None:
 
     Args:
         name: the name to look up.
-        report: limits the number of suggestions, which take milliseconds each, and knows how to
-            switch the check off. Default: suggest, and name the way for files.
+        report: limits the number of suggestions, which take milliseconds each, and tells limits in
+            code from those in a file. Default: suggest, and explain how a file skips the check.
     """
-    if name in NAMES or name in _installed():  # ours first: botocore is slow to load
+    if name in NAMES or name in _installed():  # our list first: botocore is slow to load
         return None
     if name in IDS:
         meant = f": did you mean {IDS[name]!r}?"
@@ -78,12 +78,12 @@ def unknown_operation(service: str, name: str, report: Report | None = None) -> 
     if service == "default":
         shown = quoted(name)
         return f'default accepts only "*": limit {shown} in the table of its service'
-    # Our list first: the installed botocore may be newer, but is slow to load. The last condition
-    # holds if neither knows the service.
+    # Our list first: the installed botocore may be newer, but is slow to load. `_known` is empty if
+    # neither knows the service.
     if _exists(name, operations(service)) or _exists(name, _known(service)) or not _known(service):
         return None
     near: Iterable[str] = _known(service)
-    if name.endswith("*"):  # a prefix is compared with the beginnings of names, of its own length
+    if name.endswith("*"):  # compare it with prefixes of the same length
         near = (f"{one[: len(name) - 1]}*" for one in near)
     meant = _did_you_mean(name, near, report)
     return f"{service} has no operation {quoted(name)}{meant} ({_newer(report)})"
@@ -97,7 +97,7 @@ def unknown_parameter(
     Parameters are known from the installed botocore: without it, no name is refused.
     """
     known = _parameters(service, operations)
-    if not known or name in known:  # none is known without botocore, or of a newer operation
+    if not known or name in known:  # empty without botocore, or if the operations are newer
         return None
     meant = _did_you_mean(name, known, report)
     return (
@@ -113,7 +113,7 @@ def _newer(report: Report | None) -> str:
 
 
 def _exists(name: str, known: frozenset[str]) -> bool:
-    """Return whether a name is known; of one that ends in `*`, whether a known name begins so."""
+    """Return whether a name is known, or if it ends in `*`, whether it matches a known name."""
     return name in known or (name.endswith("*") and any(one.startswith(name[:-1]) for one in known))
 
 
@@ -124,7 +124,7 @@ def _did_you_mean(name: str, known: Iterable[str], report: Report | None) -> str
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return the nearest of some names, quoted; several if they are equally near."""
-    # Without case and hyphens: "Auto-Scaling" is the nearest possible name to "autoscaling".
+    # Case and hyphens do not count: "Auto-Scaling" is a perfect match for "autoscaling".
     wanted = _plain(name[:_LONGEST])
     plain = {_plain(one): one for one in sorted(names)}
     close = difflib.get_close_matches(wanted, plain, n=_MOST_MEANT)
@@ -146,8 +146,8 @@ def operations(service: str) -> frozenset[str]:
 
 @cache
 def _listed() -> Mapping[str, str]:
-    """Return the operations of each service, as a text with spaces between them."""
-    from aioapiqueue.registry.presets.operations import (  # noqa: PLC0415 - large: when needed
+    """Return the operations of each service, as one text separated by spaces."""
+    from aioapiqueue.registry.presets.operations import (  # noqa: PLC0415 - large, rarely needed
         OPERATIONS,
     )
 
@@ -193,7 +193,7 @@ def _operations(service: str) -> Mapping[str, frozenset[str]]:
     """
     if service not in _installed():
         return {}
-    from botocore.loaders import create_loader  # noqa: PLC0415 - it is there, as we have just seen
+    from botocore.loaders import create_loader  # noqa: PLC0415 - installed, as just checked
 
     model = create_loader().load_service_model(service, "service-2")
     shapes = model.get("shapes", {})

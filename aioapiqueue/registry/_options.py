@@ -34,7 +34,7 @@ def all_adaptive(layers: Mapping[str, Layer]) -> dict[str, Layer]:
     """Return limits that make every service adaptive, including services that are not listed."""
     found = dict(layers)
     default = Layer(ServiceLimits(), {Entry(): LimitSource(ADAPTIVE)})
-    # A default that the registry has already replaces the new one.
+    # The registry's own default, if any, replaces this one.
     for service, layer in {"default": default, **layers}.items():
         if layer.limits.adaptive is None:
             limits = dataclasses.replace(layer.limits, adaptive=Adaptive())
@@ -58,7 +58,7 @@ def target_called(text: str) -> tuple[str, str | None]:
     except ValueError as error:
         raise ValueError(f"{quoted(text)} {error}") from None
     name, dot, operation = text.partition(".")
-    # "ec2.DescribeSnapshots" looks like a host, too: its service decides.
+    # "ec2.DescribeSnapshots" also looks like a host: its service decides.
     meant = suggest_host(text)
     if meant and ("." in operation or unknown_service(name) is not None):
         raise ValueError(f"{quoted(text)} is not an AWS operation: for a host, write {meant}=10/s")
@@ -86,7 +86,7 @@ def read_options(
     given: dict[str, dict[Entry, tuple[LimitSource, tuple[Limit, ...]]]] = {}
     for option in options:
         report = Report(f"--limit {quoted(option)[1:-1]}")  # escaped, but without quotes
-        # The last =, because a path may have one, too.
+        # The last =, because a path may contain one.
         target, equals, text = option.rpartition("=")
         try:
             name, operation = target_called(target if equals else "")

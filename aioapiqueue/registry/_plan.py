@@ -12,8 +12,9 @@ this queue, so that the call is charged to all of them at one instant, or to non
 
 AWS counts the calls of some services in one bucket (both versions of API Gateway). A call can be
 charged at one instant in one queue only, so these services share a queue. They may have operations
-of the same name, so each lane is named after its service, too, and the limits of a service are one
-more lane. The first key of a call is still the operation's plain name, for figures and messages.
+of the same name, so the name of each lane begins with that of its service, and the limits of a
+service form one more lane. The first key of a call is still the operation's plain name, for figures
+and messages.
 """
 
 from __future__ import annotations
@@ -51,9 +52,10 @@ class QueuePlan:
     def __init__(
         self, services: Mapping[str, ServiceLimits], shared_buckets: Sequence[str] = ()
     ) -> None:
-        # The first by name, not in the file: processes that share the queue must name it alike.
+        # The first in the alphabet, not in the file: processes that share the queue must give it
+        # the same name.
         self.service = min(services)
-        self.scope = services[self.service].scope  # of all: see `_is_same_bucket`
+        self.scope = services[self.service].scope  # the same for all: see `_is_same_bucket`
         self._services = services
         self._shared_buckets = shared_buckets
         self._units = {name: units_of(limits.buckets) for name, limits in services.items()}
@@ -88,7 +90,7 @@ class QueuePlan:
             buckets.append(name)
             unit = self._units[service][name]
             if unit != CALLS:
-                # A call is never charged more than the bucket can hold: it would never start.
+                # At most what the bucket can hold: a call that costs more would never start.
                 cost = bucket.cost_of(operation, parameters)
                 costs[unit] = min(cost, self._largest[service, name])
         # If a service has limits of shared buckets only, its other calls need no queue. If it has
@@ -109,7 +111,7 @@ class QueuePlan:
         return (*lanes, *shared), costs or 1
 
     def _key(self, service: str, key: str, *, shared: bool = False) -> str:
-        """Return the key of a lane in the queue: with its service, if several services share it."""
+        """Return the key of a lane, prefixed with its service if services share the queue."""
         return key if shared or len(self._services) == 1 else f"{service}.{key}"
 
     def limits(self) -> tuple[tuple[Limit, ...], dict[str, tuple[Limit, ...]]]:
@@ -179,8 +181,7 @@ def plans_for(services: Mapping[str, ServiceLimits]) -> dict[str, QueuePlan]:
         plan = QueuePlan(dict(sorted(members.items())), shared_buckets)
         plans.update(dict.fromkeys(members, plan))
         if len(members) > 1:
-            # Make a queue to see whether it can be made: its calls come later, when an error would
-            # be too late.
+            # Create a queue now, to find errors before the first call.
             try:
                 plan.queue(None)
             except ValueError as error:
@@ -191,7 +192,7 @@ def plans_for(services: Mapping[str, ServiceLimits]) -> dict[str, QueuePlan]:
 
 
 def _is_same_bucket(name: str, limits: ServiceLimits, other: ServiceLimits | None) -> bool:
-    """Return whether two services share a bucket: not if their limits or scopes differ."""
+    """Return whether two services share a bucket, which requires equal limits and scopes."""
     if other is None or other.scope != limits.scope or name not in other.buckets:
         return False
     return other.buckets[name].limits == limits.buckets[name].limits

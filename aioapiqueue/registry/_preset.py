@@ -71,7 +71,7 @@ class Start:
 START_KEYS = tuple(keys_of(Start))
 
 
-class _Whole(NamedTuple):
+class _Unscaled(NamedTuple):
     """Limits as AWS publishes or grants them, before the share is taken."""
 
     limits: tuple[Limit, ...]
@@ -90,7 +90,7 @@ def pop_start(
 def pop_preset(
     service: str, table: dict[str, Any], report: Report, share: float | None
 ) -> tuple[Layer, dict[LaneKey, Place]]:
-    """Remove from a service's table the keys of `Start`, and the lanes that are shares. Read them.
+    """Remove the keys of `Start`, and lanes that are shares, from a service's table; read them.
 
     Args:
         service: the service's name, as in the table.
@@ -103,12 +103,12 @@ def pop_preset(
     """
     place: Place = (service,)
     name = canonical(service)
-    # The keys that make sense only with a preset; they are looked up before they are removed.
+    # The keys that need a preset, noted before they are removed.
     asked: list[str] = [one for one in ("share", "quotas") if one in table]
     start = pop_start(table, report, place)
     shares = _pop_shares(table, report, (*place, "lanes"))
     asked += ["lanes"] * bool(shares)
-    # The table's own preset decides; without one, whether the file has a preset.
+    # The table's own preset decides; without one, the file's.
     if not (share is not None if start.preset is None else start.preset):
         if asked and start.preset is None:
             report.add((*place, asked[0]), NO_PRESET)
@@ -120,7 +120,7 @@ def pop_preset(
         return NOTHING, {}
     quotas = _quotas(name, start.quotas, report, (*place, "quotas"))
     base = _share_of(name, start.share or share or DEFAULT_SHARE, quotas, shares)
-    # Not if only the whole file has a preset, which is for all services that have one.
+    # No error if only the file has a preset: it applies just to services with published limits.
     if not base.sources and (start.preset or asked):
         report.add(
             place,
@@ -160,23 +160,23 @@ def _pop_shares(table: dict[str, Any], report: Report, place: Place) -> dict[Lan
 
 def _quotas(
     service: str, table: Mapping[str, tuple[Limit, ...]], report: Report, place: Place
-) -> dict[LaneKey, _Whole]:
+) -> dict[LaneKey, _Unscaled]:
     """Return the granted limits; report those of variants that AWS does not have."""
     variants = {one.name: one for one in enforceable(service) if one.unless_params}
     shared = {one.name: one for one in enforceable(service) if one.shared}
     buckets = {*variants, *shared}
-    quotas: dict[LaneKey, _Whole] = {}
+    quotas: dict[LaneKey, _Unscaled] = {}
     for name, limits in table.items():
         at = (*place, name)
         # The name of a bucket may have a space, at which `lane_key` would cut it.
         lane = name if name in buckets else lane_key(name)
         figure = shared.get(name)
         if figure is None or not figure.cost:
-            limits = only_calls(limits, report, at)  # noqa: PLW2901 - none, if it is reported
+            limits = only_calls(limits, report, at)  # noqa: PLW2901 - empty after a problem
         else:  # "4/s" counts the published unit, such as instances
-            limits = only_one_unit(limits, report, at)  # noqa: PLW2901 - none, if it is reported
-            limits = counted_in(Bucket(limits=limits), figure.rate.unit)  # noqa: PLW2901
-        quotas[lane] = _Whole(limits, report.source_of(at))
+            limits = only_one_unit(limits, report, at)  # noqa: PLW2901 - empty after a problem
+            limits = counted_in(Bucket(limits=limits), figure.rate.unit)  # noqa: PLW2901 - as above
+        quotas[lane] = _Unscaled(limits, report.source_of(at))
         if not isinstance(lane, VariantKey) or lane.variant not in variants:
             continue
         known = variants[lane.variant].operations
@@ -190,7 +190,10 @@ def _quotas(
 
 
 def _share_of(
-    service: str, share: float, quotas: Mapping[LaneKey, _Whole], shares: Mapping[LaneKey, float]
+    service: str,
+    share: float,
+    quotas: Mapping[LaneKey, _Unscaled],
+    shares: Mapping[LaneKey, float],
 ) -> Layer:
     """Return a share of the limits that AWS publishes or grants for a service.
 
@@ -198,31 +201,31 @@ def _share_of(
         service: the canonical name.
         share: the share, above 0 and at most 1.
         quotas: the granted limits, where they differ from the published ones.
-        shares: the shares of single operations that have another one.
+        shares: the shares of lanes that have one of their own.
     """
     known = enforceable(service)
     if not known:
         return NOTHING
     buckets = {one.name or "": _bucket(one) for one in known if one.shared or one.unless_params}
-    # By lane, by the name of a bucket, or None for all operations together.
-    parts: dict[LaneKey | None, tuple[_Whole, float]] = {}
+    # The key is a lane, the name of a bucket, or None for all operations together.
+    parts: dict[LaneKey | None, tuple[_Unscaled, float]] = {}
     for one in known:
-        # A bucket is one part; of all other limits, each operation has its own.
+        # A bucket is one part. Any other limit is a part for each of its operations.
         names = (one.name or "",) if one.shared or one.unless_params else one.operations or (None,)
-        parts |= dict.fromkeys(names, (_whole_of(one), share))
-    parts |= {name: (whole, share) for name, whole in quotas.items()}
+        parts |= dict.fromkeys(names, (_unscaled_limits_of(one), share))
+    parts |= {name: (unscaled, share) for name, unscaled in quotas.items()}
     # Shortest first, so that the share of an operation replaces that of a prefix.
     for lane in sorted(shares, key=lambda one: len(str(one))):
         for name in _parts_of(lane, parts, buckets):
-            # `parts` may lack the lane: an operation whose limit is that of a prefix.
-            whole = quotas.get(name) or _published(service, name, buckets)
-            if whole is not None:
-                parts[name] = whole, shares[lane]
+            # `parts` may lack the lane, such as an operation that only a prefix covers.
+            unscaled = quotas.get(name) or _published(service, name, buckets)
+            if unscaled is not None:
+                parts[name] = unscaled, shares[lane]
     lanes: dict[LaneKey, tuple[Limit, ...]] = {}
     rate: tuple[Limit, ...] = ()
     sources = {}
-    for part, (whole, of_it) in parts.items():
-        limits = tuple(scaled(one, of_it) for one in whole.limits)
+    for part, (unscaled, taken) in parts.items():
+        limits = tuple(scaled(one, taken) for one in unscaled.limits)
         entry = Entry(part)
         if part is None:
             rate = limits
@@ -231,7 +234,9 @@ def _share_of(
             buckets[part] = dataclasses.replace(buckets[part], limits=limits)
         else:
             lanes[part] = limits
-        sources[entry] = LimitSource(f"{of_it * 100:.6g}% of {whole.where}", whole.figure, of_it)
+        sources[entry] = LimitSource(
+            f"{taken * 100:.6g}% of {unscaled.where}", unscaled.figure, taken
+        )
     scope = known[0].scope  # a test checks that all limits of a service have the same scope
     fields = dataclasses.replace(
         NOTHING.limits, rate=rate, scope=scope, lanes=lanes, buckets=buckets
@@ -239,8 +244,8 @@ def _share_of(
     return Layer(fields, sources)
 
 
-def _whole_of(figure: PublishedLimit) -> _Whole:
-    return _Whole((figure.rate,), figure.source.rpartition("/")[2], figure)
+def _unscaled_limits_of(figure: PublishedLimit) -> _Unscaled:
+    return _Unscaled((figure.rate,), figure.source.rpartition("/")[2], figure)
 
 
 def _bucket(figure: PublishedLimit) -> Bucket:
@@ -258,14 +263,14 @@ def _bucket(figure: PublishedLimit) -> Bucket:
 def _parts_of(
     lane: LaneKey, lanes: Collection[LaneKey | None], buckets: Mapping[str, Bucket]
 ) -> list[LaneKey]:
-    """Return all that the share of a lane applies to: the lane, its variants, and its own buckets.
+    """Return what the share of a lane applies to: the lane, its variants, and its own buckets.
 
-    Buckets that it shares with other operations keep their share.
+    Buckets that it shares with other operations are not affected.
     """
     found: list[LaneKey] = [lane]
     for name, bucket in buckets.items():
         if bucket.per_operation:
-            # The variants of the operations for which no other lane is nearer than this one.
+            # The variants of operations for which this lane is the best match.
             found += [
                 VariantKey(operation, name)
                 for operation in bucket.operations
@@ -276,13 +281,13 @@ def _parts_of(
     return found
 
 
-def _published(service: str, name: LaneKey, buckets: Collection[LaneKey]) -> _Whole | None:
+def _published(service: str, name: LaneKey, buckets: Collection[LaneKey]) -> _Unscaled | None:
     """Return the published limits of a lane or a bucket."""
     if name in buckets:
         figure = next((one for one in published_limits(service) if one.name == name), None)
     else:
         figure = published(service, name)
-    return None if figure is None else _whole_of(figure)
+    return None if figure is None else _unscaled_limits_of(figure)
 
 
 def _why_no_share(service: str, lane: LaneKey) -> str:

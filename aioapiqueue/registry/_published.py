@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_SHARE = 0.5
 """The default share of the published limits. The rest is for other callers in the account."""
 LEAST = 1 / 60
-"""Calls a second that a share keeps at least, unless AWS publishes less."""
+"""Fewest calls a second that a share leaves, unless AWS publishes fewer."""
 
 Scope = Literal["account", "region"]
 SCOPES: tuple[Scope, ...] = ("account", "region")
@@ -164,7 +164,7 @@ def scaled(limit: Limit, share: float) -> Limit:
 
 def _plain(number: float) -> float:
     """Return a number without rounding errors; a whole one as an int."""
-    # 7 % of 100 is 7.000000000000001. What rounds to 0 stays as it is: a limit of 0 is invalid.
+    # 7 % of 100 is 7.000000000000001. A number that would round to 0 is kept: 0 is no valid limit.
     number = round(number, 9) or number
     return int(number) if number == int(number) else number
 

@@ -64,7 +64,7 @@ class PacedCall(NamedTuple):
 
 
 class Registry:
-    """The queues of all services: one for each service, Region and account, made when needed.
+    """The queues of all services: one for each service, Region and account, created at first use.
 
     >>> registry = Registry({"ec2": "10/s", "iam": ServiceLimits("5/s", scope=["account"])})
     >>> registry.find("ec2", region="eu-west-1", account="111122223333")
@@ -109,13 +109,13 @@ class Registry:
         # The default comes last in lists. The sort is stable: it keeps the order of the services.
         self._layers = dict(sorted(layers.items(), key=lambda one: one[0] == "default"))
         self._services = {name: one.limits for name, one in layers.items()}
-        # Not among the services: it has a queue for each service that is not listed.
+        # Kept apart from the services: each service that is not listed gets a queue of its own.
         self._default = self._services.pop("default", None)
         self._observers = tuple(observers)  # each new queue gets them: an iterator would be used up
         self._schedules = schedules
         self._plans = plans_for(self._services)
         self._paths = {name: PathLanes(lanes) for name, lanes in self.hosts.items()}
-        # For services newer than our list: their id may have hyphens that their name does not have.
+        # For services newer than our list: their id may have hyphens that their name lacks.
         self._plain = {name.replace("-", ""): name for name in self._services}
         self._queues: dict[QueueKey, ApiQueue] = {}
         self._dropped: WeakValueDictionary[QueueKey, ApiQueue] = WeakValueDictionary()
@@ -191,7 +191,7 @@ class Registry:
             LimitsError: as in `load`.
         """
         tables = read_toml(text, source)
-        # As if they were written in the file: so they are checked and reported like its own keys.
+        # Added to the file's own keys, so that they are checked and reported in the same way.
         given = {"preset": preset, "share": share}
         tables.update({key: value for key, value in given.items() if value is not None})
         report = Report(source, lines_of(text))
@@ -199,7 +199,7 @@ class Registry:
         report.finish()
         try:
             return cls(layers, observers=observers, schedules=schedules)
-        except LimitsError as error:  # of services that share a queue
+        except LimitsError as error:  # services that share a queue contradict each other
             raise LimitsError(*(f"{source}: {one}" for one in error.problems)) from error
 
     @classmethod
@@ -226,8 +226,8 @@ class Registry:
             base: a registry to start from; the new one has queues of its own. Default: nothing
                 else is paced.
             check: False accepts unknown names. Default: as in `base`.
-            adaptive: True makes every service back off when AWS throttles, also those without
-                limits. Services that are adaptive in `base` keep their settings.
+            adaptive: True makes every service and host back off when it throttles calls, even
+                without limits. Those that are adaptive in `base` keep their settings.
             observers: receive the events of all queues, in place of those of `base`.
             schedules: as in `Registry`, in place of those of `base`.
 
@@ -386,8 +386,8 @@ class Registry:
         )
         queue = self._queues.get(key)
         if queue is None:
-            # A queue that a caller still holds knows which calls it has started: a second one
-            # would admit a burst beside it.
+            # A dropped queue that a caller still holds may start calls, so a second one would
+            # exceed the limits together with it.
             new = self._dropped.get(key)
             if new is None:
                 schedule = None if self._schedules is None else self._schedules(str(key))

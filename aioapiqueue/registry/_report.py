@@ -36,7 +36,7 @@ def quoted(value: object) -> str:
     """Return the `repr` of a value, shortened, for a message."""
     try:
         return _short.repr(value)
-    except ValueError:  # Python writes no number of more than 4,300 digits
+    except ValueError:  # Python refuses to print a number of more than 4,300 digits
         return f"a value of type {type(value).__name__} with too many digits"
 
 
@@ -44,7 +44,7 @@ class Report:
     """Collects problems.
 
     Args:
-        source: the name of the file or the option, which each problem begins with.
+        source: the name of the file or the option, with which each problem begins.
         lines: the lines of places in the file. Default: not known.
         in_code: whether the limits come from a program, not from a file or an option.
     """
@@ -81,7 +81,7 @@ class Report:
         keys = "".join(_key(one) for one in place).removeprefix(".")
         text = ": ".join(filter(None, (self.where(place), keys, problem)))
         self._problems.append((self._line(place), text))
-        # And at the tables around it, because `has` includes problems inside a place.
+        # Also noted for the tables around it, because `has` includes problems inside a place.
         self._at.update(place[:end] for end in range(len(place) + 1))
 
     def has(self, place: Place) -> bool:
@@ -128,7 +128,7 @@ def lines_of(text: str) -> dict[Place, int]:
     found: dict[Place, int] = {}
     table: Place = ()
     for line, statement in _statements(text):
-        # A statement of valid TOML is valid by itself, and each is parsed once: in linear time.
+        # A statement of valid TOML is valid by itself. Each is parsed once, so the time is linear.
         is_head = statement.lstrip().startswith("[")
         for place in _places(tomllib.loads(statement), () if is_head else table):
             found.setdefault(place, line)  # the first line of a table
@@ -167,7 +167,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
         LimitsError: it cannot be read.
     """
     try:
-        return Path(path).read_text("utf-8-sig")  # editors on Windows begin a file with a mark
+        return Path(path).read_text("utf-8-sig")  # Windows editors may add a byte order mark
     except UnicodeDecodeError as error:
         raise LimitsError(f"{path}: cannot be read: save it as UTF-8 ({error})") from None
     except (OSError, ValueError) as error:  # ValueError: the path has a null character
@@ -192,7 +192,7 @@ def read_toml(text: str, source: str) -> dict[str, Any]:
 
 
 def _unquoted(text: str, why: str) -> str:
-    """Return a hint if the line that an error names has a text without quotes."""
+    """Return a hint if the line that an error names contains an unquoted text."""
     place = re.search(r"at line (\d+)", why)
     # Not `splitlines`, which also breaks at characters that tomllib does not count as newlines.
     line = text.split("\n")[int(place[1]) - 1] if place else ""

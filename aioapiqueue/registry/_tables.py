@@ -38,7 +38,7 @@ _TABLE_KEYS.sort(key=lambda one: one in ("lanes", "buckets"))  # in a message, t
 _OF_AWS = ("scope", "buckets", "check", *START_KEYS)
 """Keys that the table of a host cannot have."""
 _DEEPEST_NAME = 10
-"""Number of parts of a host's name, in which TOML nests tables if it is not quoted."""
+"""Depth to which nested tables are searched for a host: TOML nests an unquoted name at its dots."""
 _ALL_KEYS = (*LIMIT_KEYS, *_TABLE_KEYS, *START_KEYS)
 _HOST_KEYS = tuple(one for one in _ALL_KEYS if one not in _OF_AWS)
 _TOP_KEYS = ("preset", "share", "check", "default")
@@ -67,12 +67,12 @@ def read_tables(
     first: dict[str, str] = {}
     if share is not None:
         listed = {canonical(one) for one in tables}
-        # A service without a table starts from the preset, too: as if its table were empty.
+        # A service without a table also starts from the preset, as if its table were empty.
         tables |= {one: {} for one in preset_services() if one not in listed and enforceable(one)}
     found |= _read_hosts(tables, report)  # removes them, so only services are left
     for name, value in tables.items():
         service = canonical(name)
-        # A host without a scheme is a table of an unknown service: name the host, not that problem.
+        # A host without its scheme looks like an unknown service: suggest the host instead.
         if service not in NAMES and (meant := _suggested_hosts(name, value)):
             for one in meant:
                 report.add((name,), f"this is not an AWS service: {_remedy(one)}")
@@ -83,7 +83,7 @@ def read_tables(
         if service in found:
             report.add((name,), f"{first[service]!r} is the same service: remove one of the two")
         first[service] = name
-        if isinstance(value, Layer):  # of another registry or of a file: it has been read
+        if isinstance(value, Layer):  # read already, for another registry or from a file
             found[service] = value
         else:
             found[service] = _read_service(name, value, report, share, known=known, check=check)
@@ -115,7 +115,7 @@ def _read_service(
     else:
         fields = {"rate": read_call_limits(value, report, place)}
     sources = _sources_of(fields, base, report, place)
-    # The `check` of the table, if it has one, comes after that of the file, which it replaces.
+    # The table's own `check`, if any, replaces the file's.
     layer = add_layer(base, {"check": known, **fields}, sources, report, place)
     if check and layer.limits.check:
         # Published names need no check, and may be newer than the installed botocore.
@@ -227,7 +227,7 @@ def _sources_of(
     }
     for name in fields.get("buckets", ()):
         sources[Entry(bucket=name)] = LimitSource(report.source_of((*place, "buckets", name)))
-    # The source of the limits of all calls: the line of the rate, or of the first other setting.
+    # The source of the limits of all calls: the line of the rate, else of another setting.
     own = {"rate": base.limits.rate, **fields}
     given = next((one for one in ("rate", "concurrency", "adaptive") if own.get(one)), None)
     if fields.get("rate") or (Entry() not in base.sources and (given or not base.sources)):

@@ -40,8 +40,8 @@ _Ts = TypeVarTuple("_Ts")
 
 # asyncio runs every timer that is due within one tick of the real clock (1 ns on Linux).
 _RESOLUTION = time.get_clock_info("monotonic").resolution
-# Cancelled timers stay in the heap until they come up, so that a long test with timeouts would only
-# add to it. Pruning when it has doubled costs each timer a constant time on average.
+# Cancelled timers stay in the heap until they come up, so a long test with timeouts would fill it.
+# Pruning it whenever it has doubled costs each timer a constant time on average.
 _PRUNE_ABOVE = 128
 
 
@@ -76,7 +76,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     If you use one `ApiQueue` on several virtual loops, end its calls on the loop on which they
     started, as `asyncio.run` and `asyncio.Runner` do when they cancel what is left. A call that
-    ends later is counted on the new loop, because each virtual clock starts at 0.0.
+    ends later is mistaken for one of the new loop, because each virtual clock starts at 0.0.
 
     Example:
         >>> import asyncio, functools
@@ -181,6 +181,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         self.now = 0.0
         self.grain = 0.0
         self.jobs = 0
+        """Number of running executor jobs, during which the clock stands still."""
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._order = itertools.count()
         self._prune_above = _PRUNE_ABOVE
@@ -228,7 +229,7 @@ class _JumpingSelector(selectors.DefaultSelector):
     def _jump(self, when: float) -> None:
         if self.grain:
             late = -(when - self.now) % self.grain
-            if late < self.grain - _RESOLUTION:  # else: on the grid, but for a rounding error
+            if late < self.grain - _RESOLUTION:  # else it is on the grid, except for rounding
                 when += late
         self.now = max(self.now, when)  # `stall` may have gone beyond it
 

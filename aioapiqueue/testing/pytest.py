@@ -62,7 +62,7 @@ def _loop_factory(item: pytest.Item) -> LoopFactory | None:
         )
     if not enabled:
         return None
-    try:  # here, because the error can still name the test
+    try:  # checked here, where the error can name the test
         VirtualLoop(grain=grain).close()
     except ValueError as error:
         raise pytest.UsageError(f"{item.nodeid}: mark.{_MARK}: {error}") from None
@@ -87,10 +87,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_asyncio_loop_factories(
-    config: pytest.Config,  # noqa: ARG001 - the hook's own
+    config: pytest.Config,  # noqa: ARG001 - the hook's signature
     item: pytest.Item,
 ) -> Generator[None, Mapping[str, LoopFactory] | None, Mapping[str, LoopFactory]]:
-    """Give pytest-asyncio the loop of a marked test; the project decides the loop of others."""
+    """Give pytest-asyncio the loop of a marked test; the project decides for other tests."""
     # A wrapper, so that a hook of the project is called too, and applies to unmarked tests.
     theirs = yield
     factory = _loop_factory(item)

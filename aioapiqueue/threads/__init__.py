@@ -12,9 +12,9 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from aioapiqueue.spi import Controls, ThreadAccess, loops
+from aioapiqueue.spi import ThreadAccess, ThreadControls, loops
 from aioapiqueue.threads import _gevent
-from aioapiqueue.threads._loop import Job, check_alive, home, queues
+from aioapiqueue.threads._loop import Job, background, check_alive, queues
 from aioapiqueue.threads._slot import BlockingSlot, WatchedThreadSlot, frozen
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
     from aioapiqueue import ApiQueue, Slot, Stats
-    from aioapiqueue.spi import Cost, Dispatcher
+    from aioapiqueue.spi import Cost
 
 __all__ = ["Blocking", "BlockingSlot", "blocking"]
 
@@ -58,7 +58,7 @@ def blocking(queue: ApiQueue, *, portal: BlockingPortal | None = None) -> Blocki
     return Blocking(queue, portal=portal)
 
 
-class Blocking(Controls):
+class Blocking(ThreadControls):
     """A queue for threads, from `blocking`; also for greenlets after `monkey.patch_all()`.
 
     Any thread may read figures from the queue itself (`queue.stats`, `queue.waiting`).
@@ -84,7 +84,7 @@ class Blocking(Controls):
         self._access = ThreadAccess(queue)
         self._portal = portal
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._fork_generation = home.fork_generation
+        self._fork_generation = background.fork_generation
         queues.add(queue)  # a child made by fork gives the queue a new loop
 
     def __repr__(self) -> str:
@@ -114,8 +114,8 @@ class Blocking(Controls):
         If a signal handler raises an exception during the wait (KeyboardInterrupt), the call leaves
         the queue, and its slot goes to the next waiting call.
 
-        With `concurrency`, release a slot before you request the next: a thread that waits for a
-        permit that it holds itself waits until another call ends, or until it is interrupted.
+        With `concurrency`, release a slot before you request the next. Otherwise the thread may
+        wait for a permit that it holds itself, until another call ends or it is interrupted.
 
         The arguments are those of `ApiQueue.slot`, and so are the errors, apart from one:
 
@@ -125,7 +125,7 @@ class Blocking(Controls):
         """
         arguments = _arguments(key, keys, priority, cost) | {"timeout": timeout}
         slot = self._slot(arguments, self.queue.enqueue, tries=False)
-        # In this thread, whose context has the slots around this one.
+        # Called in this thread, because the enclosing slots are found in its context.
         self._access.watch(WatchedThreadSlot(slot))
         return slot
 
@@ -178,12 +178,6 @@ class Blocking(Controls):
         # Entered here, to raise `WouldWait` from this call and not from `with`.
         return self._slot(arguments, self._access.try_reserve, tries=True).__enter__()
 
-    def _check_lane(self, key: Hashable) -> None:
-        self._access.check_lane(key)
-
-    def _control(self, do: Callable[[Dispatcher], T]) -> T:
-        return self.call(self._access.control, do)
-
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a plain function in the thread of the loop, and return or raise its result.
 
@@ -200,8 +194,7 @@ class Blocking(Controls):
         (0, 0)
         """
 
-        # As a coroutine function, it runs in the same way as `aclose`: results, errors and
-        # interruptions are handled once, in `Job`.
+        # A coroutine, so that `Job` handles its result, errors and interruptions, as for `aclose`.
         async def run() -> T:
             return function(*args, **kwargs)
 
@@ -224,7 +217,7 @@ class Blocking(Controls):
 
     def _reachable_loop(self) -> asyncio.AbstractEventLoop:
         """Return the queue's loop, or refuse a thread that cannot reach or must not block it."""
-        loop = home.loop() if self._portal is None else self._users_loop(self._portal)
+        loop = background.loop() if self._portal is None else self._users_loop(self._portal)
         if loops.running_loop() is loop:
             raise RuntimeError(_OWN_THREAD)  # a wait for this thread, in this thread, never ends
         check_alive(loop)
@@ -238,7 +231,7 @@ class Blocking(Controls):
         return loop
 
     def _users_loop(self, portal: BlockingPortal) -> asyncio.AbstractEventLoop:
-        if self._fork_generation != home.fork_generation:
+        if self._fork_generation != background.fork_generation:
             raise RuntimeError(
                 "the portal's loop runs in the parent of this process: create a portal in the "
                 "child, or leave portal= out"
@@ -247,7 +240,7 @@ class Blocking(Controls):
             try:
                 self._loop = portal.call(asyncio.get_running_loop)
             except RuntimeError as error:
-                # anyio refuses a call from the thread of the portal's loop, in its own words.
+                # anyio raises an error of its own for a call from the thread of the portal's loop.
                 if loops.running_loop() is None:
                     raise  # the portal's loop does not run, or is not asyncio's
                 raise RuntimeError(_OWN_THREAD) from error
@@ -257,5 +250,5 @@ class Blocking(Controls):
 def _arguments(
     key: Hashable, keys: Sequence[Hashable] | None, priority: float, cost: Cost
 ) -> dict[str, Any]:
-    """Return the arguments of a call, by the names that `ApiQueue.slot` has."""
+    """Return the arguments of a call, named as in `ApiQueue.slot`."""
     return {"keys": ThreadAccess.keys_of(key, keys), "priority": priority, "cost": frozen(cost)}

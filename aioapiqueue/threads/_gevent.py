@@ -77,8 +77,8 @@ def start_loop() -> asyncio.AbstractEventLoop:
         RuntimeError: no thread is left.
     """
     made: list[asyncio.AbstractEventLoop | Exception] = []
-    # Real locks, acquired here and released by the new thread: an event of `threading` would be one
-    # for greenlets.
+    # Real locks, acquired here and released by the new thread: a `threading.Event` would be one for
+    # greenlets.
     started, ended = (original("_thread", "allocate_lock")() for _ in range(2))
     started.acquire()
     ended.acquire()
@@ -92,7 +92,7 @@ def start_loop() -> asyncio.AbstractEventLoop:
             return
         else:
             made.append(loop)
-        finally:  # also if no loop could be made, or the caller would block for ever
+        finally:  # even if no loop could be made, because the caller waits for this
             started.release()
         try:
             loop.run_forever()
@@ -127,7 +127,7 @@ class Gate:
     __slots__ = ("_guard", "_opened", "_watcher")
 
     def __init__(self) -> None:
-        # A real lock, because no greenlet waits for anything while it holds it.
+        # A real lock cannot deadlock here: no greenlet switches to another while it holds it.
         self._guard = original("_thread", "allocate_lock")()
         self._opened = False
         self._watcher: Any = None

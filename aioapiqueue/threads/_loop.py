@@ -131,7 +131,7 @@ class Job(Generic[T]):
             self._loop.call_soon(self._task.cancel)
 
 
-class Home:
+class BackgroundLoop:
     """Our own event loop, for queues without a portal."""
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ class Home:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cooperative = False
         """Whether gevent had replaced threads by greenlets when the loop was started."""
-        # A new one: at a fork, another thread of the parent may hold the old one for ever.
+        # A new lock: if a thread of the parent held the old one at a fork, it is never released.
         self._lock = threading.Lock()
 
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -167,11 +167,11 @@ class Home:
     def after_fork(self) -> None:
         """Start afresh in a child process: the loop's thread and all calls are in the parent."""
         self.fork_generation += 1
-        _left.append(self._loop)
+        _kept_alive.append(self._loop)
         self._forget()
         # The old loops and tickers are kept alive: closing a loop would change the parent's
         # selector, and a ticker that ends would change the queue's new state.
-        _left.extend(ThreadAccess(queue).abandon_loop() for queue in list(queues))
+        _kept_alive.extend(ThreadAccess(queue).abandon_loop() for queue in list(queues))
 
 
 def _start_loop() -> asyncio.AbstractEventLoop:
@@ -184,11 +184,11 @@ def _start_loop() -> asyncio.AbstractEventLoop:
 
 queues: WeakSet[ApiQueue] = WeakSet()
 """Queues that threads have used; after a fork they start afresh."""
-_left: list[object] = []
-"""Objects of parent processes, which must not be collected; see `Home.after_fork`."""
-home = Home()
+_kept_alive: list[object] = []
+"""Objects of parent processes, which must not be collected; see `BackgroundLoop.after_fork`."""
+background = BackgroundLoop()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=home.after_fork)
+    os.register_at_fork(after_in_child=background.after_fork)
 
 
 def check_alive(loop: asyncio.AbstractEventLoop) -> None:

@@ -10,9 +10,9 @@ from weakref import ref
 from aioapiqueue.spi import CALLS, checks
 from aioapiqueue.threads._loop import (
     PATIENCE,
+    background,
     check_alive,
     closed_gate,
-    home,
     post,
     refuse_to_block,
 )
@@ -114,7 +114,7 @@ class BlockingSlot:
             refuse_to_block()
         # Found only now: a slot may be made before a fork, and used after it.
         self._loop = self._find_loop()
-        self._fork_generation = home.fork_generation
+        self._fork_generation = background.fork_generation
         self._gate = closed_gate()
         self._joined = True
         self._loop.call_soon_threadsafe(self._arrive)
@@ -125,13 +125,14 @@ class BlockingSlot:
         if self._entered or self._over:
             raise RuntimeError(_ONE_CALL)
         try:
-            if not self._joined:  # a slot of `again` has joined already
+            if not self._joined:  # `again` and botocore's clients have called `join` already
                 self.join()
             self._wait()
         except BaseException:
             self._leave()
             raise
-        # No call from here on: Python raises an interruption before this line, or in the body.
+        # Nothing is called from here on, so an interruption comes before this line or in the body,
+        # never in between.
         self._entered = True
         return self
 
@@ -225,11 +226,11 @@ class BlockingSlot:
             while not self._gate.acquire(timeout=PATIENCE):
                 check_alive(self._loop)
         if self._error is not None:
-            # Taken out of the slot: the traceback of a raised error refers to this frame, and so to
-            # the slot, which would only be freed by the garbage collector.
+            # Removed from the slot to avoid a reference cycle: the error's traceback refers to this
+            # frame, and so to the slot.
             error, self._error = self._error, None
             raise error
-        # asyncio's own method: the one of this class would claim the slot, in the wrong thread.
+        # asyncio's own method: that of `SlotFuture` would claim the slot, in the wrong thread.
         self.waited = asyncio.Future.result(self._slot).waited
 
     def _leave(self) -> None:
@@ -251,7 +252,7 @@ class BlockingSlot:
 
     def _post(self, what: Callable[[], None]) -> None:
         # After a fork, the child's queue does not know the parent's calls.
-        if self._joined and self._fork_generation == home.fork_generation:
+        if self._joined and self._fork_generation == background.fork_generation:
             post(self._loop, what)
 
     # In the loop's thread.

@@ -149,11 +149,3 @@ async def test_wait_queue_has_few_attributes():
     for queue in queues:
         assert len(vars(introspect.waiters_of(queue))) <= 19
         await queue.aclose(drain=False)
-
-
-async def test_local_limiter_has_few_attributes():
-    """What keeps a queue's own limits has twenty, whatever the queue is used for."""
-    queues = await queues_in_use(Limiter())
-    for queue in queues:
-        assert len(vars(introspect.dispatcher_of(queue).limiter)) <= 20
-        await queue.aclose(drain=False)

@@ -43,7 +43,7 @@ class Side:
         self.coming.put_nowait(None)
 
 
-@pytest.mark.parametrize(("options", "ends"), [({}, 5.0), ({"last_words": 0}, 0.0)])
+@pytest.mark.parametrize(("options", "ends"), [({}, 5.0), ({"linger": 0}, 0.0)])
 async def test_other_side_is_closed(options, ends):
     """Some seconds after the one has ended, in which it may go on; or at once."""
     one, other = Side(), Side()

@@ -606,7 +606,7 @@ def thread_loop() -> asyncio.AbstractEventLoop:
     """Return the loop, in a thread of its own, of all queues that threads use."""
     from aioapiqueue.threads import _loop
 
-    return _loop.home.loop()
+    return _loop.background.loop()
 
 
 def let_threads_look(monkeypatch: pytest.MonkeyPatch, *, every: float) -> None:
@@ -885,9 +885,9 @@ def start_hub(place: HubLocation) -> str | None:
 
 def make_private(directory: Path) -> None:
     """Make a directory that only its user may use."""
-    from aioapiqueue._shared.host.directory import make_private
+    from aioapiqueue._shared.local_sockets import make_private
 
-    make_private(directory)
+    make_private(directory, variable="AIOAPIQUEUE_HUB_DIR")
 
 
 def connect_to_hub(place: HubLocation) -> socket.socket | None:

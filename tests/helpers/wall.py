@@ -1,4 +1,4 @@
-"""Who imports what, and what each class of the library reaches: for tests/test_architecture.py.
+"""Which modules and names each module of the library uses: for tests/test_architecture.py.
 
 Each rule takes sources by module name ("registry._names": "import ..."), so that a test can plant a
 violation, and returns a line for each violation that it finds.
@@ -29,6 +29,8 @@ ORDER = (  # each may import the rooms before it
 )
 LOADED_LATE = {"demo.demonstration", "demo.moto_server", "gateway.environment"}
 """Doors of programs that are apart: they need an extra, or must not need the program's own."""
+PARTS = {"common": (), "host": ("common",), "host_hub": ("common", "host"), "redis": ("common",)}
+"""Parts of `_shared`, and which others each may import; its own modules are "common"."""
 Sources = Mapping[str, str]
 
 
@@ -45,8 +47,15 @@ def library() -> Sources:
 
 
 @cache
-def _tree(source: str) -> ast.Module:
+def tree_of(source: str) -> ast.Module:
+    """Return the syntax tree of a source."""
     return ast.parse(source)
+
+
+@cache
+def nodes_of(source: str) -> Sequence[ast.AST]:
+    """Return all nodes of a source."""
+    return list(ast.walk(tree_of(source)))
 
 
 def room(name: str) -> str:
@@ -65,7 +74,10 @@ def wing(name: str) -> str:
 
 
 class Import(NamedTuple):
-    """A module that is imported, and a name in it (None: the module itself)."""
+    """A module, and a name in it that is imported or used (None: the module itself).
+
+    A name with a dot stands for what a module has that is a name of another: "statements.Hold".
+    """
 
     module: str
     name: str | None = None
@@ -79,7 +91,7 @@ def _short(module: str) -> str:
 def _written_imports(source: str) -> Sequence[tuple[str, str, str | None]]:
     """Return what a source imports of the library: the name there, the module, a name in it."""
     found: list[tuple[str, str, str | None]] = []
-    for node in ast.walk(_tree(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Import):
             found += [(one.asname or one.name, one.name, None) for one in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -99,11 +111,76 @@ def imports_of(sources: Sources, name: str) -> Iterator[tuple[str, Import]]:
             yield known, Import(_short(module), part)
 
 
+@cache
+def _dotted_names(source: str) -> set[tuple[str, ...]]:
+    """Return the names with dots in the code of a source, or in `getattr`."""
+    found = set()
+    inner = {node.value for node in nodes_of(source) if isinstance(node, ast.Attribute)}
+    for node in nodes_of(source):
+        match node:
+            case ast.Attribute() if node not in inner:  # the whole name
+                found.add(_words(node))
+            case ast.Call(func=ast.Name("getattr"), args=[one, ast.Constant(str(name)), *_]):
+                found.add((*_words(one), name))
+    return found
+
+
+@cache
+def _in_strings(source: str) -> Sequence[Sequence[str]]:
+    """Return the words of each name in a string that may be one of the library's modules."""
+    texts = [
+        node.value
+        for node in nodes_of(source)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    return [one.split(".")[1:] for one in texts if one.startswith(f"{PACKAGE}.")]
+
+
+def _words(node: ast.expr) -> tuple[str, ...]:
+    """Return the words of a name with dots; () of any other expression."""
+    match node:
+        case ast.Name(name):
+            return (name,)
+        case ast.Attribute(value, name) if words := _words(value):
+            return (*words, name)
+    return ()
+
+
+def _inside(module: str, name: str) -> str:
+    return name if module == PACKAGE else f"{module}.{name}"
+
+
+def _follow(sources: Sources, module: str, names: Sequence[str]) -> Import:
+    """Follow names from a module into modules inside it; the rest is a name of the last one."""
+    rest = list(names)
+    while rest and _inside(module, rest[0]) in sources:
+        module = _inside(module, rest.pop(0))
+    return Import(module, ".".join(rest) or None)
+
+
+def used_by(sources: Sources, name: str) -> set[Import]:
+    """Return what a module uses of the library: in imports, as attributes of modules, in strings.
+
+    "spi.statements.Hold" is a name of `spi`, whatever module defines it.
+    """
+    known = {PACKAGE: Import(PACKAGE), **dict(imports_of(sources, name))}
+    found = {target for _, target in imports_of(sources, name)}
+    texts = (_follow(sources, PACKAGE, words) for words in _in_strings(sources[name]))
+    found |= {one for one in texts if one.module != PACKAGE}  # other texts are a logger's name
+    for words in _dotted_names(sources[name]):
+        for end in range(len(words) - 1, 0, -1):
+            if target := known.get(".".join(words[:end])):
+                names = [*filter(None, [target.name]), *words[end:]]
+                found.add(_follow(sources, target.module, names))
+                break
+    return found
+
+
 def graph(sources: Sources) -> Mapping[str, set[str]]:
-    """Return which modules each module imports, also those for types only."""
+    """Return which modules each module uses, also those for types only."""
     found: dict[str, set[str]] = {}
     for name in sources:
-        found[name] = {one.module for _, one in imports_of(sources, name)} - {name}
+        found[name] = {one.module for one in used_by(sources, name)} - {name}
         found[name] = {one for one in found[name] if not one.startswith("hub.bootstrap.")}
         if name == PACKAGE:  # it loads the rest of the package at its first use
             found[name] = {one for one in found[name] if room(one) in CORE}
@@ -139,53 +216,120 @@ def circles(imports: Mapping[str, Collection[str]]) -> list[list[str]]:
 
 
 def upward(sources: Sources) -> list[str]:
-    """Return imports of a room that comes later in `ORDER`."""
+    """Return uses of a room that comes later in `ORDER`, or of a part that is not in `PARTS`."""
     places = {one: place for place, rooms in enumerate(ORDER) for one in rooms}
     return [
         f"{name} imports {other}"
         for name, others in graph(sources).items()
         for other in sorted(others)
-        if places[room(other)] > places[room(name)]
+        if places[room(other)] > places[room(name)] or _is_wrong_part(name, other)
     ]
 
 
+def _is_wrong_part(name: str, other: str) -> bool:
+    ours, theirs = part_of_shared(name), part_of_shared(other)
+    if ours is None or theirs is None:
+        return False
+    return theirs not in {ours, *PARTS[ours]}
+
+
+def part_of_shared(name: str) -> str | None:
+    """Return the part of `_shared` that a module belongs to; None: its door, or another wing."""
+    if name == "schedules":
+        return "host"
+    if name.startswith("integrations.redis"):
+        return "redis"
+    first, _, rest = name.partition(".")
+    if first != "_shared" or not rest:
+        return None
+    return room(rest) if room(rest) in PARTS else "common"
+
+
 def past_doors(sources: Sources) -> list[str]:
-    """Return imports of another wing that do not use its door.
+    """Return uses of another wing that are not through its door, or not of its `__all__`.
 
     The core has `spi` and its public names. A room with an underscore has its package; a program
     has its package, `spi`, and `LOADED_LATE`. Any other wing has its modules without an underscore.
     """
-    wrong = []
+    wrong = set()
     for name in sources:
         if name in {PACKAGE, "spi"}:  # they are the doors of the core
             continue
-        for other in sorted(graph(sources)[name]):
-            if wing(other) == wing(name) or other in {"exceptions", PACKAGE}:
+        for module, used in used_by(sources, name):
+            if wing(module) == wing(name):
                 continue
-            first, *inner = other.split(".")
-            if first in PROGRAMS:
-                is_inside = inner not in ([], ["spi"]) and other not in LOADED_LATE
-            elif first.startswith("_"):
-                is_inside = bool(inner)
-            else:
-                is_inside = any(part.startswith("_") for part in inner)
-            if wing(other) == "core" or is_inside:
-                wrong.append(f"{name} imports {other}")
-    return wrong
+            if not _is_door(module):
+                wrong.add(f"{name} imports {module}")
+            elif used and module in sources and not _is_exported(sources, module, used):
+                wrong.add(f"{name} uses {module}.{used}")
+    return sorted(wrong)
 
 
-def reaches_calls(sources: Sources) -> list[str]:
-    """Return uses of `dispatcher_of`, and casts to `Call`, outside of the core."""
-    wrong = []
-    for name, source in sources.items():
-        for node in ast.walk(_tree(source)) if wing(name) != "core" else ():
-            match node:
-                case ast.Name(id="dispatcher_of") | ast.alias(name="dispatcher_of"):
-                    wrong.append(f"{name}: dispatcher_of")
-                case ast.Call(func=ast.Name(id="cast"), args=[kind, _]):
-                    if ast.unparse(kind).strip("'\"").rpartition(".")[2] == "Call":
-                        wrong.append(f"{name}: {ast.unparse(node)}")
-    return wrong
+def _is_door(module: str) -> bool:
+    if module in {"exceptions", PACKAGE, "spi"}:
+        return True
+    first, *inner = module.split(".")
+    if first in PROGRAMS:
+        return inner in ([], ["spi"]) or module in LOADED_LATE
+    if first.startswith("_"):
+        return wing(module) != "core" and not inner
+    return wing(module) != "core" and not any(part.startswith("_") for part in inner)
+
+
+def exports(source: str) -> Sequence[str]:
+    """Return the names in `__all__`."""
+    for node in tree_of(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+    return []
+
+
+def _module_called(sources: Sources, module: str, name: str) -> str | None:
+    """Return the module that has a name in another one, such as `statements` in `spi`."""
+    target = dict(imports_of(sources, module)).get(name)
+    return None if target is None or target.name is not None else target.module
+
+
+def _is_exported(sources: Sources, module: str, name: str) -> bool:
+    first, _, rest = name.partition(".")
+    if first not in exports(sources[module]) and not _OF_PYTHON.fullmatch(first):
+        return False
+    inner = _module_called(sources, module, first)
+    return not rest or inner not in sources or _is_exported(sources, inner, rest)
+
+
+_OF_PYTHON = re.compile(r"__\w+__")
+
+
+def door_names(sources: Sources, module: str) -> set[str]:
+    """Return all names that a door shows: of a module that it exports whole, those of its own."""
+    found = set()
+    for name in exports(sources[module]):
+        inner = _module_called(sources, module, name)
+        whole = exports(sources[inner]) if inner in sources else ()
+        found |= {f"{name}.{one}" for one in whole} or {name}
+    return found
+
+
+def unused_names(sources: Sources, modules: Collection[str]) -> list[str]:
+    """Return the names that some modules show, and no other module uses there."""
+    used = set()
+    for other in sources:
+        for module, name in used_by(sources, other):
+            if module != other and name is not None:
+                first, *inner = name.split(".")
+                used |= {(module, first), (module, ".".join((first, *inner[:1])))}
+    return [
+        f"{module}.{name}"
+        for module in modules
+        for name in sorted(door_names(sources, module))
+        if (module, name) not in used
+    ]
+
+
+def is_private(name: str) -> bool:
+    """Return whether a name has an underscore, and is not one of Python's own."""
+    return len(name) > 1 and name.startswith("_") and not name.endswith("__")
 
 
 # Private names in tests.
@@ -230,116 +374,12 @@ def set_privately(source: str) -> list[str]:
 
 def _is_allowed(name: str) -> bool:
     module, _, last = name.rpartition(".")
-    if name in DOORS or not any(map(_is_private, name.split("."))):
+    if name in DOORS or not any(map(is_private, name.split("."))):
         return True
     return module in DOORS and last in exports(library()[_short(module)])
 
 
-# Classes.
-
-
-class Class(NamedTuple):
-    """A class of the library."""
-
-    module: str
-    node: ast.ClassDef
-
-    @property
-    def own(self) -> Mapping[str, ast.AST]:
-        """The private names that it defines: in its body, or of `self` in a method."""
-        found: dict[str, ast.AST] = {}
-        for node in ast.walk(self.node):
-            match node:
-                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-                    found[name] = node
-                case ast.Name(id=name, ctx=ast.Store()):
-                    found[name] = node
-                case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name, ctx=ast.Store()):
-                    found.setdefault(name, node)
-                case ast.Constant(value=str(name)) if name.isidentifier():  # of `__slots__`
-                    found.setdefault(name, node)
-        return {name: node for name, node in found.items() if _is_private(name)}
-
-    def reads(self) -> set[str]:
-        """Return the private names that it reads of `self`, `cls` or `super()`."""
-        return {
-            node.attr
-            for node in ast.walk(self.node)
-            if isinstance(node, ast.Attribute) and _is_private(node.attr)
-            if ast.unparse(node.value) in {"self", "cls", "super()"}
-        }
-
-
-def _is_private(name: str) -> bool:
-    return len(name) > 1 and name.startswith("_") and not name.endswith("__")
-
-
-@cache
-def _classes(source: str) -> Sequence[ast.ClassDef]:
-    return [node for node in ast.walk(_tree(source)) if isinstance(node, ast.ClassDef)]
-
-
-def _class_called(sources: Sources, module: str, name: str) -> Class | None:
-    """Return a class of the library by a name, perhaps with dots, in one of its modules."""
-    if module not in sources:
-        return None
-    first, _, rest = name.partition(".")
-    for node in _classes(sources[module]):
-        if node.name == name:
-            return Class(module, node)
-    for known, target in imports_of(sources, module):
-        if known == first:
-            inner = ".".join(filter(None, (target.name, rest)))
-            return _class_called(sources, target.module, inner) if inner else None
-    return None
-
-
-def _bases(sources: Sources, one: Class) -> Iterator[Class]:
-    """Yield the classes of the library that a class derives from, the nearest first."""
-    for base in one.node.bases:
-        plain = base.value if isinstance(base, ast.Subscript) else base
-        found = _class_called(sources, one.module, ast.unparse(plain))
-        if found is not None:
-            yield found
-            yield from _bases(sources, found)
-
-
-def _is_hook(node: ast.AST) -> bool:
-    """Return whether a method is made to be overridden: it only raises, or is abstract."""
-    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        return False
-    last = node.body[-1]
-    is_abstract = any("abstract" in ast.unparse(one) for one in node.decorator_list)
-    return is_abstract or (isinstance(last, ast.Raise) and "NotImplemented" in ast.unparse(last))
-
-
-def inherited_reach(sources: Sources) -> list[str]:
-    """Return private names of another wing's class that a class reads, or overrides."""
-    wrong = []
-    for module, source in sources.items():
-        for node in _classes(source):
-            one = Class(module, node)
-            bases = list(_bases(sources, one))
-            near = [base for base in bases if wing(base.module) == wing(module)]
-            own = {name for each in (one, *near) for name in each.own}
-            for base in bases:
-                if wing(base.module) == wing(module):
-                    continue
-                hooks = {name for name, what in base.own.items() if _is_hook(what)}
-                theirs = base.own.keys() - hooks
-                reached = (one.reads() - own) & theirs | one.own.keys() & theirs
-                at = f"{module}.{node.name}({base.module}.{base.node.name})"
-                wrong += [f"{at}: {name}" for name in sorted(reached)]
-    return wrong
-
-
-def names_of_several(sources: Sources) -> set[str]:
-    """Return the names that more than one class of the library has."""
-    names = [node.name for source in sources.values() for node in _classes(source)]
-    return {name for name in names if names.count(name) > 1}
-
-
-# Files, and the door of the core.
+# Files.
 
 
 def too_long(files: Mapping[str, int], *, most: int, data: Collection[str]) -> list[str]:
@@ -353,23 +393,3 @@ def lengths() -> Mapping[str, int]:
     """Return the number of lines of each Python and Lua file of the library."""
     files = [file for kind in ("*.py", "*.lua") for file in sorted(ROOT.rglob(kind))]
     return {str(file.relative_to(ROOT)): file.read_text("utf-8").count("\n") for file in files}
-
-
-def exports(source: str) -> Sequence[str]:
-    """Return the names in `__all__`."""
-    for node in _tree(source).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return list(ast.literal_eval(node.value))
-    return []
-
-
-def unused_exports(sources: Sources, module: str) -> list[str]:
-    """Return the names in `__all__` of a module that no other module imports from it."""
-    used = {
-        target.name
-        for name in sources
-        if name != module
-        for _, target in imports_of(sources, name)
-        if target.module == module
-    }
-    return [name for name in exports(sources[module]) if name not in used]

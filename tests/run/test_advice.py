@@ -350,4 +350,4 @@ def test_advice_after_a_paced_run():
         "that leaves room for other callers: " + unbroken("--limit iam.ListUsers=5/s")
     )
     found = [*after_throttling(of, outcome_of(of, "ListUsers", throttled=1, seconds=1))]
-    assert found == ["iam ListUsers: throttled 1 time: too few to suggest a limit"]
+    assert found == ["iam ListUsers: throttled 1 time: too few calls to suggest a limit"]

@@ -141,7 +141,7 @@ def test_dry_run_shows_what_the_limits_would_do(run, python, tmp_path):
 def test_what_was_not_paced_comes_first(run, quiet_run, python, tmp_path):
     """A program that could not be paced is the verdict's beginning, without its arguments."""
     page = tmp_path / "report.html"
-    program = quiet_run.plain("begin(); time.sleep(0.4)")
+    program = quiet_run.plain("begin(); time.sleep(0.8)")
     command = ("/bin/sh", "-c", f"{python} -S {program} --token hunter2; exit 0")
     options = ("--allow-inactive", "--limit", "ec2=1/s", "--grace", "0.2", "--report", page)
     ended = quiet_run(*options, "--", *command)

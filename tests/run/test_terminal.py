@@ -230,7 +230,7 @@ def test_ctrl_c_shows_what_is_awaited(terminal, run, python, tmp_path):
     """)
     told = tmp_path / "told"
     options = ("--limit", "ec2=20/s", "--", python, program, told)
-    soon = "from aioapiqueue.cli.run import program; program._GOES_ON_SECONDS = 0.3"
+    soon = "from aioapiqueue.cli.run import program; program._STILL_RUNNING_SECONDS = 0.3"
     screen = terminal(*options, under_shell=True, before=soon)
     screen.until(lambda: "ready" in screen.rows)
     screen.type("\x03")

@@ -7,13 +7,13 @@ import errno
 import json
 import os
 import socket
-import struct
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, make_private
+from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
+from aioapiqueue._shared.local_sockets import make_private, peer_of
 from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue.exceptions import SharedError
 from aioapiqueue.threads.spi import plain_subprocess
@@ -44,7 +44,7 @@ def start_hub(place: HubLocation) -> str | None:
     import fcntl  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
 
     directory = place.directories()[0]
-    make_private(directory)
+    make_private(directory, variable=HUB_DIR)
     with (directory / "start.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -210,14 +210,15 @@ def _no_access(path: Path) -> PermissionError:
 
 def _check_peer(sock: socket.socket, path: Path) -> None:
     """Refuse a socket that may be another user's."""
-    make_private(path.parent)
-    if hasattr(socket, "SO_PEERCRED"):
-        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        uid = struct.unpack("3i", found)[1]
-        if uid != os.geteuid():
-            raise PermissionError(
-                f"{path} belongs to a process of user {uid}, and you are user {os.geteuid()}"
-            )
+    make_private(path.parent, variable=HUB_DIR)
+    try:
+        uid, _ = peer_of(sock)
+    except OSError:  # the hub has exited
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "the hub closed the connection") from None
+    if uid not in {None, os.geteuid()}:
+        raise PermissionError(
+            f"{path} belongs to a process of user {uid}, and you are user {os.geteuid()}"
+        )
 
 
 def ask(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:

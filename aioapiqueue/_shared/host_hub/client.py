@@ -1,4 +1,4 @@
-"""One queue of one process, as the hub sees it: its waiting and running calls, and its messages."""
+"""The hub's side of one queue of one process: its waiting and running calls, and its messages."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class HubClient:
         self._waiting[call.ticket] = call
 
     def backed_off(self, call: ClientCall) -> None:
-        """Report to the queue that the rate was lowered, as a call was throttled."""
+        """Report to the queue that the rate was lowered because a call was throttled."""
         self.send("backed_off", call.ticket, [], span_to(self._quota.wait_like(call)))
 
     def on_leave(self, ticket: int) -> None:
@@ -210,8 +210,8 @@ class HubClient:
                 self._ended.popitem(last=False)
 
     def on_running(self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None) -> None:
-        """Count a call that another hub has granted: it takes permits, and uses nothing else."""
-        # At a cost of 0, as the journal has counted what it used under the earlier hub.
+        """Count a call that an earlier hub has granted: it takes permits, and uses nothing else."""
+        # At a cost of 0: the journal has counted what it used.
         units = dict.fromkeys(amounts or (), 0)
         several = tuple(map(as_key, keys)) if keys else Call.keys
         self.started += 1
@@ -220,7 +220,7 @@ class HubClient:
         )
 
     def on_late(self, seconds: float) -> None:
-        """Note how late the queue uses its grants: its loop is always as late."""
+        """Note how late the queue uses its grants, as its loop is too busy to use them in time."""
         self.lateness = max(self.lateness, seconds)
         self._quota.note_lateness(self)
 
@@ -258,7 +258,7 @@ class HubClient:
         """Send the queue the names that have limits, unless its own terms contain them all."""
         names = self._quota.limits.names
         if names.are_all_in(self.terms.lanes):
-            if self._names_known >= 0:  # names of clients that have left since
+            if self._names_known >= 0:  # it knows names of clients that have left since
                 self.send("lanes", _NO_NAMES)
             self._names_known = -1
         elif self._names_known != names.number:
@@ -274,7 +274,7 @@ class HubClient:
 
     def _estimate(self, messages: Sequence[Message]) -> None:
         """Send the queue how long a newcomer would wait behind the calls that have just joined."""
-        # One call for each set of limits: the last, as a newcomer would wait behind all of them.
+        # Only for the last call with each set of limits: a newcomer waits behind all of them.
         last: dict[Any, ClientCall] = {}
         for kind, *parts in messages:
             if kind == "join" and (call := self._waiting.get(parts[0])) is not None:

@@ -28,7 +28,7 @@ arrival modulo this."""
 _MOST_APART = 64
 """Most turns between two calls of a line, however many lines the client has."""
 _RECENT = 64
-"""Number of turns for which a line counts after it was served, or began to have calls."""
+"""Number of turns for which a line counts as recent after it was served or got its first call."""
 
 
 class ClientCall(DetailedCall):
@@ -58,7 +58,7 @@ class ClientCall(DetailedCall):
         self.place = 0
         """Its number in the wait queue, which it keeps if it joins again; 0: it has not waited."""
         self.before = 0.0
-        """Seconds that it waited before it joined: at its client, or here under other limits."""
+        """Seconds that it waited before it joined: at its client, or here under former limits."""
         self.delayed_by: tuple[str, str, str] | None = None
         """The limit of another client that it waited for: its lane, its text, and its owner."""
 
@@ -111,8 +111,8 @@ class ClientTurns(orders.Ordering[ClientCall]):
         """Return the number of a call that joins: its turn, and `number` within that."""
         if call.place:  # it waited before, and joins again as limits have changed
             return call.place
-        # Beside calls of other clients that wait for the same limits, it is next after the first of
-        # them. How these clients are served with other limits must not put it before or behind.
+        # It shares the turn of the first call of another client that waits for the same limits: how
+        # that client is served under other limits must move it neither forward nor back.
         first = None
         for line in self._lines_with.get(call.limits, ()):
             if line.flow is not call.client and (head := line.first()) is not None:

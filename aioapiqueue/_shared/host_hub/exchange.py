@@ -1,4 +1,4 @@
-"""What a quota asks of its clients, and which decisions it exchanges with them.
+"""What a quota calls on its clients, and how it exchanges decisions with them.
 
 The hub and a client send each other the decisions that the other one lacks. Each states, for every
 maker of decisions, the instant up to which it knows all (`Decisions.newest`), and receives what is
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class QuotaClient(Protocol):
-    """What a quota asks of each of its clients."""
+    """What a quota calls on each of its clients."""
 
     terms: Terms
     whose: str
@@ -70,7 +70,7 @@ class QuotaClient(Protocol):
 
 
 class PendingGrant(asyncio.Future[Any]):
-    """What a call waits for; it informs the client of the outcome.
+    """The future of a waiting call; it informs the client of the outcome.
 
     Args:
         call: the call that waits.
@@ -109,7 +109,7 @@ def read_unknown(sent: Iterable[Sequence[Any]], decisions: Decisions) -> list[De
     known, found = decisions.newest(), []
     for one in sent:
         at, maker, *_ = one
-        # Parsing costs more than this look, and after an outage most of them are known.
+        # Parsing costs more than this comparison, and after an outage most of them are known.
         if at > known.get(maker, -1):
             found.append(Decision.from_json(one))
     return found
@@ -139,7 +139,7 @@ def broadcast(
     """
     text_of_all = _text_of(news, newest)  # once: most clients lack all of it
     for client in clients if news or newest else ():
-        # The sender has them. It still learns up to when it knows all, if it did not.
+        # The sender has them, but may not know yet that it now knows all up to `newest`.
         lacking = news if client is not by else ()
         if client.newest:
             lacking = [one for one in lacking if not _has(client.newest, one)]

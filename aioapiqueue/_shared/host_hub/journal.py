@@ -105,7 +105,7 @@ class Journal:
         try:
             self._read()
         except BaseException:
-            # Before the file is renamed: by closing it, SQLite adds the log of a killed hub (-wal).
+            # Before the file is renamed: as it closes, SQLite adds the log of a killed hub (-wal).
             self._file.close()
             raise
 
@@ -133,7 +133,7 @@ class Journal:
 
     def _begin(self) -> None:
         self._set_meta("ended", "no")
-        # Only of limits that recovered a day ago, in case the wall clock is ahead now.
+        # Only limits that recovered a day ago or earlier, in case the wall clock is ahead now.
         self._file.execute("DELETE FROM used WHERE over < ?", (time.time() - _LONG,))
 
     def _trouble_of(self, error: sqlite3.Error, *, verb: str = "written to") -> str:
@@ -199,8 +199,8 @@ class Journal:
             The records of the limits that the file keeps.
         """
         lane, rules = self._hashed(key), set(map(str, in_force))
-        # The limits that these replace: in force as the file was written, and not any more. Of some
-        # rows, memory knows what the file does not know yet.
+        # The limits that these replace: in force when the file was written, and no longer. The file
+        # is behind for the rows in `_closed` and `_replaced`.
         former = {
             rule: data
             for rule, (data, replaced) in rows.items()
@@ -273,7 +273,7 @@ class Journal:
         state = record.state
         if isinstance(state, algorithms.TokenBucket):
             if state.tat > record.bound:
-                # Slow rates are written for each call: ahead of one would be a whole call or more.
+                # At an interval this long, each call exceeds the bound and is written anyway.
                 ahead = _AHEAD if state.interval < _AHEAD else 0.0
                 record.bound = state.tat + ahead
                 self._dirty[record] = None
@@ -322,7 +322,7 @@ class Journal:
             rows.append((*one.row, json.dumps(data), clocks.to_wall(over), one.replaced))
         run, is_long = self._file.execute, any(one.is_long for one in records)
         try:
-            # SQLite refuses to change this within a transaction.
+            # Before the transaction, in which SQLite refuses to change it.
             run(f"PRAGMA synchronous = {'FULL' if is_long else 'NORMAL'}")
             run("BEGIN")
             if self._must_begin:

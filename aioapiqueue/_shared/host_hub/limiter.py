@@ -50,7 +50,7 @@ class QuotaLimiter:
         self.idle_at = local.idle_at
 
     def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
-        """Return no step, as limits change while they are in use."""
+        """Return no step: a quota's limits change while they are in use."""
         return None, None, self._local.counts_permits
 
     def release_due(self, now: float) -> float | None:
@@ -61,7 +61,7 @@ class QuotaLimiter:
         finally:
             self._flush()
 
-    # What only a quota asks.
+    # What only a quota calls.
 
     def take_permits(self, call: Call, now: float) -> None:
         """Charge permits to a call that runs already, even if none is free."""
@@ -71,8 +71,8 @@ class QuotaLimiter:
                 state.consume(now, call.costs)
 
     def set_adaptive(self, adaptive: Adaptive | None) -> None:
-        """Set how to slow down, once limits are set again."""
-        # `Quota` sets all limits again after this; new states then carry over what was learnt.
+        """Set the slow-down of states that are made from now on."""
+        # The quota sets all limits again after this. The new states carry over the measured rate.
         for maker in (self.own.maker, self.lanes.maker):
             maker.adaptive = yielding(adaptive)
 
@@ -89,7 +89,7 @@ class QuotaLimiter:
     @property
     def lanes(self) -> lane_states.Lanes:
         """The lanes of keys."""
-        return self._local.lanes  # another object after each `reset`
+        return self._local.lanes  # `reset` may replace the object
 
 
 class SlowDowns(Follower):

@@ -2,7 +2,7 @@
 
 Clients of one program give the same limits, and there may be hundreds of clients with hundreds of
 lanes each. So limits are kept for each set of terms, not for each client. When terms are added or
-removed, only the names to which they give limits are determined again.
+removed, only the limits of the names that they contain, or may match, are determined again.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.messages import Terms
 
 _FEW = 1000
-"""Names in a log that is too short to restart: this would cost more than it saves."""
+"""Number of superfluous names in a log up to which restarting it would cost more than it saves."""
 
 
 class NamesInForce:
     """The names that have limits, and a log of their changes.
 
     Hundreds of clients may each have hundreds of lanes that no other client has. All clients are
-    sent the same texts, each text once: a list for each client would take a gigabyte.
+    sent the same texts, and each client gets each text once: a list of names for each client would
+    take a gigabyte.
 
     Attributes:
-        number: of the last change.
+        number: number of the last change.
     """
 
     def __init__(self) -> None:
@@ -68,8 +69,7 @@ class NamesInForce:
         Args:
             number: of the last change that it knows; -1: none.
         """
-        # The first text has all names as of `_first`; a client that knows an older state needs
-        # that.
+        # The first text contains all names as of `_first`, for clients that know an older state.
         skipped = number - self._first + 1 if number >= self._first else 0
         return f'["lanes",[{",".join(self._texts[skipped:])}]]'
 
@@ -111,7 +111,7 @@ class LimitsInForce:
         self._lateness = lateness
         self._decisions = decisions
         self._plain_of: dict[Limit, Limit] = {}
-        """The limits that clients gave, by those that are in force for them."""
+        """The limits as clients gave them, by the limits in force, whose windows are longer."""
         self._tables: dict[Terms, _Table] = {}
         self._givers: dict[Hashable, dict[_Table, None]] = {}
         """By name, the tables that contain it; a pattern that matches it does not count."""
@@ -132,7 +132,7 @@ class LimitsInForce:
         """Add terms; `update` puts them in force.
 
         Returns:
-            The terms, or the equal ones that hold already.
+            The terms, or equal ones that were added before.
         """
         known = self._tables.get(terms)
         if known is not None:  # the same object, so that hundreds of clients do not keep copies
@@ -227,14 +227,13 @@ class LimitsInForce:
             tables = (next(iter(self._tables.values())),)  # the same in all of them
         else:
             found = {**self._givers.get(name, {}), **self._with_patterns}
-            tables = sorted(found, key=attrgetter("number"))  # so limits keep their order
+            tables = sorted(found, key=attrgetter("number"))  # so that limits keep their order
         own = (one for table in tables for one in self._stretched(table.find(name)))
         return tuple(dict.fromkeys((*own, *self._learnt(name))))
 
     def _stretched(self, limits: Iterable[Limit]) -> Iterable[Limit]:
         """Return limits with windows that are long enough for calls that start late."""
-        # A window counts from the instant of the grant, and a client may use the grant so much
-        # later.
+        # A window counts a call at its grant, but the client may start the call so much later.
         for one in limits:
             if isinstance(one, Window) and self._lateness:
                 longer = Window(one.calls, one.per + self._lateness, unit=one.unit)

@@ -14,19 +14,19 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from aioapiqueue._shared.accept import listen
-from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation, make_private
+from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
 from aioapiqueue._shared.host.messages import own_version
 from aioapiqueue._shared.host_hub.journal import Journal
 from aioapiqueue._shared.host_hub.quotas import HubQuotas
 from aioapiqueue._shared.host_hub.service import HubService
+from aioapiqueue._shared.local_sockets import listen, make_private
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def main(override: str) -> None:
-    """Listen, then serve in a forked process; the process that was started exits.
+    """Listen, then fork: the child serves, and this process exits.
 
     So the process that starts the hub learns why it fails, and has no child to wait for.
 
@@ -38,7 +38,7 @@ def main(override: str) -> None:
         place = HubLocation(override or None)
         if _lock_file(place.lock()) is None:  # a hub runs, or another process is starting it
             return
-        # The directory of the journal may be shared where /tmp is not: one hub writes it at a time.
+        # Services with a /tmp of their own may share the journal: only one hub may write it.
         if _lock_file(_state_of(place) / "quotas.lock") is None:
             sys.exit(
                 "another hub of this user runs where this process cannot reach it (a service can "
@@ -59,9 +59,9 @@ def main(override: str) -> None:
 
 def _lock_file(file: Path) -> int | None:
     """Lock a file until this process ends; return its descriptor, or None if a hub has it."""
-    make_private(file.parent)
-    # Never removed: the kernel unlocks it however the process ends, and a hub that locked a file
-    # which another one removes would not exclude the next.
+    make_private(file.parent, variable=HUB_DIR)
+    # Never removed: the kernel unlocks it however the process ends, and if a locked file were
+    # removed, the next hub would lock a new file of that name.
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,7 +76,7 @@ def _state_of(place: HubLocation) -> Path:
     try:
         folder = place.state()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        make_private(folder)
+        make_private(folder, variable=HUB_DIR)
     except (OSError, LookupError):  # a user without an entry in passwd, as in containers
         return place.lock().parent
     return folder if os.access(folder, os.W_OK) else place.lock().parent
@@ -102,7 +102,7 @@ def _detach(directory: Path) -> None:
             with contextlib.suppress(OSError, ValueError):
                 _, most = resource.getrlimit(getattr(resource, name))
                 resource.setrlimit(getattr(resource, name), (most, most))
-    # A job with a low priority may have started the hub, which serves other processes, too. (Only
+    # A job with a low priority may have started the hub, but other processes use it, too. (Only
     # root may raise a priority; for other users, this fails.)
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, 0)

@@ -1,7 +1,7 @@
-"""One quota: the limits that its clients have given, and a dispatcher that keeps them.
+"""One quota: the limits that its clients have given, and a dispatcher that enforces them.
 
-A call is subject to all limits that any client has given for it, equal ones once, so that the
-strictest decides at each instant. The limits of a client end when it leaves.
+A call is subject to all limits that any client has given for it (equal ones once), so at each
+instant the strictest decides. The limits of a client end when it leaves.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ class HubQuota:
         """The clients by their terms: all of one program have the same."""
         self._steps = steps
         self._without_names: OrderedDict[QuotaClient, None] = OrderedDict()
-        """The clients that may not know yet which names have limits, in the order of sending."""
+        """The clients to which the names that have limits must still be sent, in this order."""
         self.decisions = Decisions(self._now)
         """The decisions of users, for all clients."""
         self._adaptive = first.adaptive
         """How to lower the rate when calls are throttled; None: not at all."""
         self._lateness = transit(first.catch_up, on_real_time=is_real_time())
-        """Seconds after which each client returns an unused grant."""
+        """The longest time after which a client returns an unused grant, in seconds."""
         self.limits = LimitsInForce(first, self._lateness, self.decisions)
         self._waits = RecentWaits()
         self._unsent: list[QuotaClient] = []
@@ -81,7 +81,7 @@ class HubQuota:
         self._will_flush = False
         """Whether `flush` is certain to be called."""
         self.dispatcher = Dispatcher(
-            # The dispatcher must know no limits: `make_limiter` adds those in force.
+            # Without limits here: `make_limiter` adds those in force.
             seam.LimitSettings(
                 limits=(),
                 lanes={},
@@ -108,7 +108,7 @@ class HubQuota:
 
     @staticmethod
     def _own_catch_up(catch_up: float) -> float:
-        """Return for how much lateness the hub makes up: clients need the rest, see `transit`."""
+        """Return how many seconds of lateness the hub makes up for; clients use the rest of it."""
         return max(0, catch_up - transit(catch_up, on_real_time=is_real_time()))
 
     @property
@@ -123,7 +123,7 @@ class HubQuota:
         self.dispatcher.bind()
         client.terms = self.limits.add(client.terms)
         known, stale = self._clients_of.get(client.terms), []
-        if not self.clients:  # those of the last clients stayed in force, for what they had used
+        if not self.clients:  # the terms of the last clients stayed in force, with what was used
             stale = [one for one in self._clients_of if one is not client.terms]
         self.clients[client] = None
         self._clients_of.setdefault(client.terms, {})[client] = None
@@ -152,8 +152,8 @@ class HubQuota:
         self.limits.remove(terms)
 
     def latest_start(self, call: Call) -> float | None:
-        """Return when a grant becomes void, as the period of a `Calendar` ends; None: never."""
-        # Used later, it would be a call of the next period, which has not been charged with it.
+        """Return when a grant expires because the period of a `Calendar` ends; None: never."""
+        # Used later, it would be a call of the next period, to which it has not been charged.
         if not self.limits.has_calendars:
             return None
         states = self.limiter.states_of(call)
@@ -249,7 +249,7 @@ class HubQuota:
         ]:
             self.limits.note(limits)
             self._apply()
-        # First the resume, then the pause that holds in spite of it, as it is later.
+        # The resume first: if a pause is in force after both, it is the later decision.
         if statements.Resume in kinds:
             self.limiter.apply(statements.Resume())
         if (
@@ -263,7 +263,7 @@ class HubQuota:
             self.send_rate()
 
     def _hold(self) -> None:
-        """Apply all holds of keys that have lanes; the others wait for a lane."""
+        """Apply all holds of the queue and of keys with lanes; those of other keys wait for one."""
         for key, until in self.decisions.holds().items():
             if key is None or self.limiter.limits_of(key) is not None:
                 self.limiter.apply(statements.Hold(key, until))
@@ -301,8 +301,8 @@ class HubQuota:
         self._apply(set_again=set_again)
 
     def note_lateness(self, client: QuotaClient) -> None:
-        """Extend windows by as much as the latest client uses its grants late."""
-        # Only upwards: a window of another length is another limit, with a count of its own.
+        """Extend windows if this client uses its grants later than all others."""
+        # Never shortened: a window of another length is another limit, with a count of its own.
         if client.lateness > self._lateness:
             self._lateness = client.lateness
             self._apply()
@@ -326,7 +326,7 @@ class HubQuota:
         waiting = self._withdraw_all()
         known = {limit_types.unit_of(one) for limits in changes.values() for one in limits}
         self.dispatcher.units.declare(unit for unit in known if unit is not None)
-        # The queue's own first. No call waits now, so each can be checked and applied by itself.
+        # The queue's own first. No call waits now, so each can be checked and applied separately.
         for name in sorted(changes, key=lambda name: name is not None):
             self.limiter.apply(statements.SetLimits(name, changes[name]))
         if self.limits.names_changed:  # a key may have been held before it had a lane
@@ -440,7 +440,7 @@ class HubQuota:
         """
         self.records.reset()
         now = self._now()
-        # A hold that has just ended has waiting calls look again. A pause continues.
+        # A hold that ends now makes waiting calls look at their limits again. A pause continues.
         for key in (None, *self.limiter.lanes.by_key):
             self.limiter.apply(statements.Hold(key, now))
 
@@ -499,8 +499,7 @@ class HubQuota:
     def wait_like(self, call: ClientCall) -> float:
         """Return how long a newcomer like this call would wait; inf: it would be refused."""
         now = self.dispatcher.loop.now()
-        # Another call than the waiting one, as `estimate` notes the limits that it finds in its
-        # call.
+        # A copy of the call, as `estimate` sets the limits of the call that it gets.
         newcomer = ClientCall(call.client, 0, self.dispatcher, call.keys, call.priority)
         newcomer.costs = call.costs
         try:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Call, Host, algorithms, lane_states
 
 _FEW_KEYS = 64
-"""Number of keys that counts as few: to clear their records would cost more than to keep them."""
+"""Number of keys that counts as few: all of them are restored at once when limits change, and their
+records are not cleared."""
 
 
 class QuotaRecords:
@@ -90,8 +91,8 @@ class QuotaRecords:
         assert journal is not None  # noqa: S101 - the caller has looked
         place = self._name, [] if key is QUEUE else [key]
         in_force = [self._limits.as_given(limit) for limit in limits]
-        # The texts of limits decide, not the states, which stay when a limit of the same kind
-        # changes.
+        # Compared by text: the state stays the same object when a limit is replaced by another of
+        # its kind.
         fresh = [
             (plain, state)
             for plain, state in zip(in_force, states, strict=False)
@@ -150,7 +151,7 @@ class QuotaRecords:
 
     def close(self) -> None:
         """Write exactly how much calls have used."""
-        # A limit that changed and was not called since has no record yet.
+        # A limit that has changed, and that no call has used since, has no record yet.
         self.prepare(list(self._limiter.lanes.by_key))
         self._close(list(self._records), self._host.loop.now())
         self._known.clear()

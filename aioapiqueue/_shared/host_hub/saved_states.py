@@ -1,8 +1,8 @@
 """Converts the state of a limit to data for the hub's journal, and back.
 
-Instants are kept on two clocks: that of the machine, which is exact until the machine restarts, and
+Instants are kept on two clocks: the monotonic clock, which is exact until the machine restarts, and
 the wall clock, for the time after that. A limit never takes longer to recover than when it was
-written, so that no call waits because the wall clock was set back.
+written, so no call waits because the wall clock was set back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
 
 SHARE = 100
-"""A window is written each time that a hundredth of it has been used, in about 100 entries."""
+"""A window is written each time that a hundredth of it has been used, with about 100 entries."""
 _FOREVER = 366 * 86_400.0
 """Seconds after which every limit has recovered, as no period is longer."""
 Carried = tuple[Sequence[algorithms.Charge], float]
@@ -107,11 +107,11 @@ def data_of(record: Record, clocks: Clocks, *, exact: bool) -> tuple[dict[str, A
 
 
 def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
-    """Return a window's log in fewer entries, each as late as the latest that it stands for."""
+    """Return a window's log with fewer entries, each at the latest instant that it combines."""
     coarse: list[list[float]] = []
     for at, cost in log:
         if coarse and coarse[-1][1] + cost <= calls / SHARE:
-            # As of the later instant: an entry may leave the window too late, but never too early.
+            # At the later instant: an entry may leave the window too late, but never too early.
             coarse[-1] = [at, coarse[-1][1] + cost]
         else:
             coarse.append([at, cost])
@@ -151,7 +151,7 @@ def carried_to(
     for rule, text in (*former.items(), *kept.items()):
         # Malformed data of one limit is ignored: it must not keep the others from being read.
         with contextlib.suppress(ValueError, TypeError, LookupError):
-            limit, data = limit_types.parse_limit(rule), json.loads(text)
+            limit, data = limit_types.as_limit(rule), json.loads(text)
             units.declare(unit for unit in (limit_types.unit_of(limit),) if unit is not None)
             (state,) = maker.states_of((limit,))
             restore(state, data | {"more": 0}, clocks)  # `more` is returned by itself
@@ -169,8 +169,8 @@ def carried_to(
 def take_over(state: algorithms.LimitState, carried: Carried, now: float) -> None:
     """Charge a state with what the limits that it replaces have used, or may have used."""
     charges, more = carried
-    # `more` may have been used. That can use the limit up, but puts a rate in debt by at most a
-    # hundredth of its burst: a hundredth of a day may be hours of a rate.
+    # `more` may have been used. It can use the limit up, but puts a rate in debt by at most a
+    # hundredth of its burst: a rate may need hours to recover a hundredth of a daily window.
     state.take_over([*charges, (now, more)], now, beside=True)
     if isinstance(state, algorithms.TokenBucket):
         more = min(more, max(1, state.burst / SHARE))
@@ -180,7 +180,7 @@ def take_over(state: algorithms.LimitState, carried: Carried, now: float) -> Non
 def restore(state: algorithms.LimitState, data: dict[str, Any], clocks: Clocks) -> None:
     """Charge a state with what was used, or may have been."""
     boot = data["boot"]
-    # No recovery takes longer than when it was written, however the wall clock was set since.
+    # No recovery takes longer than it did when written, however the wall clock was set since.
     since = min(clocks.now, clocks.restored(data["at"], boot))
 
     def restored(both: Sequence[float]) -> float:

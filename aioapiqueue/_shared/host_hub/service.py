@@ -7,15 +7,15 @@ import contextlib
 import json
 import os
 import socket
-import struct
 import time
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._shared.accept import Acceptor, listen, remove
+from aioapiqueue._shared.accept import Acceptor
 from aioapiqueue._shared.host.directory import HUB_DIR
 from aioapiqueue._shared.host.messages import PROTOCOL, decode, encode
+from aioapiqueue._shared.local_sockets import listen, peer_of, remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,7 +32,7 @@ _LOOK = 5.0
 _CHUNK = 1 << 14
 """Bytes to read at once."""
 _UNREAD = 1 << 24
-"""Most bytes that a client may leave unread: a million grants."""
+"""Most bytes that a client may leave unread: some 400,000 grants."""
 _LONGEST = 1 << 24
 """Most bytes of a line: the terms of 100,000 lanes have fewer."""
 _COMMAND = b'{"command"'
@@ -273,7 +273,7 @@ class _Connection(asyncio.BufferedProtocol):
         """Number of bytes in these."""
         self._hello_timer: asyncio.TimerHandle
         self.client: HubClient | None = None
-        """The queue at its other end; None: it has not sent a hello."""
+        """The queue at its other end; None: it has sent no hello, or a command."""
         self.was_client = False
         """Whether a queue was at its other end until it was lost."""
         self.pid, self.program = 0, ""
@@ -288,7 +288,12 @@ class _Connection(asyncio.BufferedProtocol):
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a socket
         self._transport = transport
         self._hello_timer = asyncio.get_running_loop().call_later(_HELLO, self._refuse_silent)
-        if _uid_of(transport) == os.geteuid():
+        try:
+            uid, _ = peer_of(transport.get_extra_info("socket"))
+        except OSError:  # the client has hung up already
+            transport.abort()
+            return
+        if uid in {None, os.geteuid()}:
             self._service.connected(self)
         else:
             transport.abort()
@@ -388,12 +393,3 @@ class _Connection(asyncio.BufferedProtocol):
     def close(self) -> None:
         """Close the connection, once everything is written."""
         self._transport.close()
-
-
-def _uid_of(transport: asyncio.Transport) -> int:
-    """Return the user id at the other end."""
-    sock = transport.get_extra_info("socket")
-    if not hasattr(socket, "SO_PEERCRED"):  # macOS: only the private directory protects the socket
-        return os.geteuid()
-    found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", found)[1])

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from aioapiqueue.cli.limits.quotas import ServiceQuota
     from aioapiqueue.registry import InForce
 
-__all__ = ["app", "check", "discover", "limits"]
+__all__ = ["app"]
 
 app = typer.Typer(name="limits", cls=CommandGroup, rich_markup_mode="markdown")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.cli.limits.quotas import ServiceQuota
 
-__all__ = ["BEDROCK", "ModelQuotas", "read_models", "to_lanes"]
+__all__ = ["BEDROCK", "read_models", "to_lanes"]
 
 BEDROCK = "bedrock"
 """The name of Bedrock in Service Quotas, and for `--service`."""

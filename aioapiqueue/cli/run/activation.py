@@ -38,30 +38,31 @@ if TYPE_CHECKING:
 
 __all__ = ["Activation", "Inactive", "Why"]
 
-_LONGEST_PASS_SECONDS = 2.0  # between two looks; more of it is a Ctrl-Z
-_LOOK_SECONDS = 0.1  # from one look at the hub's processes to the next
-_SCAN_SECONDS = 0.2  # from one look at all processes of the machine to the next, at least
-_SCAN_SHARE = 0.02  # of a core, at most, however many there are
-# An interpreter comes by sitecustomize within 50 ms of CPU time, whatever the machine is busy
-# with. So one that has used so much more never will; unless its site-packages have much to do
-# before (.pth files), which is what a longer grace is for.
+_LONGEST_PASS_SECONDS = 2.0  # between two checks; if it took longer, we were suspended (Ctrl-Z)
+_LOOK_SECONDS = 0.1  # from one check of the hub's records to the next
+_SCAN_SECONDS = 0.2  # from one check of all processes of the machine to the next, at least
+_SCAN_SHARE = 0.02  # of a core, at most, on a machine with many processes
+# An interpreter imports sitecustomize within 50 ms of CPU time, however busy the machine is. So one
+# that has used much more CPU time never will, unless .pth files in its site-packages take long.
+# That is what a longer --grace is for.
 _CPU_SECONDS = 1.0
 _CPU_SHARE = 0.1  # of the grace
-# With an option that prevents it, there is nothing to wait for; but small helpers may end first.
+# With an option that prevents the hello, waiting for it is useless. But small helpers, which call
+# no API, may end within this time, and need no message.
 _HELPER_SECONDS = 0.9
-# One that ended without a hello after less than that has hardly imported botocore.
+# A process that ended sooner, without a hello, has hardly had the time to import botocore.
 _SHORTEST_SECONDS = 0.3
-_KEPT_SECONDS = 300.0  # what no process executes any more is forgotten
-_NOT_YET_PYTHON_SECONDS = 15.0  # programs with a Python inside load it some time after the start
+_KEPT_SECONDS = 300.0  # an image is forgotten after no process has executed it for this time
+_NOT_YET_PYTHON_SECONDS = 15.0  # programs that embed Python may load it some time after the start
 
 
 class Why(enum.Enum):
     """The evidence that a process is not paced."""
 
-    NEVER = "never said hello"
-    EXEC = "said hello, then became another Python, which did not"
-    UNHOOKED = "has a botocore that could not be hooked"
-    LATE = "made clients before its botocore was hooked"
+    NEVER = "did not load the pacing"
+    EXEC = "loaded the pacing, then became another Python, which did not"
+    UNHOOKED = "uses a botocore that cannot be paced"
+    LATE = "created clients before its botocore was paced"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,8 @@ class _Silent:
     @property
     def why(self) -> Why:
         hello = self.hello
-        # A fork that becomes something else (subprocess with preexec_fn) is a child like any other.
+        # A forked process that then executes a program (`subprocess` with `preexec_fn`) has sent a
+        # hello as a fork. It is no launcher, but a child like any other.
         if hello is None or hello.forked or hello.exited or not self.sent(hello):
             return Why.NEVER
         return Why.EXEC
@@ -135,11 +137,11 @@ class Activation:
         self._hellos = hellos
         self._python = python
         self._grace = grace
-        self._now = 0.0  # seconds; those in which we were suspended do not count
+        self._now = 0.0  # seconds, without those in which we were suspended
         self._scan_at = 0.0
         self._ended_at: float | None = None  # when we saw that the program's connection had closed
-        self._images: dict[Image, float] = {}  # executed by what has said hello; when last seen
-        self._looked_at: dict[int, float] = {}  # pid: the hello after which it was looked at
+        self._images: dict[Image, float] = {}  # of processes with a hello; when last seen
+        self._looked_at: dict[int, float] = {}  # by pid, the hello for which the image was noted
         self._silent: dict[tuple[int, int, Image], _Silent] = {}
         self._family: dict[int, int | None] = {program: None}
         self._found: deque[Inactive] = deque()
@@ -160,14 +162,15 @@ class Activation:
             self._now += min(now - before, _LONGEST_PASS_SECONDS)
             before = now
             for pid, hello, image in new:
-                # An `exec` closes the connection. Had it come before the look, that was known now.
+                # An `exec` closes the connection. If it had happened before the image was read, the
+                # hub would know by now, half a period later. So this is the image of the hello.
                 if hello.ended is None:
                     self._looked_at[pid] = hello.started
                     self._images[image] = self._now
             self._check_program()
             self._read_reports()
             if self._now >= self._scan_at and not self._found:
-                # In a thread: meanwhile the hub's loop releases calls.
+                # In a thread, because the hub releases calls on this loop meanwhile.
                 running, cost = await anyio.to_thread.run_sync(_scan, self._family)
                 pause = max(_SCAN_SECONDS, cost / _SCAN_SHARE)
                 self._scan_at = self._now + pause - _LOOK_SECONDS / 2
@@ -224,7 +227,8 @@ class Activation:
 
     def _check_family(self, family: Iterable[Running]) -> None:
         """Find Pythons that sent no hello and were not forked from one that did."""
-        # Children that their parents left behind stay in the family.
+        # The processes found now are the roots of the next search, so that a child stays in the
+        # family when its parent ends.
         self._family = {self._program: None} | {one.pid: one.start for one in family}
         before, self._silent = self._silent, {}
         for process in family:
@@ -265,7 +269,7 @@ class Activation:
             and (hello.exited or hello.ended is None or hello.ended >= silent.wall)
         ):
             return
-        # What a launcher became was there for the program's sake, however short it lived.
+        # A launcher replaces itself with the program proper, which counts however short it ran.
         shortest = 0.0 if silent.why is Why.EXEC else _SHORTEST_SECONDS
         if silent.python and silent.last - silent.at >= shortest:
             self._report(silent.running.pid, silent.why, silent.command)

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from aioapiqueue.registry import PublishedLimit
 
 __all__ = [
-    "ThrottledCalls",
     "after_dry_run",
     "after_throttling",
     "command_to_copy",
     "limits_to_try",
+    "listed",
     "published_of",
 ]
 
@@ -54,9 +54,9 @@ _FEWEST_CALLS = 5
 """Smallest number of accepted calls in all stretches."""
 _MOST_LANES = 3
 """Most throttled lanes of a service: if there are more, suggest one limit for the service."""
-_MOST_NAMED = 8
+_MOST_NAMED = 8  # a longer list is not read
 _SLOW = 1 / 60
-"""Calls a second: slower limits are written per hour."""
+"""Calls a second. Slower limits are written per hour."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +116,8 @@ def find_throttled(
     found: list[ThrottledCalls] = []
     for service, lanes in services.items():
         groups: list[tuple[tuple[str, ...], list[SeriesName]]]
+        # Any operation of AWS can get a limit of its own. Of a host, only the lanes that the user
+        # has named can: other requests are recorded under their method.
         own = hosts.get(service, lanes)
         groups = [((lane,), names) for lane, names in lanes.items() if lane in own]
         if rest := [lane for lane in lanes if lane not in own]:
@@ -123,20 +125,16 @@ def find_throttled(
         if len(lanes) > _MOST_LANES:
             groups = [(tuple(lanes), [name for names in lanes.values() for name in names])]
         for lane_names, names in groups:
-            # A limit applies to each Region and account, so suggest the lowest rate of all.
+            # A limit applies to each Region and account by itself, so suggest the lowest rate.
             places: defaultdict[object, list[_Points]] = defaultdict(list)
             for name in names:
                 places[name.region, name.account].append(dict(series.series[name]))
             sums = [_added_up(each) for each in places.values()]
             rates = [rate for one in sums if (rate := _accepted(one, series.step)) is not None]
-            throttled, through = _sum(sums, THROTTLED), min(rates, default=None)
-            whole = lane_names[0] not in own
-            found.append(ThrottledCalls(service, lane_names, throttled, through, whole))
+            throttled = int(sum(point[THROTTLED] for one in sums for point in one.values()))
+            accepted, whole = min(rates, default=None), lane_names[0] not in own
+            found.append(ThrottledCalls(service, lane_names, throttled, accepted, whole))
     return sorted(found, key=lambda one: (-one.throttled, one.name))
-
-
-def _sum(each: Iterable[_Points], field: int) -> int:
-    return int(sum(point[field] for points in each for point in points.values()))
 
 
 def _added_up(each: Iterable[_Points]) -> _Points:
@@ -150,6 +148,8 @@ def _added_up(each: Iterable[_Points]) -> _Points:
 
 def _accepted(points: _Points, step: float) -> float | None:
     """Return the calls a second accepted while others were throttled; None if there are too few."""
+    # Only stretches in which calls were throttled all the time show the rate of the server: pauses
+    # of the program would make it look lower.
     stretches: list[list[int]] = []
     for number in sorted(number for number, point in points.items() if point[THROTTLED]):
         if stretches and number - stretches[-1][-1] <= _LONGEST_GAP:
@@ -168,7 +168,8 @@ def _accepted(points: _Points, step: float) -> float | None:
 def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
     """Yield the rates that were accepted while calls were throttled, and limits to try."""
     found = find_throttled(outcome.recorder.series, plan.registry.hosts)
-    preset = "--preset aws " if plan.by_default else ""  # else, a limit would take its place
+    # If a --limit is given, the default preset no longer applies, so name it.
+    preset = "--preset aws " if plan.by_default else ""
     for one in found[:_MOST_NAMED]:
         lanes = one.lanes[0] if len(one.lanes) == 1 else f"{len(one.lanes):,} operations"
         text = f"{one.service} {lanes}: throttled {pluralize(one.throttled, 'time')}"
@@ -177,7 +178,7 @@ def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
         if plan.dry_run:
             yield text
         elif one.limit is None:
-            yield f"{text}: too few to suggest a limit"
+            yield f"{text}: too few calls to suggest a limit"
         else:
             option = unbroken(f"{preset}--limit {shlex.quote(one.limit)}")
             yield f"{text}. Half of that leaves room for other callers: {option}"
@@ -201,11 +202,11 @@ def after_dry_run(outcome: Outcome, *, suggested: Collection[str] = ()) -> Itera
         return
     over = [*_over_published(outcome)]
     if over:
-        yield f"over the limit that AWS publishes: {_listed(over)}"
+        yield f"over the limit that AWS publishes: {listed(over)}"
     named = f"the suggested limit{'s' * (len(suggested) > 1)} ({', '.join(suggested)})"
     held = [f"{one} ({pluralize(count, 'call')})" for one, count in estimate.held.most_common()]
     if held:
-        yield f"limits that would have delayed calls: {_listed(held)}"
+        yield f"limits that would have delayed calls: {listed(held)}"
         took, paced = as_clock(outcome.seconds), as_clock(outcome.paced_seconds or 0)
         yield f"a paced run would take about {paced}; this one took {took}"
         if suggested:
@@ -224,9 +225,11 @@ def after_dry_run(outcome: Outcome, *, suggested: Collection[str] = ()) -> Itera
         )
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f", and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
+def listed(names: Sequence[str], separator: str = ", ") -> str:
+    """Return the first names, and the number of further ones."""
+    further = len(names) - _MOST_NAMED
+    more = [f"and {further:,} more"] if further > 0 else []
+    return separator.join([*names[:_MOST_NAMED], *more])
 
 
 def _over_published(outcome: Outcome) -> Iterator[str]:
@@ -242,7 +245,9 @@ def _over_published(outcome: Outcome) -> Iterator[str]:
     for (service, name, where, _), those in groups.items():
         rate = figures[service, name].rate
         refill = rate.calls / rate.per
+        # The peak of several figures together is unknown; it is at least the largest of them.
         calls, peak = sum(one.calls for one in those), max(one.peak for one in those)
+        # A token bucket admits its burst, and what it refills meanwhile.
         if calls > rate.burst + refill * outcome.seconds:
             how = f"{short(calls / outcome.seconds)}/s on average"
         elif peak > rate.burst + refill:

@@ -1,4 +1,4 @@
-"""`aioapiqueue run`: paces the AWS calls of a program that knows nothing of it."""
+"""`aioapiqueue run`: paces the API calls of a program without changing it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def run(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Read limits from a limits.toml. --limit overrides it.",
+            help="Read limits from this limits.toml file. --limit overrides them.",
             rich_help_panel=_LIMITS,
         ),
     ] = None,
@@ -253,7 +253,7 @@ def run(
 
     Exit codes: the program's own (128 + n if signal n ended it), or
 
-    - 2: wrong option, or the program cannot be paced; nothing was started
+    - 2: an option is invalid, or the program cannot be paced; nothing was started
 
     - 3: something was not paced
 
@@ -273,15 +273,16 @@ def run(
     if not grace > 0:
         refuse(f"--grace: {grace:g} is invalid: expected a number of seconds above 0")
     gates = _gates(fail_on or [], dry_run=dry_run)
-    nothing = not (limit or limits or preset or share)
+    by_default = not (limit or limits or preset or share)
     given_preset = preset
-    preset = _preset("aws" if nothing else preset, share)
+    preset = _preset("aws" if by_default else preset, share)
     through = _shared(shared, fallback)
     options = _repeated(
         ("--limit", *(limit or ())),
         ("--limits", limits),
         ("--preset", given_preset),
         ("--share", share),
+        # Without its password. A URL from the variable is not repeated: it will be set again.
         ("--shared", through if shared != os.environ.get(SHARED_VARIABLE) else None),
         ("--fallback", fallback),
         ("--grace", None if grace == _GRACE else f"{grace:g}"),
@@ -296,7 +297,8 @@ def run(
     )
     if private and through is not None:
         refuse("--private and --shared cannot be combined: remove one of them")
-    on_host = None if private or dry_run or through is not None else OnHost(_name_of(command))
+    program = PurePath(command[0]).name
+    on_host = None if private or dry_run or through is not None else OnHost(program)
     used = on_host or (None if dry_run else through)
     changes = Changes()
     registry = _registry(
@@ -315,6 +317,7 @@ def run(
     except NotStarted as error:
         refuse(str(error), error.code)
     gateway = _gateway(launch, registry, wanted=any_, isolate=isolate)
+    # Last, so that no refusal above leaves an empty file.
     try:
         files = OutputFiles.open(json_file, log, report)
     except Unwritable as error:
@@ -335,12 +338,12 @@ def run(
         allow_inactive=allow_inactive,
         gates=gates,
         options=options,
-        by_default=nothing,
+        by_default=by_default,
         changes=changes,
         gateway=gateway,
         isolate=isolate,
     )
-    if nothing:
+    if by_default:
         plan.log.say(wrapped(_NO_LIMIT))
     raise typer.Exit(_run(plan, files, show_accounts=show_accounts))
 
@@ -357,12 +360,12 @@ def _run(plan: RunPlan, files: OutputFiles, *, show_accounts: bool) -> int:
         return error.code
     measured = measure(plan, outcome)
     outcome.judged = [judge(gate, measured) for gate in plan.gates]
-    code = verdict(plan, outcome)
+    code = verdict(plan, outcome)  # it depends on the gates, and all below shows it
     plan.log.say(headline(plan, outcome, code))
     plan.log.show(tables(plan, outcome))
     plan.log.say("\n".join(map(wrapped, remarks(plan, outcome))))
     plan.log.show(to_copy(plan, outcome))
-    figures = cache(lambda: json_report(plan, outcome, code))
+    figures = cache(lambda: json_report(plan, outcome, code))  # for both files, if any
     if files.figures:
         _write(plan, "--json", files.figures, lambda: json_text(figures()))
     if files.report:
@@ -373,10 +376,10 @@ def _run(plan: RunPlan, files: OutputFiles, *, show_accounts: bool) -> int:
 
 
 def _write(plan: RunPlan, option: str, file: OutputFile, make: Callable[[], str]) -> bool:
-    """Write a file; return whether that worked. If not, say why: the exit code does not change."""
+    """Write a file; return whether that worked. An error is reported, and changes no exit code."""
     try:
         text = make()
-    except Exception as error:  # noqa: BLE001 - ours: the program has ended, and its code counts
+    except Exception as error:  # noqa: BLE001 - a bug of ours must not hide the program's exit code
         why = f"{type(error).__name__}: {error}"
         why = f"not written because of a bug, please report it: {why}"
         plan.log.say(wrapped(f"{option}: {file.path} {why}"))
@@ -429,7 +432,7 @@ def _gates(texts: list[str], *, dry_run: bool) -> list[RunGate]:
 
 
 def _repeated(*options: tuple[object, ...], **flags: bool) -> list[str]:
-    """Return options for a command line. Each has a name and values; None: it was not given."""
+    """Return options as words of a command line. Values that are None were not given."""
     found = [
         part
         for name, *values in options
@@ -446,6 +449,7 @@ def _gateway(launch: Launch, registry: Registry, *, wanted: bool | None, isolate
         refuse("--isolate and --no-any cannot be combined: remove one of them")
     if isolate and sys.platform != "linux":
         refuse(f"--isolate needs Linux, and this is {sys.platform}: use --any")
+    # The reasons for the gateway, as the start of an error message.
     needs = ["--isolate"] * isolate + ["--any"] * (wanted is True)
     if problems := host_problems(registry):
         refuse("\n".join(map(wrapped, problems)))
@@ -463,18 +467,15 @@ def _gateway(launch: Launch, registry: Registry, *, wanted: bool | None, isolate
     return bool(needs)
 
 
-def _name_of(command: list[str]) -> str:
-    """Return the name of the program that other runs see."""
-    return PurePath(command[0]).name
-
-
 def _shared(url: str | None, fallback: str | None) -> Shared | None:
-    """Return the server that shares the limits; refuse invalid options. Connects to nothing."""
+    """Return the server that shares the limits, not connected yet; refuse invalid options."""
     if url is None:
         if fallback is not None:
             refuse(f"--fallback needs --shared, or {SHARED_VARIABLE} in the environment")
         return None
-    if "://" not in url:  # whether redis-py is there or not: it may be no URL that was meant
+    # Before redis-py is required: "--shared 30%" needs another remedy. Anything else is not quoted,
+    # because it may contain a password.
+    if "://" not in url:
         meant = f"; did you mean --share {url}?" if re.fullmatch(r"[\d.]{1,9}%?", url) else ""
         refuse(f"--shared: not a URL: write one such as redis://HOST:6379{meant}")
     if importlib.util.find_spec("redis") is None:

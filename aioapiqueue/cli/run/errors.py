@@ -1,4 +1,4 @@
-"""The exit codes of `run` itself, and the error if COMMAND is not started."""
+"""The exit codes of `run` itself, and the error with which COMMAND is not started."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["ExitCode", "NotStarted"]
 
 
 class ExitCode(enum.IntEnum):
-    """Exit codes with a meaning, as docs/run.md lists them; the last two are a shell's."""
+    """The exit codes of `run`, as docs/run.md lists them. The last two are a shell's."""
 
     REFUSED = 2
     INACTIVE = 3
@@ -18,11 +18,11 @@ class ExitCode(enum.IntEnum):
     NOT_FOUND = 127
 
 
-class NotStarted(Exception):  # noqa: N818 - what became of COMMAND
-    """Raised if COMMAND cannot be started, or could not be paced.
+class NotStarted(Exception):  # noqa: N818 - a property of COMMAND, not an error of ours
+    """Raised if COMMAND cannot be started, or would not be paced.
 
     Attributes:
-        code: the exit code for it.
+        code: the exit code of `run`.
     """
 
     def __init__(self, message: str, *, code: int = ExitCode.REFUSED) -> None:

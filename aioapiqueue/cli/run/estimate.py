@@ -1,15 +1,15 @@
 """Estimates a paced run from a dry run: which limits would delay calls, and how long it would take.
 
-Each call of the dry run is charged to its limits, on a clock of the estimate's own. Between two
-calls, this clock advances as much as the real one. If a call would have to wait, it jumps to the
-instant at which all limits have room. So a call that waits delays all later calls, as in a program
-that continues with the response. Calls to two Regions, which have separate limits, take turns, and
-each limit recovers during the other's waits: so their waits do not add up.
+Each call of the dry run is charged to its limits, on the estimate's own clock. Between two calls,
+this clock advances as much as the real one. If a call would have to wait, the clock jumps to the
+instant at which all its limits have room. So a call that waits delays all later calls, as in a
+program that continues with the response. Two Regions have separate limits, and each recovers while
+calls to the other wait, so that their waits do not add up.
 
-A throttled call is retried, and with a limit the retry would not be needed. So for each throttled
-call, the next call of its kind is not charged, and no time passes while nothing is in flight and
-such retries are pending: that is the pause before them. (After half a minute, a retry is no longer
-expected, and the time counts after all.)
+A throttled call is retried. With a limit, it would not have been throttled, and no retry needed. So
+for each throttled call, the next call of its kind is not charged. The pause before a retry is left
+out as well: the clock stands still while retries are expected and no call is in flight. After half
+a minute, a retry is no longer expected, and that time is added after all.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
     _Kind = tuple[Kind, tuple[str, ...]]
 
-__all__ = ["Held", "PacedEstimate"]
+__all__ = ["PacedEstimate"]
 
-_CATCH_UP = 0.010  # a queue's default
-_LONGEST_PAUSE = 30.0  # seconds until a call that was throttled comes again: SDKs pause for 20 s
-_MOST_QUEUES = 2_000  # whose limits are kept: some 25 MB
-_MOST_JUMPS = 100  # of one call: each brings it to another limit's instant, or another period
+_CATCH_UP = 0.010  # the default of a queue
+_LONGEST_PAUSE = 30.0  # seconds until a retry: SDKs pause for up to 20 s
+_MOST_QUEUES = 2_000  # most queues whose limits are kept, in some 25 MB
+_MOST_JUMPS = 100  # of the clock for one call: each is to the instant of another limit or period
 
 
 class Held(NamedTuple):
@@ -59,7 +59,7 @@ class Held(NamedTuple):
 class _EstimatedQueue:
     """The limits of one queue, and their state on the estimate's clock.
 
-    Limits of calls at once are left out: how long calls take at another pace is not known.
+    Limits on calls in flight are left out, as the duration of calls at another pace is unknown.
 
     Args:
         own: the limits of the queue.
@@ -76,7 +76,7 @@ class _EstimatedQueue:
         counted = _of_calls_in_time(every)
         self._units.declare(limit.unit for limit in counted if not isinstance(limit, Concurrency))
         self.counts_bodies = len(counted) < len(every)
-        """Whether limits of calls at once are left out."""
+        """Whether limits on calls in flight are left out."""
         rates = _of_calls_in_time(own)
         self._own = [*zip(rates, maker.states_of(rates), strict=True)]
         kept: dict[Hashable, Sequence[Limit]]
@@ -98,8 +98,9 @@ class _EstimatedQueue:
         costs = self._units.costs_of(call.cost)
         found = [one for one in self.limits(call, now) if one[2].concerns(costs)]
         for _, _, state in found:
-            state.on_idle(now)
+            state.on_idle(now)  # as a queue does: no call waits, because the clock jumps instead
         waits_for = None
+        # At the instant of one limit, another one may be closed that has room now. So ask again.
         for _ in range(_MOST_JUMPS):
             dues = [(state.next_at(now, costs), name, limit) for name, limit, state in found]
             due, name, limit = max(dues, key=lambda one: one[0], default=(now, "", None))
@@ -126,19 +127,20 @@ class PacedEstimate:
         self._registry = registry
         self._queues: OrderedDict[str | None, _EstimatedQueue] = OrderedDict()
         self._limits: dict[str, tuple[Sequence[Limit], Mapping[str, Sequence[Limit]]]] = {}
-        self._again: defaultdict[_Kind, deque[float]] = defaultdict(deque)
-        """The times of throttled calls whose retries are pending, by kind."""
-        self._pushed_back: deque[tuple[float, _Kind]] = deque()
+        self._awaited: defaultdict[_Kind, deque[float]] = defaultdict(deque)
+        """The times of throttled calls whose retries are expected, by kind."""
+        self._throttled: deque[tuple[float, _Kind]] = deque()
         """The same for all kinds, in order; some of the retries have arrived."""
-        self._awaited = self._under_way = 0
+        self._retries = self._in_flight = 0
+        """Number of expected retries, and of calls in flight."""
         self._skipped = 0.0
-        """Seconds that were not counted, because retries were pending."""
+        """Seconds that were not counted, because retries were expected."""
         self._last = self._clock = self._began = 0.0
         self._strictest: dict[tuple[str, tuple[str, ...]], float] = {}
         self.held: Counter[Held] = Counter()
         """Number of calls that each limit would have delayed."""
         self.left_out = False
-        """Whether there are limits of calls at once, which the estimate ignores."""
+        """Whether there are limits on calls in flight, which the estimate ignores."""
 
     def begin(self, now: float) -> None:
         """Note the start of the program."""
@@ -146,8 +148,8 @@ class PacedEstimate:
 
     def started(self, request: Request, now: float) -> None:
         """Charge a call that starts."""
-        self._go_on(now)
-        self._under_way += 1
+        self._advance(now)
+        self._in_flight += 1
         call = request.needs
         if call is None:
             return
@@ -157,11 +159,11 @@ class PacedEstimate:
             limits = (limit for _, limit, _ in queue.limits(call, self._clock))
             rates = [limit_types.rate_of(x) for x in limits if limit_types.unit_of(x) == CALLS]
             self._strictest[service, call.keys] = min(rates, default=math.inf)
-        awaited = self._again.get((request.kind, call.keys))
-        if awaited:
+        awaited = self._awaited.get((request.kind, call.keys))
+        if awaited:  # a retry
             awaited.popleft()
-            self._awaited -= 1
-            self._skipped = 0.0
+            self._retries -= 1
+            self._skipped = 0.0  # the pause before it
             return
         self._clock, waits_for = queue.charge(call, self._clock)
         if waits_for is not None:
@@ -184,36 +186,37 @@ class PacedEstimate:
 
     def ended(self, request: Request, now: float, *, throttled: bool) -> None:
         """Note the end of a call. If it was throttled, a retry is expected."""
-        self._go_on(now)
-        self._under_way -= 1
+        self._advance(now)
+        self._in_flight -= 1
         if throttled and request.needs is not None:
             kind = request.kind, request.needs.keys
-            self._again[kind].append(now)
-            self._pushed_back.append((now, kind))
-            self._awaited += 1
+            self._awaited[kind].append(now)
+            self._throttled.append((now, kind))
+            self._retries += 1
 
-    def _go_on(self, now: float) -> None:
+    def _advance(self, now: float) -> None:
         """Advance the clock to `now`."""
-        if self._under_way or not self._awaited:
+        if self._in_flight or not self._retries:
             self._clock += now - self._last
         else:
             self._skipped += now - self._last
         self._last = now
-        while self._pushed_back and self._pushed_back[0][0] < now - _LONGEST_PAUSE:
-            at, kind = self._pushed_back.popleft()
-            awaited = self._again[kind]
+        while self._throttled and self._throttled[0][0] < now - _LONGEST_PAUSE:
+            at, kind = self._throttled.popleft()
+            awaited = self._awaited[kind]
+            # If its retry has arrived, another one is the first by now.
             if awaited and awaited[0] == at:
                 awaited.popleft()
-                self._awaited -= 1
+                self._retries -= 1
             if not awaited:
-                del self._again[kind]
-        if not self._awaited:
+                del self._awaited[kind]
+        if not self._retries:
             self._clock += self._skipped
             self._skipped = 0.0
 
     def seconds(self, now: float) -> float:
         """Return the duration of the paced run, if the dry run ends now."""
-        self._go_on(now)
+        self._advance(now)
         return self._clock - self._began
 
     def strictest(self, service: str, lane: str) -> float:
@@ -233,6 +236,6 @@ def _name(call: PacedCall, service: str, lane: str) -> str:
     own = lane == service or lane.startswith(f"{service}.")
     lane = lane.removeprefix(service).removeprefix(".") if own else lane
     if bucket := bucket_of(lane):
-        # A bucket of both services has the name of the first, as their queue has.
+        # A bucket that two services share is named after the first one, like their queue.
         return f"{service if own else str(call.queue.name).partition(' ')[0]} ({bucket[1]})"
     return f"{service}.{lane}" if lane else service

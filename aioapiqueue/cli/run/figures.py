@@ -14,15 +14,7 @@ from aioapiqueue.registry.spi import is_host
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = [
-    "FigureRow",
-    "Peaks",
-    "dry_run_table",
-    "lane_of",
-    "rows",
-    "table",
-    "total_of",
-]
+__all__ = ["Peaks", "dry_run_table", "lane_of", "rows", "table", "total_of"]
 
 _PACED = ("Paced", "Calls", "Waits", "Waited s", "Longest", "Throttled", "Errors")
 _NOT_PACED = ("Not paced", "Calls", "", "", "", "Throttled", "Errors")
@@ -134,7 +126,7 @@ def rows(
     """
     services, others = [], []
     for name, found in _grouped(figures, lambda one: one.service):
-        if name == OTHERS:  # of many services: one of what is paced, one of what is not
+        if name == OTHERS:  # the hub adds up further kinds of calls: paced ones, and unpaced ones
             others += [_row(OTHERS, [figure], figure.peak) for figure in found]
         else:
             shared = [one for one in buckets if one.service == name]
@@ -148,7 +140,7 @@ def _service(
     queues = []
     for queue, found in _grouped(figures, _queue):
         lanes = [
-            # Over all Regions and accounts that have the queue.
+            # A queue may serve several Regions and accounts, and so has several figures of a lane.
             _row(lane, own, peaks.of(name, queue, lane))
             for lane, own in _grouped(found, lane_of)
         ]
@@ -161,7 +153,8 @@ def _service(
 
 def _bucket(bucket: CallStats, others: Sequence[CallStats]) -> str:
     """Return the name of a shared bucket in a table."""
-    where = _where([bucket], others, unknown="")  # what is not in its scope
+    # A bucket for all Regions, or all accounts, has none, so nothing is written for it.
+    where = _where([bucket], others, unknown="")
     return f"shared {bucket.operation} {where}".rstrip()
 
 
@@ -193,7 +186,7 @@ def table(found: Sequence[FigureRow], limits: dict[str, str]) -> str:
                 times = one.waits, one.waited, one.longest_wait
                 paced.append((name, one.calls, *times, one.throttled, one.errors))
         else:
-            # Of a service that has limits of other operations, those that had none are named.
+            # If other operations of the service have limits, list those that have none.
             parts = _named(row, row.name) if row.name in limited else [(row.name, row.total)]
             for name, one in parts:
                 free.append((name, one.calls, "", "", "", one.throttled, one.errors))
@@ -227,25 +220,23 @@ def _named(row: FigureRow, name: str) -> Iterator[tuple[str, CallStats]]:
     yield name, row.total
     nested = any(part.parts for part in row.parts)
     for part in row.parts:
-        # Long names of lanes have as much room as where there is one queue.
+        # Queues are indented by one space, so that lanes are always indented by two.
         yield f"{' ' if nested else '  '}{part.name}", part.total
         for lane in part.parts:
             yield f"  {lane.name}", lane.total
 
 
 def _laid_out(lines: Sequence[_Line]) -> str:
-    """Return lines as a table.
-
-    A name may use the space before its first figure. A longer one has a line of its own, uncut, so
-    that it can be searched for. (rich takes milliseconds for each line, and a scan of many Regions
-    has thousands.)
-    """
+    """Return lines as a table."""
+    # Without rich, which takes 1.2 ms for each line: a scan of many Regions has thousands.
     cells = [[one if isinstance(one, str) else _number(one) for one in line] for line in lines]
     _, *widths = (max(map(len, column)) + 2 for column in zip(*cells, strict=True))
     text = []
     for name, *figures in cells:
         row = "".join(f"{one:>{width}}" for one, width in zip(figures, widths, strict=True))
         row = row.rjust(WIDTH)
+        # A name may use the space before its first figure. A longer one gets a line of its own, and
+        # is not cut, so that it can be searched for.
         if row[: len(name) + 1].strip():
             text += [name, row]
         else:

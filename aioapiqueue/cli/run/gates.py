@@ -135,7 +135,7 @@ def _value(gate: RunGate, measured: Measured) -> tuple[float, str]:
         seconds = measured.waits.percentile(_WAITS[gate.metric])
         return seconds, f"{short(seconds)} s"
     if gate.metric == "unused":
-        if measured.unused is None:  # fail closed
+        if measured.unused is None:  # the gate fails rather than passes unchecked
             return math.inf, "unknown, because (others) may include calls that a limit applies to"
         return measured.unused, pluralize(measured.unused, "unused limit")
     if gate.metric == "unpaced":
@@ -145,6 +145,7 @@ def _value(gate: RunGate, measured: Measured) -> tuple[float, str]:
             found += f", {processes} not paced"
         return measured.unpaced + measured.not_paced, found
     number: int = getattr(measured, gate.metric)
+    # Refused attempts got no response: without them, the share could exceed 100 %.
     answers = measured.answers + (number if gate.metric == "refused" else 0)
     share = 100 * number / answers if answers else 0.0
     if gate.percent:

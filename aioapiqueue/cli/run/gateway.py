@@ -1,4 +1,4 @@
-"""The process of the gateway, which paces what our hook in Python does not reach."""
+"""The process of the gateway, which paces the calls that our hook in Python does not reach."""
 
 from __future__ import annotations
 
@@ -24,17 +24,21 @@ if TYPE_CHECKING:
     from aioapiqueue.cli.run.launch import Launch
     from aioapiqueue.registry import Registry
 
-__all__ = ["Gateway", "is_installed"]
+__all__ = ["Gateway", "is_installed", "reachable_ports"]
 
-_READY_SECONDS = 30.0  # it takes half a second
+_READY_SECONDS = 30.0  # it takes half a second, unless the machine is busy
 _END_SECONDS = 5.0
-_PORTS = (80, 443)
 _OUT_OF_REACH = (
     "--isolate would block {hosts}: an isolated program reaches neither this host nor link-local "
     "addresses; nothing was started. Use --any instead: it paces programs that use HTTP_PROXY"
 )
-# -I: it needs the standard library alone, whatever the environment says.
-_ISOLATES = (sys.executable, "-I", str(Path(gateway.__file__).with_name("isolate.py")))
+# -I: it needs only the standard library, and must not import modules that the environment names.
+_ISOLATE = (sys.executable, "-I", str(Path(gateway.__file__).with_name("isolate.py")))
+
+
+def reachable_ports(registry: Registry) -> list[int]:
+    """Return the ports of other hosts that an isolated program can reach."""
+    return sorted({80, 443, *(origin_of(name).port for name in registry.hosts)})
 
 
 def is_installed() -> bool:
@@ -45,7 +49,7 @@ def is_installed() -> bool:
 async def _check_isolation() -> None:
     """Raise `NotStarted` if this system does not allow isolation."""
     process = await asyncio.create_subprocess_exec(
-        *_ISOLATES, "--check", stderr=asyncio.subprocess.PIPE
+        *_ISOLATE, "--check", stderr=asyncio.subprocess.PIPE
     )
     _, why = await process.communicate()
     if process.returncode:
@@ -72,10 +76,11 @@ class Gateway:
         from aioapiqueue.gateway.spi import labels_not_intercepted  # noqa: PLC0415 - its table
 
         self._folder = folder
-        origins = [origin_of(name) for name in registry.hosts]
-        self._ports = sorted({*_PORTS, *(one.port for one in origins)})
+        origins = map(origin_of, registry.hosts)
+        self._ports = reachable_ports(registry)
         self._addresses = sorted({one.host for one in origins if one.is_address})
         self._isolate = isolate
+        # They are sent by stdin: other users can read the command line of a process.
         self._settings: dict[str, Any] = {
             "hub": str(hub),
             "folder": str(folder),
@@ -93,8 +98,8 @@ class Gateway:
     async def __aenter__(self) -> Self:
         if self._isolate:
             await _check_isolation()
-        # -P: without the folder that run was started in, which may have a module of any name. In a
-        # session of its own: the keys of a terminal are for the program.
+        # -P: without the current directory, where a module may have the name of one of ours. In a
+        # new session: Ctrl-C is for the program, and must not end the gateway before it.
         with self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "aioapiqueue.gateway"),
@@ -140,7 +145,7 @@ class Gateway:
         port, ports = str(self._ready["port"]), ",".join(map(str, self._ports))
         addresses = ",".join(self._addresses)
         words = [self._settings["isolated"], str(self._folder), port, ports, addresses]
-        isolates = [*_ISOLATES, *words, launch.path, *command]
+        isolates = [*_ISOLATE, *words, launch.path, *command]
         return dataclasses.replace(launch, path=sys.executable), isolates
 
     async def broken(self) -> str:
@@ -156,7 +161,7 @@ class Gateway:
     async def end(self) -> None:
         """End the gateway, and note its counts. Cancelling this kills it."""
         process = self._process
-        self._stdin.close()
+        self._stdin.close()  # which tells it to end; so does our own death
         try:
             async with asyncio.timeout(_END_SECONDS):
                 while self.counts is None and (line := await self._stdout.readline()):
@@ -170,7 +175,7 @@ class Gateway:
         await process.wait()
 
     async def _start(self) -> None:
-        with contextlib.suppress(ConnectionError):  # it has ended; its last words say why
+        with contextlib.suppress(ConnectionError):  # it has ended, and its log says why
             self._stdin.write(json.dumps(self._settings).encode() + b"\n")
             await self._stdin.drain()
         line = b""
@@ -193,7 +198,7 @@ class Gateway:
     def _last_words(self, default: str | None = None) -> str:
         """Return the last line of its log: a message, or the end of a traceback."""
         lines: list[str] = []
-        with contextlib.suppress(OSError):  # somebody has tidied up
+        with contextlib.suppress(OSError):  # a clean-up of /tmp has removed the folder
             lines = self._log.read_text("utf-8", "replace").strip().splitlines()
         usual = f"exit code {self._process.returncode}" if default is None else default
         return lines[-1] if lines else usual

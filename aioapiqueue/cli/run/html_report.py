@@ -1,4 +1,4 @@
-"""`run --report`: the page of a run, from what its JSON has."""
+"""The page of `run --report`, made from the figures of `--json`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.cli.run.json_report import recorded_queues
-from aioapiqueue.cli.run.launch import is_python_name
+from aioapiqueue.cli.run.launch import is_python_name, split_option, takes_next
 from aioapiqueue.cli.run.report import remarks
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue.cli.run.model import Outcome, RunPlan
 
-__all__ = ["html_report", "program_name"]
+__all__ = ["html_report"]
 
 
 def html_report(
@@ -25,10 +25,10 @@ def html_report(
     """Return the page.
 
     Args:
-        plan: what was to be run.
-        outcome: what came of it.
-        figures: the same as JSON has them.
-        show_accounts: leave the numbers of accounts as they are.
+        plan: the plan of the run.
+        outcome: the outcome of the run.
+        figures: the result of `json_report`.
+        show_accounts: whether to show account ids in full.
     """
     from aioapiqueue.integrations.report import page  # noqa: PLC0415 - needs Jinja
     from aioapiqueue.integrations.report.spi import Masks  # noqa: PLC0415 - as above
@@ -48,11 +48,14 @@ def html_report(
         }
     )
     accounts = {one["account"] for one in figures["figures"] if one["account"] is not None}
-    keys = [*filter(_is_key, accounts)]
-    # A key may be any word, such as "a": it is masked where it ends the name of a queue.
+    # An access key stands for an account whose id, of 12 digits, is unknown.
+    keys = [one for one in accounts if not re.fullmatch("[0-9]{12}", one)]
+    # A key may be any word, such as "a", which must not be masked everywhere. So it is masked only
+    # at the end of the name of a queue.
     delays = (figures["on_host"] or {}).get("delays", ())
     changed = (*recorded["changes"], *recorded["learnt"])
-    named = (*figures["figures"], *recorded["queues"], *changed, *delays)  # figures: waiting, too
+    # The figures have the names of all queues, even of those whose calls only waited.
+    named = (*figures["figures"], *recorded["queues"], *changed, *delays)
     names = {one["queue"] for one in named if one["queue"] is not None}
     prefixes = {
         name.removesuffix(key) for name in names for key in keys if name.endswith(f" {key}")
@@ -64,49 +67,26 @@ def html_report(
 _FROM_JSON = ("verdict", "good", "version", "start", "end", "seconds")
 
 
-def _is_key(account: str) -> bool:
-    """Return whether this is an access key in an account's place, as of stores beside AWS."""
-    return not (account.isdigit() and len(account) == _DIGITS)
-
-
-_DIGITS = 12
-"""Of an account's number."""
-
-
 def program_name(command: Sequence[str]) -> str:
-    """Return what ran, without arguments: there may be a password among them."""
+    """Return the name of the program, or of the script or module that Python executes."""
+    # No further arguments: the page may be shown to others, and one may be a password.
     name = PurePath(command[0]).name
     if not is_python_name(name):
         return name
     arguments = iter(command[1:])
     for argument in arguments:
+        if argument == "-":
+            break
         if not argument.startswith("-"):
             return f"{name} {PurePath(argument).name}"
-        if argument in _WITH_VALUE:
-            next(arguments, None)
-        elif argument == "-" or (not argument.startswith("--") and "c" in _options(argument)):
+        _, option, value = split_option(argument)
+        if option == "c":
             break
-        elif not argument.startswith("--"):
-            letter, rest = _with_value(argument)
-            value = (rest or next(arguments, "")) if letter else ""
-            if letter == "m":
-                return f"{name} -m {value}".rstrip()
+        if takes_next(argument):
+            value = next(arguments, "")
+        if option == "m":
+            return f"{name} -m {value}".rstrip()
     return name
-
-
-def _with_value(argument: str) -> tuple[str, str]:
-    """Return which option of Python's has a value, in one argument, and that; "": none has."""
-    found = re.search("[mWX]", argument)
-    return (found[0], argument[found.end() :]) if found else ("", "")
-
-
-def _options(argument: str) -> str:
-    """Return the letters of an argument that are options, and no value of one."""
-    return re.split("[mWX]", argument)[0]
-
-
-_WITH_VALUE = ("--check-hash-based-pycs",)
-"""Options of Python's own that are followed by a value."""
 
 
 def _facts(
@@ -124,7 +104,7 @@ _SUMMED = ("calls", "throttled", "errors", "refused")
 
 
 def _notes(plan: RunPlan, outcome: Outcome) -> list[str]:
-    """Return the remarks, without the arguments of any program."""
+    """Return the remarks, without arguments of programs, as in `program_name`."""
     short = [
         dataclasses.replace(one, command=PurePath((one.command.split() or [""])[0]).name)
         for one in outcome.inactive

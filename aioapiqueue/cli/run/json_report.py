@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aioapiqueue.cli.run.model import Outcome, RunPlan
     from aioapiqueue.hub import CallStats
 
-__all__ = ["FORMAT", "figure_as_json", "json_report", "json_text", "recorded_queues"]
+__all__ = ["json_report", "json_text", "recorded_queues"]
 
 FORMAT = 2
 """The format of the file: raised with each change that breaks a reader."""
@@ -41,7 +41,7 @@ def json_report(plan: RunPlan, outcome: Outcome, code: int) -> dict[str, Any]:
         outcome: the outcome.
         code: the exit code of `run`.
     """
-    none = unused(outcome.figures, plan.registry)
+    unused_limits = unused(outcome.figures, plan.registry)
     waits = WaitTimes()
     for figure in outcome.figures:
         if figure.paced:
@@ -75,10 +75,10 @@ def json_report(plan: RunPlan, outcome: Outcome, code: int) -> dict[str, Any]:
         "limits": plan.limits,
         "unused": [
             _picked(entry, "service", "operation", "bucket", "source") | {"limit": limit}
-            for entry, (_, limit) in zip(none, map(named, none), strict=True)
+            for entry, (_, limit) in zip(unused_limits, map(named, unused_limits), strict=True)
         ],
         "waits": _percentiles(waits),
-        "peaks": {one: peaks.of(one) for one in _services(outcome)},
+        "peaks": {one.service: peaks.of(one.service) for one in outcome.figures},
         "step_seconds": outcome.recorder.series.step,
         "figures": [
             figure_as_json(one) | {"time_series": _time_series(one, outcome)}
@@ -115,7 +115,7 @@ def json_report(plan: RunPlan, outcome: Outcome, code: int) -> dict[str, Any]:
 def json_text(report: dict[str, Any]) -> str:
     """Return a report as text, with lists and objects of numbers on one line each."""
     text = json.dumps(report, indent=2)
-    # Strings have no newline of their own in JSON, so that these are found between them only.
+    # A string in JSON contains no newline, so that this matches between values only.
     return re.sub(r"([\[{])\n\s+([^\[\]{}]*?)\n\s+([\]}])", _on_one_line, text) + "\n"
 
 
@@ -163,10 +163,6 @@ def _percentiles(waits: WaitTimes) -> dict[str, float]:
     return {name: _plain(value) for name, value in waits.as_json().items()}
 
 
-def _services(outcome: Outcome) -> list[str]:
-    return list(dict.fromkeys(one.service for one in outcome.figures))
-
-
 def _time_series(figure: CallStats, outcome: Outcome) -> dict[str, Any]:
     """Return a time series.
 
@@ -209,6 +205,7 @@ def _limits(counts: dict[str, Any]) -> dict[str, Any]:
     series = counts["time_series"]
     return {
         "limits": counts["limits"],
+        # Calls are left out if each has used one of its limit: `figures` has their number.
         "used": {
             unit: used
             for unit, used in counts["used"].items()

@@ -1,10 +1,10 @@
-"""What COMMAND is, found out before it starts: is it Python, and would it load the bootstrap?
+"""Finds out, before COMMAND is started, whether it is Python and would load the bootstrap.
 
-The bootstrap is a `sitecustomize` on PYTHONPATH. A Python started with -I or -E ignores
-PYTHONPATH, one started with -S does not import `sitecustomize`; neither prints a warning.
-What can be seen beforehand is refused: options of the interpreter itself, of the shebang of a
-script (also by way of `env -S`, and of the detour by /bin/sh that installers take around long
-paths), and an `env` that takes our variables away.
+The bootstrap is a `sitecustomize` on PYTHONPATH. A Python that is started with -I or -E ignores
+PYTHONPATH, and one with -S does not import `sitecustomize`. Neither prints a warning. So such a
+command is refused, if that can be seen: in the options of the interpreter, in the shebang of a
+script (also with `env -S`, and in the shell code that installers write for long paths), and in an
+`env` that removes our variables.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ from aioapiqueue.spi import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Launch", "examine", "harmful_option", "is_python_name"]
+__all__ = [
+    "Launch",
+    "examine",
+    "harmful_option",
+    "is_python_name",
+    "split_option",
+    "takes_next",
+]
 
 _PYTHON = re.compile(
     r"(?i)(?:python|pypy)w?(?:[0-9][0-9.]*t?d?)?(?:-?(?:dbg|intel64|debug))?(?:\.exe)?"
@@ -42,10 +49,10 @@ _ENV_OPTIONS = {
     "--split-string": "-S",
     "-": "-i",
 }
-# Launchers that keep the bootstrap from loading, as tried with their releases of November 2026.
+# Launchers that prevent the bootstrap from loading, tested with their releases of November 2026.
 _LAUNCHERS = {"opentelemetry-instrument"}
 _SHELLS = {"sh", "bash", "dash"}
-_DEPTH = 8  # interpreter, script, env, env, ...: deeper than anything sensible
+_DEPTH = 8  # most steps from script to interpreter and `env`; a script may be its own interpreter
 _HEAD = 4096  # bytes of a file in which its shebang must end
 
 
@@ -54,9 +61,9 @@ class Launch:
     """A command that may be started.
 
     Attributes:
-        path: the file that is executed.
-        name: how messages call the command.
-        python: whether it starts Python, as far as can be seen beforehand.
+        path: the file to execute.
+        name: the name of the command in messages.
+        python: whether it is known to start Python.
     """
 
     path: str
@@ -65,7 +72,7 @@ class Launch:
 
 
 class _NoEnvironmentError(NotStarted):
-    """Raised where a command takes away what its program would be paced by."""
+    """Raised if a command removes the variables without which its program is not paced."""
 
 
 def _base(path: str) -> str:
@@ -78,17 +85,16 @@ def is_python_name(path: str) -> bool:
 
 
 def examine(command: Sequence[str], *, any_: bool = False, isolate: bool = False) -> Launch:
-    """Find out what a command is.
+    """Find the program of a command, and whether it is Python.
 
     Args:
         command: the program and its arguments, as `execvp` takes them.
-        any_: whether it is paced without the bootstrap, too; default False.
-        isolate: whether it is paced whatever it does; default False.
+        any_: whether the gateway paces it as well. Default: False.
+        isolate: whether it can reach nothing but the gateway. Default: False.
 
     Raises:
-        NotStarted: there is no such program, it may not be executed, or it is a Python that would
-            not load the bootstrap, and is paced by nothing else. Its message names the reason and
-            the remedy.
+        NotStarted: there is no such program, it is not executable, or it is a Python that would
+            not be paced. The error contains the reason and the remedy.
     """
     name = command[0]
     path = shutil.which(name)
@@ -102,12 +108,13 @@ def examine(command: Sequence[str], *, any_: bool = False, isolate: bool = False
         why = "no such file" if os.sep in name else "command not found in PATH"
         text = f"{printable(name)}: {why}; nothing was started"
         first, *arguments = name.split() or [""]
-        if arguments and shutil.which(first):  # the whole command line as one word
+        if arguments and shutil.which(first):  # the whole command line was quoted
             text += f". To run {printable(first)}, leave out the quotes"
         raise NotStarted(text, code=ExitCode.NOT_FOUND)
     try:
         python = _leads_to_python([path, *command[1:]])
     except _NoEnvironmentError:
+        # Without its variables, a program does not find the gateway either, unless it is isolated.
         if not isolate:
             raise
         python = False
@@ -119,8 +126,8 @@ def examine(command: Sequence[str], *, any_: bool = False, isolate: bool = False
 
 
 def _leads_to_python(argv: Sequence[str]) -> bool:
-    """Follow shebangs and `env` until it is clear what is started."""
-    where = ""  # as messages name the place that a command was found in
+    """Follow shebangs and `env` to the program; return whether it is Python."""
+    where = ""  # the place of a command, for messages
     for _ in range(_DEPTH):
         if not argv:
             break
@@ -147,15 +154,16 @@ def _leads_to_python(argv: Sequence[str]) -> bool:
     return False
 
 
-def _letters(argument: str, with_value: str) -> tuple[str, str, str]:
-    """Take an argument of one-letter options apart.
+def split_option(argument: str, with_value: str = "cmWX") -> tuple[str, str, str]:
+    """Split an argument that consists of one-letter options.
 
     Args:
-        argument: such as "-sE" or "-uWignore"; anything else has no letters.
-        with_value: the letters that take a value.
+        argument: the argument, such as "-sE" or "-uWignore". Any other has no letters.
+        with_value: the letters of options that take a value. Default: those of Python.
 
     Returns:
-        Those without a value, the last one if it takes a value, and the value if it is there.
+        The letters without a value, the letter with a value ("" if there is none), and the value
+        ("" if it is in the next argument).
     """
     pattern = rf"-(?!-)([^{with_value}]*)(?:([{with_value}])(.*))?"
     found = re.fullmatch(pattern, argument, re.DOTALL)
@@ -163,47 +171,52 @@ def _letters(argument: str, with_value: str) -> tuple[str, str, str]:
     return letters, last, value
 
 
+def takes_next(argument: str) -> bool:
+    """Return whether the next argument is the value of this option of Python."""
+    _, last, value = split_option(argument)
+    return (bool(last) and not value) or argument == "--check-hash-based-pycs"
+
+
 def harmful_option(argv: Sequence[str]) -> tuple[str, str] | None:
-    """Return the first of an interpreter's own arguments with -I, -E or -S in it, and the letter.
+    """Return the first argument of an interpreter that contains -I, -E or -S, and that letter.
 
     Args:
-        argv: the interpreter and its arguments; those of its program are not looked at.
+        argv: the interpreter and its arguments. Those after the script's name are the script's.
     """
     arguments = iter(argv[1:])
     for argument in arguments:
-        letters, last, value = _letters(argument, "cmWX")
+        letters, last, _ = split_option(argument)
         for letter in letters:
             if letter in _REASONS:
                 return argument, letter
-        if last in {"W", "X"} or argument == "--check-hash-based-pycs":
-            if not value:
-                next(arguments, None)
-        elif last or argument in {"-", "--"} or not argument.startswith("-"):
-            return None  # -c, -m, a script: what follows is the program's
+        if last in {"c", "m"} or argument in {"-", "--"} or not argument.startswith("-"):
+            return None  # further arguments are for the program
+        if takes_next(argument):
+            next(arguments, None)
     return None
 
 
 def _shebang(path: str) -> list[str]:
-    """Return what the kernel makes of a script's first line; of anything else, nothing."""
+    """Return the command that the kernel executes for a script; none for any other file."""
     try:
         with Path(path).open("rb") as file:
             head = file.read(_HEAD)
     except OSError:
-        return []  # may be executed, not read
+        return []  # a file may be executable, but not readable
     first, _, rest = head.partition(b"\n")
     words = os.fsdecode(first[2:].strip()).split(maxsplit=1)
     if not first.startswith(b"#!") or not words:
         return []
-    # Where a path is too long for a shebang, installers write a script that is both shell and
-    # Python: '''exec' "/long/path/python" "$0" "$@"
+    # If a path is too long for a shebang, or has a space, installers write a script that is both
+    # shell and Python: '''exec' "/long/path/python" "$0" "$@"
     if _base(words[0]) in _SHELLS and rest.startswith(b"'''exec' "):
         return _split(os.fsdecode(rest.partition(b"\n")[0]))[1:]
-    # As on Linux and macOS of today: all that follows the interpreter is one argument.
+    # Linux and macOS pass everything after the interpreter as one argument.
     return [*words, path]
 
 
 def _after_env(argv: Sequence[str], where: str) -> list[str]:
-    """Return the command that `env` goes on to; refuse one that takes our variables away."""
+    """Return the command that `env` executes; refuse an `env` that removes our variables."""
     rest = list(argv[1:])
     while rest:
         word = rest.pop(0)
@@ -212,15 +225,16 @@ def _after_env(argv: Sequence[str], where: str) -> list[str]:
             word = _ENV_OPTIONS[name] + value
         elif not word.startswith("-") and not equals:
             return [shutil.which(word) or word, *rest]
-        letters, last, value = _letters(word, "uCS")
+        letters, last, value = split_option(word, "uCS")
         if last and not value and rest:
             value = rest.pop(0)
         if last == "S":
             rest[:0] = _split(value)
-        taken = value if last == "u" else name
-        all_of_it = "i" in letters and not letters.strip("iv0")
-        if all_of_it or taken in _NEEDED:
-            what = "all variables" if all_of_it else taken
+        # Set to another value (NAME=value), a variable is lost as well.
+        removed = value if last == "u" else name
+        all_removed = "i" in letters and not letters.strip("iv0")
+        if all_removed or removed in _NEEDED:
+            what = "all variables" if all_removed else removed
             raise _NoEnvironmentError(
                 f"env{where} removes {what}, so the program cannot be paced; nothing was started. "
                 "Put env first: env ... aioapiqueue run ... -- COMMAND."

@@ -44,7 +44,7 @@ def unused(figures: Sequence[CallStats], registry: Registry) -> list[InForce]:
     return [
         entry
         for entry in registry
-        if entry.share is None  # of a preset or of quotas
+        if entry.share is None  # otherwise it is from a preset or from quotas
         and entry.source != ADAPTIVE
         and (entry.limits or entry.concurrency is not None or entry.adaptive is not None)
         and (entry.service, entry.operation, entry.bucket) not in applied

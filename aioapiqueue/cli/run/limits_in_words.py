@@ -1,4 +1,4 @@
-"""The limits of a run, in the words of its messages."""
+"""The limits of a run as text, for messages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def service_in(name: str) -> str:
 def named(entry: InForce) -> tuple[str, str]:
     """Return the name of limits, and their text."""
     name = target_of(entry.service, entry.operation)
-    if entry.bucket:  # several operations share it, or parameters choose it
+    if entry.bucket:  # several operations share it, or the parameters of a call choose it
         name = f"{entry.service} ({entry.bucket})"
     limits = list(map(_limit, entry.limits)) or ["any rate"] * (entry.operation is not None)
     if entry.concurrency is not None:
@@ -49,7 +49,7 @@ def named(entry: InForce) -> tuple[str, str]:
 
 
 def _limit(limit: Limit) -> str:
-    # "100ms" is how an interval is written; of whole calls a second people write "10/s".
+    # A limit of one call in 0.1 s is written "100ms". Users who wrote "10/s" expect that again.
     if isinstance(limit, Rate) and limit.calls == 1 and limit.per < 1:
         a_second = 1 / limit.per
         if abs(a_second - round(a_second)) <= _EXACTLY:

@@ -1,4 +1,4 @@
-"""Where our messages go: stderr, or the file of `--log`."""
+"""Writes our messages to stderr, or to the file of `--log`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["Log"]
 
 
 class Log:
-    """Writes messages to stderr, each line after our name, or to a file, each after the time, too.
+    """Writes messages, each line with our name before it, and in a file also with the time.
 
     Args:
-        file: the file; once it cannot be written any more, stderr takes its place.
+        file: the file; None for stderr, which is also used if the file can no longer be written.
     """
 
     def __init__(self, file: OutputFile | None) -> None:
@@ -30,22 +30,24 @@ class Log:
         self.show(prefixed(text))
 
     def show(self, text: str) -> None:
-        """Write a text as it is. A terminal that is gone is no reason to end a scan."""
+        """Write a text without our name. A closed terminal is no error."""
         if self._file is not None:
             try:
                 self._file.write(_with_time(text))
             except OSError as error:
-                lost, self._file = self._file, None
+                lost, self._file = self._file, None  # first, as `say` comes back here
                 self.say(f"--log: {lost.path} can no longer be written: {error.strerror}")
             else:
                 return
+        # The program must not end because its terminal was closed (OSError), nor because some
+        # library has closed our stderr (ValueError).
         with contextlib.suppress(OSError, ValueError):
-            if sys.stderr is not None:  # Python has none where it was closed, as by `2>&-`
+            if sys.stderr is not None:  # None if it was closed before the start, as by `2>&-`
                 sys.stderr.write(text)
                 sys.stderr.flush()
 
 
 def _with_time(text: str) -> str:
-    """Return lines, each after the present time in UTC."""
+    """Return lines, each with the current time in UTC before it."""
     now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return "".join(f"{now} {line}".rstrip() + "\n" for line in text.splitlines())

@@ -1,4 +1,4 @@
-"""The hub of this host, through which a run shares its limits with others of this user."""
+"""The hub of this host, through which a run shares its limits with this user's other runs."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class OnHost:
         """
         self._say = say
         try:
-            # Cancelled here: the thread goes on by itself; the hub that it starts ends by itself.
-            await to_thread.run_sync(_look, abandon_on_cancel=True)
+            # If this is cancelled, the thread may still start a hub, which ends when it is unused.
+            await to_thread.run_sync(_ensure_hub, abandon_on_cancel=True)
         except (SharedError, Unreachable) as error:
             why = f"{error}; nothing was started. To run without sharing limits: --private"
             raise NotStarted(wrapped(why)) from None
@@ -101,7 +101,7 @@ class OnHost:
             for schedule in self._schedules
             for delay, figures in schedule.delays.items()
         ]
-        return dict(sorted(found, key=lambda one: -one[1][1]))
+        return dict(sorted(found, key=lambda one: -one[1][1]))  # the longest delay first
 
     @property
     def shared_with(self) -> dict[str, list[str]]:
@@ -130,5 +130,6 @@ class OnHost:
         }
 
 
-def _look() -> None:
+def _ensure_hub() -> None:
+    """Connect to the hub, which starts it if none runs."""
     reach({"command": "status"}, override=os.environ.get(HUB_DIR)).sock.close()

@@ -1,4 +1,4 @@
-"""The message before a program is started: what is paced and how, and what is not."""
+"""The message before the program starts: what is paced and how, and what is not."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 from aioapiqueue.cli.console import pluralize, unbroken, wrapped
-from aioapiqueue.cli.run.gateway import is_installed
+from aioapiqueue.cli.run.gateway import is_installed, reachable_ports
 from aioapiqueue.cli.run.limits_in_words import service_in
-from aioapiqueue.registry.spi import is_host, origin_of
+from aioapiqueue.registry.spi import is_host
 from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["opening"]
 
-_MOST_NAMED = 8  # limits or services: more is no help in a line or two
+_MOST_NAMED = 8  # limits or services; a longer list is not read
 
 
 def opening(plan: RunPlan) -> str:
-    """Return what is paced and how, or that nothing is."""
+    """Return the message: what is paced and how, or that nothing is."""
     hosts = plan.registry.hosts
     if plan.dry_run:
         to = f" to AWS and to {_listed(list(hosts), 'host')}" if hosts else ""
@@ -57,8 +57,9 @@ def opening(plan: RunPlan) -> str:
 
 
 def _isolated(plan: RunPlan) -> str:
-    """Return what an isolated program can reach."""
-    ports = sorted({80, 443, *(origin_of(host).port for host in plan.registry.hosts)})
+    """Return the line about what an isolated program can reach."""
+    ports = reachable_ports(plan.registry)
+    # By `setns` to the namespace of another process, which needs CAP_SYS_ADMIN.
     leaves = ". As root, the program could leave the isolation" if os.geteuid() == 0 else ""
     return (
         "isolated: the program reaches other hosts only through a local proxy (ports "
@@ -67,7 +68,7 @@ def _isolated(plan: RunPlan) -> str:
 
 
 def _paced(limits: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is paced, and what is not."""
+    """Yield a line about what is paced, and one about what is not."""
     own = {name: limit for name, limit in limits.items() if name != "default"}
     named = dict.fromkeys(map(service_in, own))
     hosts = [one for one in named if is_host(one)]
@@ -85,7 +86,7 @@ def _paced(limits: Mapping[str, str]) -> Iterator[str]:
         if parts
         else "nothing is paced: no service or host that you named has a limit"
     )
-    # Where the limits are of some operations only, there are other calls, too.
+    # If some service or host has limits for certain operations only, its other calls are not paced.
     whole = {name.removesuffix(".*") for name in own}.issuperset(named)
     if hosts and "default" in limits:
         yield f"not paced: {'calls to all other hosts' if whole else 'all other calls to hosts'}"

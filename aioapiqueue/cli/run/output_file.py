@@ -1,4 +1,7 @@
-"""The files of --json, --log and --report: known to be writable before the program starts."""
+"""The files of --json, --log and --report, opened before the program starts.
+
+A program may run for hours: a file that cannot be written should be known before it starts.
+"""
 
 from __future__ import annotations
 
@@ -17,63 +20,67 @@ if TYPE_CHECKING:
 __all__ = ["OutputFile", "OutputFiles", "Unwritable"]
 
 
-class Unwritable(Exception):  # noqa: N818 - what it is, as a path goes
-    """Raised where a file cannot be written; the message has the reason, and what to do."""
+class Unwritable(Exception):  # noqa: N818 - a property of the path, not an error of ours
+    """Raised if a file cannot be written; contains the reason and a remedy."""
 
 
 class OutputFile:
     """A file that is open from the start of a run to its end.
 
-    A pipe needs a reader already, as waiting for one might never end. Where the path leads to a
-    file that our own stdout or stderr goes to, as /dev/stdout may, it is appended to.
+    A path to the file that is our own stdout or stderr, such as /dev/stdout, is appended to.
 
     Args:
-        path: of the file; it is made if it is not there.
-        append: keep what is in it; default: `write` replaces it.
-        stdout: whether the path "-" is our stdout; default: a file of that name.
+        path: the path of the file, which is made if it does not exist.
+        append: whether to append. Default: `write` replaces the contents.
+        stdout: whether the path "-" means our stdout. Default: a file of that name.
 
     Raises:
-        Unwritable: it cannot be written.
+        Unwritable: the file cannot be written.
     """
 
     def __init__(self, path: Path, *, append: bool = False, stdout: bool = False) -> None:
         self.path = path
+        # Our own stream is appended to through a copy of its descriptor: opened again, it would
+        # have a position of its own, and overwrite what the program has written.
         own = 1 if stdout and str(path) == "-" else _own(path)
         self._made = own is None and not os.path.lexists(path)
-        self._whole = False
+        self._replaced = False
+        """Whether `write` replaces the contents: a regular file, not one that is appended to."""
         try:
             self._descriptor = os.dup(own) if own is not None else _open(path, append=append)
         except OSError as error:
             raise Unwritable(f"{path} cannot be written: {_why(path, error)}") from None
         try:
-            self._whole = own is None and not append and _is_file(self._descriptor)
+            self._replaced = own is None and not append and _is_file(self._descriptor)
             _probe(self._descriptor, append=append)
         except OSError as error:
             self.discard()
             raise Unwritable(f"{path} cannot be written: {error.strerror}") from None
 
     def replaces(self, other: OutputFile) -> bool:
-        """Return whether to write here takes away what is written to `other`."""
+        """Return whether writing to this file would erase what was written to `other`."""
         there = os.fstat(other._descriptor)
-        return self._whole and os.path.samestat(os.fstat(self._descriptor), there)
+        return self._replaced and os.path.samestat(os.fstat(self._descriptor), there)
 
     def write(self, text: str) -> None:
-        """Write a text; in the place of what is in a file, unless that is appended to.
+        """Write a text. It replaces the contents of a file, unless that is appended to.
 
         Raises:
-            OSError: it cannot be written, or no longer.
+            OSError: the file can no longer be written.
         """
-        if self._whole:
-            self._find_again()
+        if self._replaced:
+            self._reopen()
+            # Only now, so that an earlier report survives a run that is killed.
             os.ftruncate(self._descriptor, 0)
-        # The program may have changed it for all who have the same file open, as asyncio does.
+        # A program that shares this pipe or terminal may have made it non-blocking for all
+        # processes, as asyncio does. A write would then fail, or be cut off.
         os.set_blocking(self._descriptor, True)
         left = memoryview(text.encode("utf-8", "backslashreplace"))
         while left:
             left = left[os.write(self._descriptor, left) :]
 
-    def _find_again(self) -> None:
-        """Open the path again where the program has removed our file, or put another there."""
+    def _reopen(self) -> None:
+        """Open the path again if the program has removed or replaced our file."""
         with contextlib.suppress(OSError):
             if os.path.samestat(self.path.stat(), os.fstat(self._descriptor)):
                 return
@@ -82,7 +89,7 @@ class OutputFile:
         self._descriptor = descriptor
 
     def discard(self) -> None:
-        """Close it; take it away if it was not there before and nothing was written."""
+        """Close the file, and remove it if we have made it and nothing was written."""
         with contextlib.suppress(OSError):
             if self._made and _is_file(self._descriptor) and not os.fstat(self._descriptor).st_size:
                 self.path.unlink()
@@ -92,12 +99,12 @@ class OutputFile:
 
 @dataclass
 class OutputFiles:
-    """The files of three options.
+    """The files of a run.
 
     Attributes:
-        figures: of --json.
-        log: of --log.
-        report: of --report.
+        figures: the file of --json.
+        log: the file of --log.
+        report: the file of --report.
     """
 
     figures: OutputFile | None = None
@@ -106,10 +113,10 @@ class OutputFiles:
 
     @classmethod
     def open(cls, figures: Path | None, log: Path | None, report: Path | None) -> OutputFiles:
-        """Open them.
+        """Open the files.
 
         Raises:
-            Unwritable: one of them cannot be written, or takes away what another one gets.
+            Unwritable: a file cannot be written, or two options would overwrite each other's.
         """
         files = cls()
         option = "--json"
@@ -122,19 +129,19 @@ class OutputFiles:
             option = "--report"
             if report is not None:
                 if importlib.util.find_spec("jinja2") is None:
-                    raise Unwritable(_NO_JINJA)  # noqa: TRY301 - as all others
+                    raise Unwritable(_NO_JINJA)  # noqa: TRY301 - the option is added below
                 files.report = OutputFile(report)
         except Unwritable as error:
             files.discard()
             raise Unwritable(f"{option}: {error}") from None
         try:
-            files._check_apart()
+            files._check_different()
         except Unwritable:
             files.discard()
             raise
         return files
 
-    def _check_apart(self) -> None:
+    def _check_different(self) -> None:
         named = {"--json": self.figures, "--report": self.report, "--log": self.log}
         found = [(option, file) for option, file in named.items() if file is not None]
         for (option, file), (other_option, other) in permutations(found, 2):
@@ -144,7 +151,10 @@ class OutputFiles:
                 )
 
     def discard(self) -> None:
-        """Close those that nothing was written to, and take them away if they were not there."""
+        """Close the files of --json and --report, and remove those that we have made.
+
+        The log keeps its messages.
+        """
         for one in (self.figures, self.report):
             if one is not None:
                 one.discard()
@@ -157,7 +167,7 @@ _NO_JINJA = (
 
 
 def _own(path: Path) -> int | None:
-    """Return our own stream that goes to the same file, or socket, which cannot be opened."""
+    """Return the descriptor of our own stream that is the same file or socket; None if neither."""
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):
             there = path.stat()
@@ -169,7 +179,8 @@ def _own(path: Path) -> int | None:
 
 def _open(path: Path, *, append: bool) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOCTTY | (os.O_APPEND if append else 0)
-    # Without O_NONBLOCK, a pipe without a reader would block here.
+    # With O_NONBLOCK, to open a pipe without a reader fails (ENXIO) instead of waiting for one,
+    # which might never come.
     descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
     os.set_blocking(descriptor, True)
     return descriptor
@@ -180,13 +191,14 @@ def _is_file(descriptor: int) -> bool:
 
 
 def _probe(descriptor: int, *, append: bool) -> None:
-    """Raise the error that writing would, where it is known before: mostly a full disk."""
+    """Raise the error that writing would raise, if it is known already: mostly a full disk."""
     if not _is_file(descriptor):
         os.write(descriptor, b"")  # /dev/full refuses even an empty write
         return
-    if append:  # the truncation below would cut off what another process appends just now
-        return
+    if append:
+        return  # the truncation below could cut off what another process appends at this moment
     size = os.fstat(descriptor).st_size
+    # Only an allocation shows that the disk is full. It is undone below.
     try:
         os.posix_fallocate(descriptor, size, 1)
     except AttributeError:  # macOS
@@ -194,12 +206,12 @@ def _probe(descriptor: int, *, append: bool) -> None:
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             raise
-        return  # a file system that has no such thing
+        return  # the file system cannot allocate ahead
     os.ftruncate(descriptor, size)
 
 
 def _why(path: Path, error: OSError) -> str:
-    """Return why a path could not be opened, and what to do about it."""
+    """Return why a path could not be opened, and a remedy if there is one."""
     if error.errno == errno.ENXIO and path.is_fifo():
         return "no process reads this pipe; start the reader first"
     if error.errno == errno.ENOENT and path.is_symlink():

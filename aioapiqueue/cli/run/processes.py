@@ -1,8 +1,8 @@
-"""What Linux shows of processes in /proc; on other systems, nothing is found.
+"""Reads processes from Linux's /proc. On other systems, no process is found.
 
-A process is known by its pid and the time of its start. What it executes is known by where the
-kernel laid it out: addresses are drawn at random for each `exec`, and inherited by `fork`. So a
-forked child differs from a program of its own, though both have the same name.
+A process is identified by its id and its start time. The program that it executes is identified by
+its addresses in memory (`Image`): the kernel draws them at random for each `exec`, and `fork` keeps
+them. So a forked child can be told from a new program, even if both have the same name.
 """
 
 from __future__ import annotations
@@ -36,17 +36,19 @@ _LONGEST_SHOWN = 60
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 Image: TypeAlias = tuple[int, int, int]
+"""The addresses of code and stack, which identify an execution of a program."""
 
 
 class Running(NamedTuple):
-    """A process at the moment of a look.
+    """A process at one moment.
 
     Attributes:
-        pid: its id.
-        parent: its parent's.
-        start: when it was started, in ticks since the machine's start: two of one pid differ.
-        cpu: seconds of CPU time that it has used, over all that it has executed.
-        image: what it executes; None where the kernel does not show it.
+        pid: the process id.
+        parent: the process id of its parent.
+        start: its start time, in ticks since the machine's start. It tells apart processes that
+            had the same id.
+        cpu: its CPU time in seconds, over all programs that it has executed.
+        image: the program that it executes; None if the kernel does not show it.
     """
 
     pid: int
@@ -57,22 +59,22 @@ class Running(NamedTuple):
 
     @property
     def began(self) -> float:
-        """When it was started, as `time.time()` has it, to some 10 ms."""
+        """Its start time as `time.time()`, with a precision of about 10 ms."""
         return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + self.start / _TICKS
 
 
 def look(pid: int) -> Running | None:
-    """Return a process; None if it is gone, or a zombie."""
+    """Return a process; None if it has ended, even as a zombie."""
     try:
-        # Not by pathlib, which takes longer than all the rest: there may be thousands of them.
+        # `Path.read_bytes` takes longer than all the rest, and there may be thousands of processes.
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123
-            # The name is in parentheses, and may hold any character.
+            # The second field is the name, in parentheses: it may contain spaces and parentheses.
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
     if not fields or fields[0] in (b"Z", b"X"):
         return None
-    # Of other users' processes, the addresses are 0 or 1.
+    # The kernel shows 0 or 1 as the addresses of other users' processes.
     code_start, code_end, stack = int(fields[23]), int(fields[24]), int(fields[25])
     return Running(
         pid=pid,
@@ -84,10 +86,10 @@ def look(pid: int) -> Running | None:
 
 
 def descendants(roots: Mapping[int, int | None]) -> list[Running]:
-    """Return processes and all their descendants, as far as they are visible.
+    """Return processes and all their visible descendants.
 
     Args:
-        roots: for each pid the `start` of the process that is meant, None for whichever has it.
+        roots: the `start` of each process, by its id; None for any process with that id.
     """
     if not HAS_PROC:
         return []
@@ -100,7 +102,7 @@ def descendants(roots: Mapping[int, int | None]) -> list[Running]:
             if roots.get(process.pid, -1) in {None, process.start}:
                 found.append(process)
     seen = {process.pid for process in found}
-    for process in found:
+    for process in found:  # which grows meanwhile
         new = [child for child in children[process.pid] if child.pid not in seen]
         seen.update(child.pid for child in new)
         found += new
@@ -108,7 +110,7 @@ def descendants(roots: Mapping[int, int | None]) -> list[Running]:
 
 
 def is_python(pid: int) -> bool:
-    """Return whether a process executes Python: under its own name, or as a part of a program."""
+    """Return whether a process executes Python, as an interpreter or embedded in a program."""
     folder = Path(f"/proc/{pid}")
     try:
         executable = str((folder / "exe").readlink()).removesuffix(" (deleted)")
@@ -121,7 +123,7 @@ def is_python(pid: int) -> bool:
 
 
 def arguments(pid: int) -> list[str]:
-    """Return what a process was started with, its own name first; nothing if it is gone."""
+    """Return the arguments of a process, its own name first; none if it has ended."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
     except OSError:
@@ -130,7 +132,7 @@ def arguments(pid: int) -> list[str]:
 
 
 def command_line(pid: int) -> str:
-    """Return the command line of a process as one would type it, shortened; "" if it is gone."""
-    # It may come to stand on a terminal: no control characters.
+    """Return the command line of a process, quoted and shortened; "" if it has ended."""
+    # Messages quote it: control characters of a program must not reach the terminal.
     line = printable(shlex.join(arguments(pid)))
     return line if len(line) <= _LONGEST_SHOWN else f"{line[: _LONGEST_SHOWN - 3]}..."

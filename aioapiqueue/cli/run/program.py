@@ -1,4 +1,4 @@
-"""The program that is run: started, sent the signals that come to us, waited for, stopped."""
+"""The program of a run: starts it, forwards signals to it, waits for it and stops it."""
 
 from __future__ import annotations
 
@@ -18,37 +18,36 @@ if TYPE_CHECKING:
     from aioapiqueue.cli.run.launch import Launch
     from aioapiqueue.cli.run.processes import Running
 
-__all__ = ["Program", "Signals", "exit_code"]
+__all__ = ["Program", "Signals"]
 
-_GOES_ON_SECONDS = 3.0
+_STILL_RUNNING_SECONDS = 3.0  # after Ctrl-C; most programs end within it
 _STOP_SECONDS = 5.0  # from SIGTERM to SIGKILL
-_LOOK_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 
-# A key of the terminal sends these to its whole foreground group, the program included.
+# A key of the terminal sends these to its whole foreground process group, which includes the
+# program. Forwarded as well, they would arrive twice, and a second Ctrl-C often kills.
 _BY_KEY = ("SIGINT", "SIGQUIT", "SIGTSTP")
 _FORWARDED = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCONT", *_BY_KEY)
 
 
 def exit_code(returncode: int) -> int:
-    """Return the exit code that a shell returns: of a signal, 128 and its number."""
+    """Return the exit code as a shell has it: 128 + n if signal n ended the program."""
     return 128 - returncode if returncode < 0 else returncode
 
 
 class Signals:
-    """Passes the signals that come to this process to the program.
-
-    What was ignored when we were started (as `nohup` does) stays so, here and in the program.
+    """Forwards the signals of this process to the program: a context manager.
 
     Args:
-        suspend: called before this process is suspended: the terminal is to be left in order.
-        goes_on: called when the program still runs some seconds after Ctrl-C.
+        suspend: called before this process is suspended, to restore the terminal.
+        still_running: called if the program still runs some seconds after Ctrl-C.
     """
 
-    def __init__(self, *, suspend: Callable[[], None], goes_on: Callable[[], None]) -> None:
+    def __init__(self, *, suspend: Callable[[], None], still_running: Callable[[], None]) -> None:
         self.early: int | None = None
-        """What came before there was a program to end by it."""
+        """The last signal that arrived before the program was started."""
         self._suspend = suspend
-        self._goes_on = goes_on
+        self._still_running = still_running
         self._timer: asyncio.TimerHandle | None = None
         self._program: Program | None = None
 
@@ -56,6 +55,8 @@ class Signals:
         loop = asyncio.get_running_loop()
         for name in _FORWARDED:
             signum = getattr(signal, name)
+            # A signal that is ignored (as by `nohup`) stays ignored, here and in the program, which
+            # inherits that.
             if signal.getsignal(signum) != signal.SIG_IGN:
                 loop.add_signal_handler(signum, self._received, signum)
         return self
@@ -68,7 +69,7 @@ class Signals:
             loop.remove_signal_handler(getattr(signal, name))
 
     def pass_to(self, program: Program) -> None:
-        """Pass to a program what comes from now on, and what has come before."""
+        """Forward signals to a program from now on, and the one that arrived before."""
         self._program = program
         if self.early is not None:
             program.send(self.early)
@@ -81,16 +82,17 @@ class Signals:
         elif not by_key:
             self._program.send(signum)
         if signum == signal.SIGINT and self._program is not None and self._timer is None:
-            # A scanner that works off what it has queued seems to hang.
+            # A program that finishes its pending calls, at the pace of its limits, seems to hang.
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(_GOES_ON_SECONDS, self._goes_on)
+            self._timer = loop.call_later(_STILL_RUNNING_SECONDS, self._still_running)
         if signum == signal.SIGTSTP:
-            self._stop_here()
+            self._suspend_here()
 
-    def _stop_here(self) -> None:
-        """Be suspended as if we had no handler; return once we are continued."""
+    def _suspend_here(self) -> None:
+        """Suspend this process; return when it is continued."""
         self._suspend()
         loop = asyncio.get_running_loop()
+        # With a handler, SIGTSTP does not suspend. So remove it, and send the signal again.
         loop.remove_signal_handler(signal.SIGTSTP)
         signal.raise_signal(signal.SIGTSTP)
         loop.add_signal_handler(signal.SIGTSTP, self._received, signal.SIGTSTP)
@@ -106,12 +108,14 @@ class Program:
     async def start(
         cls, launch: Launch, command: Sequence[str], environment: Mapping[str, str]
     ) -> Program:
-        """Start a command with our input and output, and every other file that we inherited.
+        """Start a command with our input, output and other inherited files.
 
         Raises:
-            NotStarted: the system refuses.
+            NotStarted: the system cannot execute it.
         """
         try:
+            # `close_fds=False`: a shell may pass further files, as in `run ... 3<file`. Our own are
+            # not inherited, as Python opens them so (PEP 446).
             process = await asyncio.create_subprocess_exec(
                 *command, executable=launch.path, env=environment, close_fds=False
             )
@@ -124,55 +128,56 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     async def wait(self) -> int:
-        """Return its exit code as a shell has it. Cancelled, the program goes on."""
+        """Wait for the program's end; return its exit code as a shell has it."""
         return exit_code(await self._process.wait())
 
     def send(self, signum: int) -> None:
-        """Send it a signal, if it still runs."""
+        """Send a signal to the program, if it still runs."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signum)
 
     async def stop(self, family: Iterable[Running] = ()) -> None:
-        """End it if it still runs, and with it the processes of `family`.
+        """End the program if it still runs, and the processes of `family` with it.
 
-        Cancelled, it kills at once what has not ended by itself.
+        If this is cancelled, it kills them at once.
         """
         if self._process.returncode is not None:
             return
         others = [one for one in family if one.pid != self.pid]
         try:
-            # First the program: a shell would go on to its next command.
+            # The program first: after the end of a child, a shell would start its next command.
             self.send(signal.SIGTERM)
-            self.send(signal.SIGCONT)  # a suspended process gets no signal before
+            self.send(signal.SIGCONT)  # a suspended process handles SIGTERM only when continued
             _signal(others, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_STOP_SECONDS):
                     await self._process.wait()
-                    while any(map(_runs, others)):  # noqa: ASYNC110 - there is no event for it
-                        await asyncio.sleep(_LOOK_SECONDS)
+                    # The others are not our children, so that nothing tells us when they end.
+                    while any(map(_is_running, others)):  # noqa: ASYNC110 - there is no event
+                        await asyncio.sleep(_POLL_SECONDS)
         finally:
             self.send(signal.SIGKILL)
             _signal(others, signal.SIGKILL)
         await self._process.wait()
 
 
-def _runs(process: Running) -> bool:
+def _is_running(process: Running) -> bool:
     now = look(process.pid)
-    return now is not None and now.start == process.start
+    return now is not None and now.start == process.start  # another process may have its id by now
 
 
 def _signal(processes: Iterable[Running], signum: int) -> None:
-    for process in filter(_runs, processes):
+    for process in filter(_is_running, processes):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(process.pid, signum)
 
 
 def _in_foreground() -> bool:
-    """Return whether we are what the keys of our terminal reach."""
+    """Return whether keys of our terminal send signals to our process group."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:

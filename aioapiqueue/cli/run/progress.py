@@ -1,4 +1,4 @@
-"""What the status line shows while a program runs."""
+"""The text of the status line while a program runs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from aioapiqueue.cli.run.model import RunPlan
     from aioapiqueue.hub import Hub
 
-__all__ = ["Progress", "fit"]
+__all__ = ["Progress"]
 
-_RATE_SECONDS = 5.0  # over which rates are taken: shorter, and they jump; longer, and they lag
-_SHORTEST_SECONDS = 0.5  # what the first of them are taken over
+_RATE_SECONDS = 5.0  # the time over which rates are measured: a shorter one makes them jump
+_SHORTEST_SECONDS = 0.5  # the least for the first rates, which would be too high otherwise
 
 
 class Progress:
-    """The calls of a run as they go.
+    """The current figures of a run.
 
     Args:
-        plan: of the run.
-        hub: which has the figures.
+        plan: the plan of the run.
+        hub: the hub, which has the figures.
     """
 
     def __init__(self, plan: RunPlan, hub: Hub) -> None:
@@ -38,13 +38,17 @@ class Progress:
         self._samples.append((self._began, {}))
 
     def line(self, columns: int) -> str:
-        """Return the state of each service: those that wait first, then those that are paced."""
+        """Return the state of the services, those with the most waiting calls first.
+
+        Args:
+            columns: the width of the line.
+        """
         plan = self._plan
         now = time.monotonic()
         found = self._totals()
         calls = {one.service: one.calls for one in found}
         self._samples.append((now, calls))
-        # One that is older stays, where lines are far apart.
+        # One older sample is kept: a line each minute needs it as its beginning.
         while len(self._samples) > 1 and self._samples[1][0] <= now - _RATE_SECONDS:
             self._samples.popleft()
         then, before = self._samples[0]
@@ -66,7 +70,8 @@ class Progress:
         return fit(parts or [none], as_clock(now - self._began), columns)
 
     def _totals(self) -> Iterable[_Total]:
-        """Return the sums of each service, not by `rows`: there may be thousands of figures."""
+        """Return the sums of each service."""
+        # In one pass, twice a second: `figures.rows` would be too slow for thousands of figures.
         found: dict[str, _Total] = {}
         for one in self._hub.figures:
             total = found.get(one.service)
@@ -81,7 +86,7 @@ class Progress:
 
 @dataclasses.dataclass
 class _Total:
-    """What the line shows of a service."""
+    """The figures of a service in the line."""
 
     service: str
     paced: bool = False
@@ -91,12 +96,12 @@ class _Total:
 
 
 def fit(parts: Sequence[str], end: str, columns: int) -> str:
-    """Lay out as many parts as fit, and the end flush right.
+    """Return as many parts as fit into a line, with the end flush right.
 
     Args:
-        parts: the most important one first.
-        end: shown in any case.
-        columns: the width.
+        parts: the parts, the most important one first.
+        end: the end of the line, which is always included.
+        columns: the width of the line.
     """
     room = columns - len(end) - 2
     line = ""

@@ -136,7 +136,9 @@ def _lanes_of(request: Request) -> Sequence[str]:
     if request.needs is None:
         return (request.stats.lane or request.stats.operation,)
     first, *others = request.needs.keys
-    if any(other.endswith(f".{first}") for other in others):  # with its service, where it shares
+    # In a queue that several services share, a call has its operation as a key with and without the
+    # service. The lane has the name with the service only.
+    if any(other.endswith(f".{first}") for other in others):
         return [_lane_named(key) for key in others]
     return [_lane_named(key) for key in request.needs.keys]
 

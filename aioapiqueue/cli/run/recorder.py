@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aioapiqueue.hub import CallStats, Request
     from aioapiqueue.registry import Registry
 
-__all__ = ["CALLS", "ERRORS", "REFUSED", "THROTTLED", "WAITED", "RunRecorder", "SeriesName"]
+__all__ = ["CALLS", "THROTTLED", "RunRecorder", "SeriesName"]
 
 _FIELDS = ("calls", "waited", "throttled", "errors", "refused")
 CALLS, WAITED, THROTTLED, ERRORS, REFUSED = range(len(_FIELDS))
@@ -108,7 +108,7 @@ class RunRecorder(Watcher):
             self._add(request.stats, now, THROTTLED)
         elif outcome is Ended.FAILED:
             self._add(request.stats, now, ERRORS)
-        elif outcome is Ended.NOT_SENT:
+        elif outcome is Ended.NOT_SENT:  # take it off again, in the step in which it was counted
             self._add(request.stats, request.started_at, CALLS, -1)
         self._queues.ended(request, now, outcome)
         if self.estimate is not None:

@@ -1,4 +1,4 @@
-"""The messages about a run while it goes on and after it."""
+"""The messages of a run during it and at its end, and its exit code."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from aioapiqueue.cli.run.advice import (
     after_throttling,
     command_to_copy,
     limits_to_try,
+    listed,
     published_of,
 )
 from aioapiqueue.cli.run.errors import ExitCode
@@ -60,7 +61,6 @@ _ABOUT = {
     Why.LATE: "{who} created clients before its botocore was paced, because botocore was not "
     "loaded by a normal import. Calls until then were not paced.",
 }
-_MOST_NAMED = 8  # limits or services: more is no help in a line or two
 
 
 def _calls(plan: RunPlan, count: int | None = None) -> str:
@@ -104,18 +104,18 @@ def verdict(plan: RunPlan, outcome: Outcome) -> int:
 
 def not_paced(plan: RunPlan, outcome: Outcome) -> int:
     """Return the number of Pythons that were not paced; 1 if nothing at all was paced."""
-    if plan.isolate:  # whatever there was, it could go no other way
+    if plan.isolate:  # no call could bypass the gateway
         return 0
     if outcome.gateway is None:
-        nobody = not outcome.processes or _brings_its_own(plan, outcome)
+        nothing = not outcome.processes or _has_own_botocore(plan, outcome)
     else:
-        nobody = not _hooked(plan, outcome) and not outcome.gateway["connections"]
-    return max(_inactive(plan, outcome), int(nobody))
+        nothing = not _hooked(plan, outcome) and not outcome.gateway["connections"]
+    return max(_inactive(plan, outcome), int(nothing))
 
 
 def _inactive(plan: RunPlan, outcome: Outcome) -> int:
     """Return the number of Pythons that were not paced."""
-    # Where others than our hook have called through the gateway, it is taken that these are they.
+    # If calls without the hook's mark reached the gateway, assume that they came from these.
     by_gateway = outcome.gateway is not None and outcome.gateway["calls"]
     return 0 if by_gateway or _only_hosts(plan) else len(outcome.inactive)
 
@@ -133,10 +133,10 @@ def measure(plan: RunPlan, outcome: Outcome) -> Measured:
         else:
             measured.unpaced += one.calls
     if outcome.gateway is not None:
-        # Those that the hub refuses are counted there already.
+        # Requests that the gateway answers before it asks the hub, whose figures lack them.
         measured.refused += sum(outcome.gateway["unknown_hosts"].values())
         measured.refused += sum(outcome.gateway["forbidden"].values())
-        lost = sum(outcome.gateway["unreachable"].values())  # of which the hub was not asked
+        lost = sum(outcome.gateway["unreachable"].values())
         measured.answers += lost
         measured.failed += lost
     summed_up = any(one.service == OTHERS and one.paced for one in outcome.figures)
@@ -148,8 +148,8 @@ def _is_aws_cli(name: str) -> bool:
     return PurePath(name).name == "aws"
 
 
-def _brings_its_own(plan: RunPlan, outcome: Outcome) -> bool:
-    """Return whether this was the AWS CLI with a botocore of its own."""
+def _has_own_botocore(plan: RunPlan, outcome: Outcome) -> bool:
+    """Return whether this was AWS's build of the CLI, which contains its own botocore."""
     return _is_aws_cli(plan.launch.name) and not _hooked(plan, outcome)
 
 
@@ -184,7 +184,7 @@ def tables(plan: RunPlan, outcome: Outcome) -> str:
         found = rows(outcome.figures, peaks, outcome.buckets)
         text = dry_run_table(found, outcome.seconds, _published)
     else:
-        # A service may have calls of both kinds: each kind has its row.
+        # A service may have paced and unpaced calls: each kind has its row.
         paced = [one for one in outcome.figures if one.paced]
         free = [one for one in outcome.figures if not one.paced]
         found = rows(paced, peaks, outcome.buckets) + rows(free, peaks)
@@ -199,7 +199,7 @@ def _published(service: str, lane: str) -> str:
 
 
 def remarks(plan: RunPlan, outcome: Outcome) -> list[str]:
-    """Return remarks for the operator, besides the figures."""
+    """Return the messages below the table."""
     lines = [] if outcome.stopped is not None else list(_warnings(plan, outcome))
     lines += after_throttling(plan, outcome)
     if outcome.shared is not None:
@@ -215,15 +215,14 @@ def remarks(plan: RunPlan, outcome: Outcome) -> list[str]:
             f"beyond the first {len(services):,}"
             + ("" if plan.dry_run else "; they are paced as well")
         )
-    # Without any call, all of them are, which is no news unless it is asked for.
+    # Without any call, all limits are unused, which the headline makes clear. So list them then
+    # only if a gate depends on it.
     asked = any(gate.metric == "unused" for gate in plan.gates)
-    none = unused(outcome.figures, plan.registry) if outcome.figures or asked else []
-    unseen = set(_unseen(plan, outcome))  # which is said already
-    none = [entry for entry in none if entry.service not in unseen]
-    if none:
-        names = ", ".join(" ".join(named(entry)) for entry in none[:_MOST_NAMED])
-        more = f", and {len(none) - _MOST_NAMED:,} more" if len(none) > _MOST_NAMED else ""
-        lines.append(f"limits that applied to no call: {names}{more}")
+    entries = unused(outcome.figures, plan.registry) if outcome.figures or asked else []
+    unseen = set(_unseen(plan, outcome))  # hosts that the warnings name already
+    names = [" ".join(named(entry)) for entry in entries if entry.service not in unseen]
+    if names:
+        lines.append(f"limits that applied to no call: {listed(names)}")
     lines += after_dry_run(outcome, suggested=limits_to_try(plan, outcome).values())
     return [*lines, *_gates(outcome)]
 
@@ -267,7 +266,7 @@ def _warnings(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
         yield f"WARNING: NOT PACED: {len(inactive) - MAX_LISTED:,} more"
     if plan.gateway:
         return
-    if processes and _brings_its_own(plan, outcome):
+    if processes and _has_own_botocore(plan, outcome):
         yield f"WARNING: NOTHING WAS {done.upper()}: {_AWS_CLI}"
     elif processes and not any(process.botocore for process in processes):
         needs = "" if is_installed() else " (needs pip install 'aioapiqueue[gateway]')"
@@ -292,7 +291,7 @@ def _of_gateway(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
         )
     else:
         if seen["passed_by"] and not outcome.figures and not plan.dry_run:
-            passed = _few(list(seen["passed_by"]))
+            passed = listed(list(seen["passed_by"]))
             yield (
                 f"no call matched a limit. Connections to {passed} were tunnelled without "
                 "inspection"
@@ -331,21 +330,22 @@ def _of_gateway(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
 def _not_called(plan: RunPlan, outcome: Outcome, seen: Mapping[str, Any]) -> Iterator[str]:
     """Yield the hosts with limits that got no request, although others did."""
     origins = {name: origin_of(name) for name in _unseen(plan, outcome)}
-    # Of some, it is said elsewhere why.
+    # Other remarks explain these two cases.
     hosts = {
         name: one.host
         for name, one in origins.items()
         if one.host not in seen["untrusted"] and one.netloc not in seen["forbidden"]
     }
-    came = seen["passed_by"]  # to another port, so that its program uses the proxy
+    # A connection to another port of the host shows that its program does use the proxy.
+    came = seen["passed_by"]
     ignored = [name for name, host in hosts.items() if host not in came and not plan.isolate]
     if ignored:
         yield (
-            f"no request to {_few(ignored)} reached the local proxy. If the program sent one, it "
+            f"no request to {listed(ignored)} reached the local proxy. If the program sent one, it "
             "ignores HTTPS_PROXY" + _isolation(seen, ": use --isolate")
         )
     if others := [name for name in hosts if name not in ignored]:
-        yield f"no request to {_few(others)} reached the local proxy"
+        yield f"no request to {listed(others)} reached the local proxy"
 
 
 def _forbidden(outcome: Outcome) -> Iterator[str]:
@@ -354,7 +354,7 @@ def _forbidden(outcome: Outcome) -> Iterator[str]:
     if servers:
         yield (
             f"WARNING: REFUSED: {pluralize(sum(servers.values()), 'connection')} of the isolated "
-            f"program, to {_few(list(servers))}: it can reach only other hosts, by name, on the "
+            f"program, to {listed(list(servers))}: it can reach only other hosts, by name, on the "
             "ports listed at the start; see aioapiqueue docs gateway"
         )
 
@@ -362,7 +362,7 @@ def _forbidden(outcome: Outcome) -> Iterator[str]:
 def _isolation(seen: Mapping[str, Any], advice: str) -> str:
     """Return the advice to isolate the program, or why that is impossible."""
     if here := seen["on_this_host"]:
-        return f" (but --isolate would block {_few(here)})"
+        return f" (but --isolate would block {listed(here)})"
     return advice
 
 
@@ -385,31 +385,24 @@ def _unseen(plan: RunPlan, outcome: Outcome) -> list[str]:
     return [host for host in plan.registry.hosts if host not in seen and OTHERS not in seen]
 
 
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
-
-
 def _of_others(delays: Sequence[Mapping[str, Any]]) -> str:
     """Return the limits of other runs on this host that delayed calls."""
     named = [
         f"{printable(one['queue'])}{' ' * bool(one['lane'])}{printable(one['lane'])} at "
         f"{one['limit']} ({printable(one['whose'])}): {pluralize(one['calls'], 'call')}, "
         + unbroken(f"{one['seconds']:,.1f} s")
-        for one in delays[:_MOST_NAMED]
+        for one in delays
     ]
-    more = f"; and {len(delays) - _MOST_NAMED:,} more" if len(delays) > _MOST_NAMED else ""
-    return f"delayed by limits of other runs on this host: {'; '.join(named)}{more}"
+    return f"delayed by limits of other runs on this host: {listed(named, '; ')}"
 
 
 def _of_sharers(shared_with: Mapping[str, Sequence[str]]) -> str:
     """Return the other runs on this host that used the same limits."""
     named = [
-        f"{printable(whose)} ({_few([*map(printable, queues)])})"
-        for whose, queues in [*shared_with.items()][:_MOST_NAMED]
+        f"{printable(whose)} ({listed([*map(printable, queues)])})"
+        for whose, queues in shared_with.items()
     ]
-    more = f"; and {len(shared_with) - _MOST_NAMED:,} more" * (len(shared_with) > _MOST_NAMED)
-    return f"limits shared with other runs on this host: {'; '.join(named)}{more}"
+    return f"limits shared with other runs on this host: {listed(named, '; ')}"
 
 
 def _of_shared(shared: Mapping[str, Any]) -> str:

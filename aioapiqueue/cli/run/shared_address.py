@@ -1,8 +1,8 @@
-"""A server's address as `--shared` takes it: read strictly, shown without secrets, connected to.
+"""The address of the server of `--shared`: read strictly, and shown without its password.
 
-redis-py's `from_url` ignores a wrong database, lets a misspelt option pass until the first command,
-knows no Sentinel, and may quote a part of the password in its errors. That is for programs, which
-make their client by redis-py; this is for command lines.
+`from_url` of redis-py ignores an invalid database, accepts a misspelt option until the first
+command, does not support Sentinels, and may quote a part of the password in its errors. That may
+do for code, but an option needs an error that names the fault.
 """
 
 from __future__ import annotations
@@ -43,29 +43,30 @@ _PATHS: dict[Kind, tuple[str, str]] = {
         "the name that the Sentinels monitor is missing: write redis+sentinel://HOST/NAME",
     ),
 }
-"""How the path is written, and what to write if it is not."""
+"""The pattern of the path for each kind of server, and the error if it does not match."""
 _NODE = re.compile(r"(?:\[([0-9a-fA-F:.]{2,45})\]|([\w.-]{1,253}))(?::(\d{1,5}))?", re.ASCII)
 _CLIENT = {"socket_keepalive": True, "max_connections": 2**31}
-"""A queue holds a connection while it asks. A client allows 100 by default."""
+"""Without a bound on connections: each queue uses one during a request, and a client allows 100
+by default."""
 _TO_SENTINELS = {"socket_timeout": 0.4, "socket_connect_timeout": 0.4}
-"""Seconds. A Sentinel that is gone must leave time to ask the next."""
+"""Short time limits in seconds: if a Sentinel is unreachable, there must be time for the next."""
 _MASK = "***"
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a Redis or Valkey server is, and how to get in. Its text has no secret in it.
+    """The address of a Redis or Valkey server, and the login. `str` and `repr` show no password.
 
     Attributes:
         kind: a server, a Unix domain socket, nodes of a cluster, or Sentinels.
         tls: whether the connection is encrypted.
-        nodes: hosts and ports; a socket has none.
-        name: the path of a socket, or the name that the Sentinels know the servers by.
-        user: None for the default one.
-        password: None if there is none.
+        nodes: the hosts and ports; none for a socket.
+        name: the path of the socket, or the name under which Sentinels monitor the server.
+        user: the user's name; None for the default user.
+        password: the password; None if there is none.
         db: the number of the database.
         sentinel: `username` and `password` for the Sentinels themselves.
-        options: others, as redis-py names them.
+        options: further options, with their names in redis-py.
     """
 
     kind: Kind
@@ -91,10 +92,9 @@ class Address:
         }[self.kind]
 
     def scrubbed(self, text: str) -> str:
-        """Return a text of the server's or of redis-py's without our secrets, on one line.
-
-        A server that does not know AUTH quotes what it was sent with it.
-        """
+        """Return a message of the server or of redis-py on one line, without our passwords."""
+        # A server without AUTH quotes the arguments of that command, cut off at some length: the
+        # beginning of a password would not be found below.
         text = text.partition(", with args beginning with")[0]
         for secret in filter(None, (self.password, self.sentinel.get("password"))):
             for form in (secret, quote(secret), quote(secret, safe="")):
@@ -109,15 +109,15 @@ def read_address(url: str) -> Address:
     rediss://pacer:***@redis.example.com:6380/2
 
     Args:
-        url: `redis://`, `rediss://` (TLS) or `unix://` as `redis.asyncio.from_url` takes it;
+        url: `redis://`, `rediss://` (TLS) or `unix://` as for `redis.asyncio.from_url`;
             `redis+cluster://host:port,host:port`, `redis+sentinel://host:port,host:port/service/db`
-            and the same with `rediss`. Characters that have a meaning in URLs are written with %,
-            in passwords too.
+            and the same with `rediss`. Reserved characters are percent-encoded, also in passwords.
 
     Raises:
-        ValueError: it is malformed. The message does not quote what was found, which may be a part
-            of the password; only names of options are quoted.
+        ValueError: the URL is malformed. Of the URL, the error quotes names of options only.
     """
+    # No error below quotes the text that is wrong: it may be a part of the password, for instance
+    # after a "/" in it. `from None`, because the original errors do quote it.
     try:
         parts = urlsplit(url)
     except ValueError:  # brackets that do not match
@@ -209,7 +209,7 @@ _OPTIONS: dict[str, _Option] = {
         "true or false",
     ),
 }
-"""Whether an option's text is valid, what makes a value of it, and what is expected."""
+"""For each option: the check of its text, the conversion to a value, and the expected form."""
 
 
 def _options(query: str, kind: Kind, *, tls: bool) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def _options(query: str, kind: Kind, *, tls: bool) -> dict[str, Any]:
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in known:
             if name not in _OPTIONS and any(one.endswith("password") for one in found):
-                # What follows an & in a password looks like a name.
+                # The rest of a password after an unescaped & looks like a name: do not quote it.
                 raise ValueError(
                     "unknown option, or a password with an & (write %26 instead); the options are "
                     f"{', '.join(known)}"
@@ -242,13 +242,11 @@ def _options(query: str, kind: Kind, *, tls: bool) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def connected(address: Address) -> AsyncIterator[ConnectedClient]:
-    """Make a client on the running loop, and close it at the end. It connects when it is used.
-
-    It does not repeat what failed: the queues do, and have time limits of their own.
-    """
+    """Yield a client on the running loop, which connects at its first use; close it at the end."""
     tls: dict[str, Any] = {"ssl": True, "ssl_check_hostname": True} if address.tls else {}
     tls |= {name: value for name, value in address.options.items() if name.startswith("ssl_")}
     login = {"username": address.user, "password": address.password, "db": address.db}
+    # No retries by the client: the queues retry, with time limits of their own.
     retry = {"retry": Retry(NoBackoff(), 0)}
     kwargs: dict[str, Any] = {**tls, **address.options, **login, **_CLIENT, **retry}
     async with contextlib.AsyncExitStack() as stack:

@@ -1,6 +1,7 @@
-"""Why the shared server cannot be used, and what to do about it, without a secret.
+"""Explains why the shared server cannot be used, with a remedy and without passwords.
 
-Messages of redis-py and of the server are not shown: both may quote what they were sent.
+Messages of redis-py and of the server are not shown as they are: both may quote a command that was
+sent, and so a password.
 """
 
 from __future__ import annotations
@@ -48,19 +49,19 @@ _SERVER = {
 
 
 def explained(error: BaseException, address: Address, seconds: float) -> str:
-    """Return what is wrong and what to do about it.
+    """Return the reason of an error, and a remedy.
 
     Args:
-        error: of redis-py, or the time being up.
-        address: of the server.
-        seconds: how long it was waited for, at most.
+        error: an error of redis-py, or a `TimeoutError`.
+        address: the address of the server.
+        seconds: the time limit of the attempt.
     """
     from redis import exceptions as errors  # noqa: PLC0415 - the extra
 
     chain = list(_chain(error))
     texts = "\n".join(map(str, chain))
     for one in chain:
-        # What the user may not do inside of the script is another error for redis-py.
+        # Within a script, a missing permission is a plain `ResponseError`.
         if isinstance(one, errors.NoPermissionError) or "no permissions" in str(one):
             return _no_permission(str(one), address)
         if isinstance(one, errors.AuthenticationError):

@@ -1,4 +1,4 @@
-"""The server that shares a quota among hosts, as a run uses it: `--shared`."""
+"""The server of `--shared`, through which a run shares its limits with other hosts."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ SHARED_VARIABLE = "AIOAPIQUEUE_SHARED"
 
 _CHECK_SECONDS = 5.0
 
+# Every command of the queues' own script, so that a permission that the user lacks shows before the
+# program is started. The keys have one hash tag, for a cluster, and expire by themselves.
 _CHECK = """
 local key, list, set = unpack(KEYS)
-redis.call('HSET', key, 'at', '0')  -- first, as it is refused where memory is full
+redis.call('HSET', key, 'at', '0')  -- first, because a server refuses it if its memory is full
 redis.call('PEXPIRE', key, 1000)
 redis.call('HGETALL', key)
 redis.call('HGET', key, 'at')
@@ -101,8 +103,9 @@ class Shared:
 
     async def _check(self) -> None:
         """Run a script with every command that the queues' script uses, on the primary."""
-        client: Any = self._client  # its types are of both its kinds, waiting and not
+        client: Any = self._client  # redis-py's types do not tell its asyncio methods apart
         await client.eval(_CHECK, 3, *_CHECK_KEYS)
+        # Again by its digest: EVALSHA is a permission of its own, and is what the queues use.
         digest = hashlib.sha1(_CHECK.encode(), usedforsecurity=False).hexdigest()
         await client.evalsha(digest, 3, *_CHECK_KEYS)
 

@@ -39,23 +39,25 @@ if TYPE_CHECKING:
 __all__ = ["supervise"]
 
 _SHOW_SECONDS = 0.5
-_EACH_SECONDS = 60.0  # from one line to the next, where there is no terminal
+_EACH_SECONDS = 60.0  # from one progress line to the next, without a terminal
 _HUB_SECONDS = 0.5
-_BYE_SECONDS = 0.5
-_LONGEST_SOCKET = 90  # bytes, the name in the directory not counted
+_LAST_MESSAGES_SECONDS = 0.5
+# Bytes of the hub's directory. A socket's path has at most 108 bytes on Linux and 104 on macOS, and
+# the name of the socket is added to it.
+_LONGEST_SOCKET = 90
 
 
 async def supervise(plan: RunPlan) -> Outcome:
     """Run a program to its end.
 
-    Afterwards the program has ended, the hub and its directory are gone, and the terminal is as
-    before: however it ends, and also if this is cancelled.
+    Afterwards, even if this is cancelled, the program has ended, the hub and its directory are
+    gone, and the terminal is as before.
 
     Raises:
         NotStarted: the program could not be started.
     """
 
-    def goes_on() -> None:
+    def still_running() -> None:
         plan.log.say(
             f"interrupted: waiting for {printable(plan.launch.name)} to end. Its calls are still "
             "paced;\nanother Ctrl-C is also passed on to it"
@@ -63,6 +65,7 @@ async def supervise(plan: RunPlan) -> Outcome:
 
     def failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         text = f"{context.get('message', 'error')}: {context.get('exception')!r}"
+        # An error of redis-py may contain the password.
         plan.log.say(plan.shared.address.scrubbed(text) if plan.shared else text)
 
     asyncio.get_running_loop().set_exception_handler(failed)
@@ -70,8 +73,8 @@ async def supervise(plan: RunPlan) -> Outcome:
     recorder = RunRecorder(estimate, registry=plan.registry, changes=plan.changes)
     outcome = Outcome(recorder=recorder)
     line = StatusLine(2)
-    # Signals are outermost: one that comes while we clean up must not end us before we have.
-    with Signals(suspend=line.leave, goes_on=goes_on) as signals:
+    # Signals are outermost: one that arrives during the clean-up must not interrupt it.
+    with Signals(suspend=line.leave, still_running=still_running) as signals:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(line.leave)
             opened = await _open(plan, outcome.recorder, stack)
@@ -80,7 +83,7 @@ async def supervise(plan: RunPlan) -> Outcome:
                     f"ended by a signal before {printable(plan.launch.name)} was started",
                     code=128 + signals.early,
                 )
-            outcome.recorder.begin(time.monotonic())
+            outcome.recorder.begin(time.monotonic())  # the time until here is not the program's
             launch, command = plan.launch, plan.command
             if opened.gateway is not None:
                 launch, command = opened.gateway.command(launch, command)
@@ -111,12 +114,14 @@ async def _open(plan: RunPlan, recorder: RunRecorder, stack: contextlib.AsyncExi
         await stack.enter_async_context(plan.shared.open(plan.registry, plan.log.say))
     if plan.on_host is not None:
         await stack.enter_async_context(plan.on_host.open(plan.log.say))
+    # Closed in the opposite order: first the gateway and the hub, so that no call starts any more,
+    # then the queues, and last the server that they use.
     stack.push_async_callback(plan.registry.aclose, drain=False)
     try:
         directory = stack.enter_context(_directory())
         hub = Hub(plan.registry, directory=directory, count_only=plan.dry_run, watcher=recorder)
         await stack.enter_async_context(hub)
-        # The program has no use for the server's password, nor for what another run has left.
+        # The program must not get the password of the shared server, nor secrets of another run.
         unwanted = {SHARED_VARIABLE, "AIOAPIQUEUE_MARK", "AIOAPIQUEUE_GATEWAY"}
         kept = {name: os.environ[name] for name in os.environ if name not in unwanted}
         environment, gateway = kept | hub.environment, None
@@ -159,6 +164,7 @@ class _Run:
         """Wait for the program's end, and note the outcome."""
         outcome = self._outcome
         try:
+            # First within the `try`: a signal that arrived before may stop the program at once.
             signals.pass_to(self._program)
             async with anyio.create_task_group() as group:
                 group.start_soon(self._watch_activation)
@@ -174,12 +180,13 @@ class _Run:
             await self._last_messages()
             if outcome.stopped is None:
                 outcome.inactive += self._activation.conclude()
-        except Exception:  # noqa: BLE001 - ours; the program must not go on without the hub
+        except Exception:  # noqa: BLE001 - a bug of ours: the program must not go on unpaced
             self._fail(f"internal error, the program is stopped:\n{traceback.format_exc()}")
         finally:
-            # Cancelled here as well: without us, nothing is paced.
+            # Also if this is cancelled: without us, nothing is paced.
             await self._stop()
         outcome.code = await self._program.wait()
+        # Before the figures are read: the last requests report their outcomes as it ends.
         await self._end_gateway()
         now = time.monotonic()
         outcome.seconds = now - outcome.recorder.series.began
@@ -199,12 +206,12 @@ class _Run:
         while True:
             inactive = await self._activation.next()
             found.append(inactive)
-            # A child may be a helper that calls nobody; a launcher is there for the program.
-            # One that is late is paced by now.
+            # A child may be a helper that calls no API, but what a launcher executes is the program
+            # proper. A process that is late is paced by now.
             fatal = inactive.program or inactive.why is Why.EXEC
             stop = fatal and inactive.why is not Why.LATE and not plan.allow_inactive
             if self._gateway is not None:
-                continue  # what the gateway has seen tells, at the end
+                continue  # the gateway may pace it: its counts show that at the end
             if stop or len(found) <= MAX_LISTED:
                 plan.log.say(about(inactive, printable(plan.launch.name), stopped=stop))
             if stop:
@@ -213,7 +220,9 @@ class _Run:
                 return
 
     async def _watch_hub(self) -> None:
-        """End the program if the hub's socket is gone: new processes could not be paced."""
+        """End the program if the hub's socket is gone or replaced."""
+        # New processes could not be paced. Another socket at the path could admit their calls at
+        # any rate.
         socket, why = f"the hub's socket {self._hub.path}", ""
         while not why:
             await asyncio.sleep(_HUB_SECONDS)
@@ -226,8 +235,9 @@ class _Run:
         await self._stop()
 
     async def _watch_gateway(self, gateway: Gateway) -> None:
-        """End the program if the gateway has ended: another process may listen at its port then."""
+        """End the program if the gateway has ended."""
         why = await gateway.broken()
+        # Another process could now listen at its port, and would get the run's password.
         self._fail(wrapped(f"{why}; the program is stopped"))
         await self._stop()
 
@@ -244,8 +254,9 @@ class _Run:
             )
 
     async def _stop(self) -> None:
-        """End the program and its children, which may take longer to clean up."""
-        # The program's end cancels what watches it, and a stop that is cancelled kills at once.
+        """End the program and its children."""
+        # Shielded: the program's end cancels the tasks that call this, and a cancelled `stop` would
+        # kill children that are still cleaning up.
         with anyio.CancelScope(shield=True):
             await self._program.stop(self._activation.family())
 
@@ -255,11 +266,12 @@ class _Run:
 
     async def _last_messages(self) -> None:
         """Wait briefly for messages that the program's processes sent before they ended."""
+        # We may notice the program's end before the hub has read its last messages.
         process = self._hub.processes.get(self._program.pid)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_BYE_SECONDS):
+            async with asyncio.timeout(_LAST_MESSAGES_SECONDS):
                 while process is not None and process.ended is None:  # noqa: ASYNC110
-                    await asyncio.sleep(_BYE_SECONDS / 50)
+                    await asyncio.sleep(_LAST_MESSAGES_SECONDS / 50)
 
     async def _report_each_minute(self) -> None:
         """Write a line each minute, so that a log shows the progress of the run."""
@@ -284,15 +296,16 @@ class _Run:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Return the device and inode of a file. While the hub listens, no other file has its inode."""
+    """Return the device and inode of a file."""
     found = path.lstat()
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino  # unique as long as the hub listens on its socket
 
 
 @contextlib.contextmanager
 def _directory() -> Iterator[Path]:
     """Make a private directory, whose path is short enough for a socket; remove it at the end."""
-    # Without links: a user who may change one could choose where the socket is looked for.
+    # The path must contain no links: another user who can change one could redirect the program's
+    # processes to another socket.
     parent = os.path.realpath(tempfile.gettempdir())
     if len(os.fsencode(parent)) > _LONGEST_SOCKET - len("/aioapiqueue-12345678"):
         parent = os.path.realpath("/tmp")  # noqa: S108 - mkdtemp makes it private

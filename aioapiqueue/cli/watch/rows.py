@@ -140,7 +140,7 @@ def _most(limits: Iterable[str]) -> float | None:
     found = []
     for text in limits:
         with suppress(ValueError):  # a newer hub may have other kinds of limits
-            found.append(limit_types.parse_limit(text))
+            found.append(limit_types.as_limit(text))
     rates = [limit_types.rate_of(one) for one in found if limit_types.unit_of(one) == CALLS]
     return min(rates, default=None)
 

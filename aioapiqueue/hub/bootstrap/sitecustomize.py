@@ -60,10 +60,10 @@ def _found(name: str, spec: Any) -> Any:
 class _Finder:
     """Finds nothing itself, but has `botocore.client` hooked once it has been loaded."""
 
-    aioapiqueue = True  # by which a second copy of this file knows that the hook is there
+    aioapiqueue = True  # shows a second copy of this file that the hook is installed
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Have the other finders find botocore.client."""
+        """Return what the other finders find for `botocore.client`; None for other modules."""
         _hook_late()
         if not _is_client(name):
             return None  # the import system asks the next finder
@@ -77,8 +77,8 @@ class _Finder:
 def _watch_imports() -> None:
     """Watch what all imports find, whichever finder finds it."""
     # A finder is not enough. One that a program puts before it may find `botocore.client` with its
-    # own loader (typeguard's does), and programs replace the whole of `sys.meta_path`. Nor may it
-    # be moved to the front again: programs remove the first finder, believing that it is theirs.
+    # own loader (typeguard's does), and some programs replace the whole of `sys.meta_path`. To move
+    # ours to the front again would not help: some remove the first finder, taking it for their own.
     sys.meta_path.insert(0, _Finder())
     machinery: Any = sys.modules.get("_frozen_importlib")
     find = getattr(machinery, "_find_spec", None)
@@ -93,7 +93,7 @@ def _watch_imports() -> None:
 
 
 def _exit() -> None:
-    """Hook what is left, at least to report it, and send `bye`."""
+    """Hook modules that are not hooked yet, if only to report them, and send `bye`."""
     _hook_late([name for name in list(sys.modules) if _is_client(name)])
     _process.end()
 
@@ -102,8 +102,8 @@ def _activate() -> None:
     import atexit
 
     _watch_imports()
-    # Held during a fork, so that no other thread is opening a connection then: a child knows all
-    # that it has inherited, and closes it.
+    # Held during a fork, so that no other thread is opening a connection: a child then knows all
+    # connections that it inherits, and closes them.
     os.register_at_fork(
         before=lambda: _process.lock.acquire(),  # noqa: PLW0108 - a child has another lock
         after_in_parent=lambda: _process.lock.release(),  # noqa: PLW0108

@@ -59,7 +59,7 @@ class BedrockProfile(Profile):
     ) -> tuple[str, Costs, LLMRequest] | None:
         """Return the key, cost and `LLMRequest` of a call.
 
-        Return None for a call of another service, or without a model.
+        Return None for a call that the profile does not cover, such as one of another service.
         """
         if service != _SERVICE or not isinstance(parameters, Mapping):
             return None
@@ -70,7 +70,7 @@ class BedrockProfile(Profile):
         if request.endpoint is None:
             return None
         key = f"{request.model} {region}" if self.key is None else str(self.key_of(request))
-        # Once: `reserve` may return another number when the call is settled.
+        # Computed once, because `reserve` may return another number when the call is settled.
         request = replace(request, reserved=self.reserved_for(request))
         return key, self.cost_of(request), request
 
@@ -86,7 +86,7 @@ class BedrockProfile(Profile):
             ValueError: as for `Profile.settled`.
         """
         # A response that states only its input has no text. `_NO_TEXT` misses some of these models,
-        # as an id may be the ARN of a custom model.
+        # because an id may be the ARN of a custom model.
         if usage and "input_tokens" in usage:
             usage = {"output_tokens": 0, **usage}
         return Profile.settled(self, request, usage)

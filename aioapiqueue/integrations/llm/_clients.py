@@ -208,7 +208,7 @@ def _transport(
 
 def _client_options(module: ModuleType, options: dict[str, Any]) -> dict[str, Any]:
     timeout = module.Timeout(_TIMEOUT, connect=_CONNECT_TIMEOUT)
-    # As the clients of the SDKs do.
+    # The SDKs' own clients also follow redirects.
     found = {"timeout": timeout, "follow_redirects": True, **options}
     headers = module.Headers(found.pop("headers", None))
     # The defaults of the libraries may include encodings that cannot be decoded here.
@@ -217,7 +217,7 @@ def _client_options(module: ModuleType, options: dict[str, Any]) -> dict[str, An
 
 
 def _socket_options() -> list[tuple[int, int, int]]:
-    """Return the options that keep a connection open on which no data arrives for a long time."""
+    """Return the options that keep a connection open while no data arrives."""
     found = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
     options = {idle: _KEEP_ALIVE, getattr(socket, "TCP_KEEPINTVL", None): _KEEP_ALIVE}

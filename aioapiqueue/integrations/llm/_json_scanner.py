@@ -21,7 +21,7 @@ _LONGEST_NAME = 40
 _LARGEST = 16_384
 """Most bytes of a found object. Real usage objects have less than 1,000."""
 _DEEPEST = 1000
-"""Deepest nesting of objects and lists. The `json` module has the same limit."""
+"""Deepest nesting of objects and lists, as for the `json` module of CPython 3.11."""
 _QUOTE = ord('"')
 _MARK = re.compile(rb'["{}\[\]:]')
 # Possessive quantifiers do not backtrack, so the time is linear in whatever the server sends.
@@ -57,7 +57,7 @@ class JsonScanner:
     def feed(self, data: bytes) -> None:
         """Read the next bytes. The only errors are those of `found`."""
         at, kept_from = 0, 0
-        # A document that is nested deeper is not read on, as its depth no longer changes.
+        # At this depth, the rest of the document is ignored, as `_depth` no longer changes.
         while at < len(data) and self._depth < _DEEPEST:
             if self._in_string:
                 at = self._skip_string(data, at)
@@ -81,7 +81,7 @@ class JsonScanner:
             elif self._close():
                 self._collect(data[kept_from:at])
                 self._report()
-        # The part of an object that goes on in the next data.
+        # The part of an object that continues in the next data.
         self._collect(data[kept_from:])
 
     def _skip_string(self, data: bytes, at: int) -> int:
@@ -92,7 +92,7 @@ class JsonScanner:
         passed = _STRING.match(data, at)
         end = at if passed is None else passed.end()
         if self._string is not None:
-            # No wanted name is longer or contains an escape. One byte more shows that it is longer.
+            # No wanted name is longer or contains an escape. One more byte shows that it is longer.
             string = self._string + data[at : min(end, at + _LONGEST_NAME + 1)]
             self._string = None if len(string) > _LONGEST_NAME or b"\\" in string else string
         if end == len(data):
@@ -132,7 +132,7 @@ class JsonScanner:
 
     def _collect(self, data: bytes) -> None:
         if self._collected is not None:
-            # Too large for a usage: it is skipped.
+            # Too large for a usage object, so it is skipped.
             if len(self._collected) + len(data) > _LARGEST:
                 self._collected = None
             else:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _OK = 200
 _EXTENSION = "aioapiqueue.llm"
-"""Extension of a request that has its `LLMRequest`, so that both are garbage collected together."""
+"""Extension in which a request holds its `LLMRequest`: both are garbage collected together."""
 
 
 class ProfiledPacer(HttpxPacer[Any]):
@@ -82,7 +82,7 @@ class ProfiledPacer(HttpxPacer[Any]):
             content=b"".join(request.stream) if is_read else None,
         )
         key = profile.key_of(found)
-        # Once: `reserve` may return another number when the call is settled.
+        # Computed once, because `reserve` may return another number when the call is settled.
         found = replace(found, reserved=profile.reserved_for(found))
         # Kept until the response ends, without the text and the API key.
         request.extensions[_EXTENSION] = replace(found, headers={}, body={})
@@ -101,7 +101,7 @@ class ProfiledPacer(HttpxPacer[Any]):
         if status != _OK or found is None:
             return None
         if found.endpoint is None:
-            # Read only for the warning about a wrong profile, which comes once.
+            # Read only for the warning about a wrong profile, which is issued once.
             fits = request.method == "POST" and self._other_profile(found) is not None
             return StatedUsageReader.of(headers) if fits and not self._has_warned else None
         return BodyUsageReader.of(headers, most_output=found.max_output_tokens)
@@ -145,7 +145,7 @@ class ProfiledPacer(HttpxPacer[Any]):
 
 @cache
 def llm_transport(transport: type[HttpxPacer[Any]]) -> Any:  # noqa: ANN401 - a class of both
-    """Return the transport class of a library with the costs of a profile: one per base class."""
+    """Return a transport class of a library combined with `ProfiledPacer`."""
     return type(f"LLM{transport.__name__}", (ProfiledPacer, transport), {})
 
 

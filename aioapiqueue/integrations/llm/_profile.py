@@ -184,7 +184,7 @@ class Profile:
             return LLMRequest(host, path, headers)
         if body is None:
             body = read_body(content)
-        # Azure and Gemini have it in the path, the others in the body.
+        # Azure and Gemini name the model in the path, the others in the body.
         model = str(model or body.get("model") or "")
         size_by = partial(prompt_size, body, endpoint, attachment_tokens=self.attachment_tokens)
         size = size_by(count=self.count or counter_for(model))
@@ -205,7 +205,7 @@ class Profile:
 
     def _endpoint_of(self, path: str) -> tuple[Endpoint | None, str | None]:
         for endpoint in self.endpoints:
-            # At the end: a proxy may put a prefix before the path.
+            # Only the end must match, because a proxy may put a prefix before the path.
             found = re.search(f"(?:{endpoint.path})$", path)
             if found is not None:
                 return endpoint, found.groupdict().get("model")
@@ -229,7 +229,7 @@ class Profile:
     def cost_of(self, request: LLMRequest) -> Costs:
         """Return the cost to reserve for a request, by unit, in whole numbers."""
         if request.endpoint is None:
-            # With 0 of each unit: a limit refuses a cost that does not name its unit.
+            # 0 of each unit, because a limit refuses a cost that does not name its unit.
             return self._costs(0, 0)
         return self._costs(request.input_tokens, self.reserved_for(request))
 
@@ -284,7 +284,7 @@ class Profile:
 
     def reserved_for(self, request: LLMRequest) -> float:
         """Return the tokens to reserve for the response to a request."""
-        # A function of the user may return another number now.
+        # Computed before; `reserve` may return another number now.
         if request.reserved is not None:
             return request.reserved
         endpoint = request.endpoint

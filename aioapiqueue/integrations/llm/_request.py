@@ -78,8 +78,8 @@ _TYPES = frozenset(
     | {"input_text", "json_object", "json_schema", "message", "output_text", "redacted_thinking"}
     | {"refusal", "text", "thinking", "tool_result", "tool_use"}
 )
-"""Each `type` of such text, and of tools that the user's program runs. Without `reasoning`: OpenAI
-stores that text on the server, and a request contains only its id."""
+"""Each `type` of such text, and of tools that the user's program runs. `reasoning` is not among
+them, because OpenAI stores that text, and a request contains only its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class LLMRequest:
 
 
 def read_body(content: object) -> dict[str, Any]:
-    """Return the JSON object of a body; empty for a file, which can be read only once."""
+    """Return the JSON object of a body; empty if it has none, or is a file, which is read once."""
     if not isinstance(content, str | bytes | bytearray) or len(content) > _MAX_REQUEST:
         return {}
     try:
@@ -202,7 +202,7 @@ def prompt_size(
 def _parts_of_prompt(part: Mapping[str, Any]) -> Iterable[Any]:
     """Return the parts of an object that a model reads."""
     values = [value for name, value in part.items() if name not in _UNCOUNTED]
-    # The names in a tool's schema are part of the prompt, those in a message are its format.
+    # The names in a tool's schema are part of the prompt, but those in a message are only format.
     return values if "role" in part or "text" in part else [*part, *values]
 
 
@@ -283,7 +283,7 @@ def _is_text(prompt: object) -> bool:
 
 
 def plausible_part(request: LLMRequest, usage: Mapping[str, int]) -> tuple[dict[str, int], str]:
-    """Return the plausible part of a usage, and why the rest is impossible ("" if none is).
+    """Return the plausible part of a usage, and why the rest is impossible ("" if nothing is).
 
     Args:
         request: the request.

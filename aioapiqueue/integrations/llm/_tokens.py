@@ -76,7 +76,7 @@ def counter_for(model: str) -> Callable[[str], int]:
         counted = text[:_MOST_COUNTED]
         # The names of special tokens are plain text in a prompt.
         tokens = len(encoding.encode_ordinary(counted))
-        # In proportion to the whole text, rounded up.
+        # Scaled up to the whole text, and rounded up.
         return -(-tokens * len(text) // len(counted)) if counted else 0
 
     return count

@@ -167,10 +167,14 @@ class BodyUsageReader:
         self._most_output = math.inf if most_output is None else most_output
         self._line = bytearray()
         self._is_skipped = False
+        """Whether the current line is too long to be parsed."""
         self._found: dict[str, int] = {}
         self._has_output = False
+        """Whether the response has stated the sum of its output."""
         self._pieces = 0
+        """Number of events with text."""
         self._size = 0.0
+        """Estimated tokens of the text of all events."""
         self._received = 0
         """Bytes on the wire."""
         self._read = 0
@@ -206,7 +210,7 @@ class BodyUsageReader:
         for piece in self._decoded(chunk):
             if self._has_given_up:
                 return
-            # Before the piece, so that no step reads more than `_STEP` bytes.
+            # Yield before the piece, so that no step reads more than `_STEP` bytes.
             if self._in_step + len(piece) > _STEP:
                 yield
                 self._in_step = 0
@@ -231,7 +235,7 @@ class BodyUsageReader:
 
     def _give_up(self) -> None:
         self._has_given_up = True
-        # Their buffers are of no use while the rest of the body passes.
+        # The rest of the body is not read, so the buffers can be freed.
         self._line.clear()
         self._scanner = self._inflate = None
 
@@ -311,7 +315,7 @@ class BodyUsageReader:
 
     def _note(self, path: Path, found: dict[str, Any]) -> None:
         usage = read_usage(found)
-        # The last statement counts: an event repeats or completes what came before.
+        # The latest numbers count: an event repeats or completes those before it.
         self._found |= usage
         if path != _STARTED and "output_tokens" in usage:
             self._has_output = True
@@ -323,7 +327,7 @@ class StatedUsageReader(BodyUsageReader):
     def usage(self) -> Usage | None:
         """Return the stated usage found so far, or None."""
         usage = super().usage()
-        # `super` also estimates, and text alone does not show that tokens are counted.
+        # `super` also estimates from text, but text does not show that the server counts tokens.
         return usage if self._found else None
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-# Not the decimals of a number. It is better to mask another number than to miss an account.
+# Excludes the decimals of a number. It is better to mask another number than to miss an account.
 _ACCOUNT = re.compile(r"(?<!\d)(?<!\d\.)\d{12}(?!\d)|(?<![\d-])\d{4}-\d{4}-\d{4}(?![\d-])")
-# The prefixes of access keys among AWS's unique ids (IAM user guide, "identifiers").
+# The prefixes of access keys and bearer tokens among AWS's unique ids (IAM user guide,
+# "identifiers"), and A3T, which the guide does not list but secret scanners look for.
 _ACCESS_KEY = re.compile(r"(?<![A-Za-z0-9])(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{8,}")
 # A path may contain "@". A password may contain "/", although it should be encoded.
 _PASSWORD = re.compile(r"(?<=://)(?:[^/\s]*@|[^/\s@]*:\S*@)")
@@ -41,7 +42,7 @@ class Masks:
         prefixes: Collection[str] = ("",),
     ) -> None:
         self._show_accounts = show_accounts
-        # So that a key which begins another one does not match in its place.
+        # Longest first, so that no key matches only the beginning of another one.
         longest_first = sorted(map(re.escape, access_keys), key=len, reverse=True)
         self._given = re.compile(rf"(?<!\w)(?:{'|'.join(longest_first)})(?!\w)")
         self._has_given = bool(longest_first)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _CALLS: tuple[events.EventKind, ...] = (
     *("joined", "released", "finished", "cancelled", "timed_out", "refused", "settled"),
 )
+"""The kinds of events of single calls that are recorded."""
 _MOST_STARTS = 10_000
 """Most calls whose start is remembered, so that a later settlement counts at that time."""
 
@@ -64,7 +65,7 @@ class ReportObserver:
         """Start times of the latest calls, by the numbers of the queue and of the call."""
         self._recording: Recording | None = None
         self._last = 0.0
-        self._lock = threading.RLock()  # reentrant: a finalizer may emit an event under it
+        self._lock = threading.RLock()  # reentrant, as a finalizer may emit an event
         for queue in queues:
             reader = QueueReader(queue)
             if queues.count(queue) > 1:
@@ -137,7 +138,7 @@ class ReportObserver:
     def record(self, one: _QueueObserver, event: Event) -> None:
         """Record an event of a queue."""
         with self._lock:
-            # Not before: a report begins with the first event of any of its queues.
+            # Only now, because a report begins with the first event of any of its queues.
             if self._recording is None:
                 wall = one.to_wall(event.at)
                 self._recording = Recording(now=event.at, began=wall)
@@ -149,7 +150,7 @@ class ReportObserver:
         self.starts[call] = at
         self.starts.move_to_end(call)
         if len(self.starts) > _MOST_STARTS:
-            # If the oldest call is still settled, its cost counts at the time of the settlement.
+            # If the oldest call is settled after this, its cost counts at that time.
             self.starts.popitem(last=False)
 
 
@@ -159,7 +160,7 @@ class _QueueObserver:
     Args:
         report: the report.
         queue: the queue.
-        number: number of the queue, which is its name if it has none.
+        number: number of the queue, by which the report calls it if it has no name.
     """
 
     event_kinds = (*_CALLS, *CHANGE_KINDS)
@@ -191,7 +192,7 @@ class _QueueObserver:
         if record is None:
             record = recording.record(self._name, paced=True, limits_of=self._limits_of)
             self._record = record
-        # Queues with the same name share a record. The one in use now knows its lanes.
+        # Queues with the same name share a record; only the one of this event knows its lanes.
         record.limits_of = self._limits_of
         if self._reader.loop is not self._loop:
             self._forget_callers(event.at, recording.unpaced)
@@ -203,7 +204,7 @@ class _QueueObserver:
                 self._names[event.keys] = lanes
         if event.kind == "throttled":
             record.tally("throttled", lanes, event.at)
-            # A call may also be reported after its end, when its outcome is counted already.
+            # The report may come after the end of the call, when its outcome is counted already.
             if event.call in self._running:
                 self._throttled.add(event.call)
         if event.kind in CHANGE_KINDS:
@@ -224,12 +225,13 @@ class _QueueObserver:
         """Record a change of the speed of a queue, a lane or a key."""
         if event.kind == "limits_changed":
             self._names.clear()  # a key may have a lane of its own now
-        if event.key is None:  # the queue, even if there is a lane for calls without a key
+        if event.key is None:  # the queue, even if calls without a key have a lane
             record.changed(event, None)
             return
         lane = next(iter(self._names_of((event.key,))), None)
         of_key = lane is not None and lane != str(event.key)
-        # A hold of the queue because of one throttled call has the key of that call.
+        # If a throttled call holds the whole queue, the event has the key of the call, which has no
+        # lane: `lane` is None.
         record.changed(event, str(event.key) if of_key else lane, of_key=of_key)
 
     def _forget_callers(self, at: float, unpaced: UnpacedTime) -> None:
@@ -249,7 +251,7 @@ class _QueueObserver:
             self._waiting.add(number)
             unpaced.joined(at)
         elif event.kind == "released":
-            # It did not wait, and so had no event `joined`.
+            # A call that did not wait had no event `joined`.
             if number not in self._waiting:
                 unpaced.joined(at)
             self._waiting.discard(number)

@@ -62,7 +62,7 @@ def page(
         data=charts.as_text,
         styles=[Markup(_asset("uplot", "uPlot.min.css")), Markup(_asset("page.css"))],  # noqa: S704 - our own files
         scripts=[Markup(one) for one in scripts],  # noqa: S704 - as above
-        # The policy of the page allows these scripts, and no other.
+        # The content security policy of the page allows these scripts, and no other.
         hashes=[_hash(one) for one in scripts],
     )
 
@@ -116,9 +116,9 @@ def _times(times: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
         f"{_wait(delay)} before each call, as the strictest limit requires.",
     }
     found = [(key, text, times[key]) for key, text in names.items() if times.get(key) is not None]
-    # A minimum below the actual time is useless, because it lacks the program's own time.
+    # This minimum leaves out the program's own time, so it is useless below the actual time.
     found = [one for one in found if one[0] != "blanket" or one[2] > times["seconds"]]
-    # 1 if nothing was recorded, as the shares are divided by it.
+    # 1 if nothing was recorded, because the times are divided by it.
     most = max((seconds for _, _, seconds in found), default=0) or 1
     return [
         {
@@ -136,7 +136,7 @@ def _times(times: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset),
-        # Names of queues and keys may come from anywhere.
+        # Names of queues and keys may contain any text.
         autoescape=True,
         # A misspelt name is an error, not a gap on the page.
         undefined=jinja2.StrictUndefined,
@@ -181,7 +181,7 @@ def _headline(text: str) -> str:
 
 
 def _unbroken(text: str) -> str:
-    """Return a text without line breaks at its blanks."""
+    """Return a text whose spaces do not break a line."""
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 

@@ -1,7 +1,7 @@
 """The AWS services that botocore 1.44.8 knows, by their names in `create_client`.
 
 A service id that differs from the name follows it: `autoscaling=auto-scaling`. botocore's events
-have the id. A test compares the list with the installed botocore, and shows what to add.
+use the id. A test compares the list with the installed botocore, and shows what to add.
 """
 
 __all__ = ["BOTOCORE", "SERVICES"]

@@ -1,12 +1,13 @@
 """Informs aioapiqueue's hub that this process exists, and which botocore it uses.
 
 Every Python of a run loads this module, and the rest of the package once botocore is imported. So
-it imports as little as possible: `_socket`, not `socket`. The package's name is the only one that
-we add to what the program can import.
+it imports as little as possible. This package is the only name that we add to those that the
+program can import.
 """
 
 from __future__ import annotations
 
+import _socket  # the part of `socket` that is fast to import
 import os
 import sys
 
@@ -21,14 +22,14 @@ MARK, *_words = os.environ.get("AIOAPIQUEUE_MARK", "").split() or [""]
 """The mark by which the run's gateway recognizes requests that have had their turn; "" without a
 gateway."""
 MARKED = tuple("." + word for word in _words if "." in word)
-"""The ends of names of hosts to which requests are marked."""
+"""Suffixes of the host names whose requests are marked."""
 UNMARKED = frozenset(word for word in _words if "." not in word)
-"""Labels of hosts in these domains whose connections the gateway does not open: these hosts would
-receive the mark."""
+"""Labels of host names that are not marked even with such a suffix: the gateway does not intercept
+their connections, so the server would receive the mark."""
 VERSION = 2
 """Version of the protocol."""
 _CONNECT_SECONDS = 5.0
-"""Seconds in which the hub must accept a connection: it does so at once, unless thousands come."""
+"""Seconds in which the hub must accept a connection: it does so at once unless thousands arrive."""
 
 
 class StrangerError(OSError):
@@ -52,13 +53,14 @@ def _line(**fields: object) -> bytes:
 def peer_of(sock: socket.socket) -> tuple[int | None, int | None]:
     """Return the user id and the process id of the other end, from the kernel.
 
-    Each is None if the kernel does not know it. Then only the socket's folder protects us, which
-    only its owner may enter.
-    """
-    import _socket
+    Each is None if the kernel does not know it: outside of Linux, macOS, FreeBSD and DragonFly BSD,
+    both are. Then only the socket's directory protects us, which only its owner may enter.
 
+    Raises:
+        OSError: the other end has closed the connection (not on Linux).
+    """
     platform: str = sys.platform
-    if platform == "linux":  # struct ucred: pid, uid, gid
+    if platform in {"linux", "android"}:  # struct ucred: pid, uid, gid
         found = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
         pid = int.from_bytes(found[:4], sys.byteorder)
         return int.from_bytes(found[4:8], sys.byteorder), pid or None  # 0: another PID namespace
@@ -80,8 +82,6 @@ class HubWire:
     # later. Nothing of ours may be written into such a file: hence the identity.
 
     def __init__(self, make: Any, **hello: object) -> None:
-        import _socket  # the part of `socket` that is fast to import
-
         self.greeting = _line(do="hello", version=VERSION, pid=os.getpid(), **hello)
         # The program may have reset SIGPIPE, which would then end it.
         self.flags = getattr(_socket, "MSG_NOSIGNAL", 0)
@@ -112,7 +112,7 @@ class HubWire:
                     raise
                 time.sleep(0.005)
         # A program may outlive its run, and another user may put a socket into the hub's place. So
-        # nothing is sent before this: a question names the access key.
+        # nothing is sent before this check: a question contains the id of the access key.
         listens, own = peer_of(self.sock)[0], os.geteuid()
         if listens not in {None, own}:
             raise StrangerError(listens, own)
@@ -130,7 +130,7 @@ class HubWire:
         """Close the socket, unless its file number belongs to another file by now."""
         process.wires.discard(self)
         is_intact = self.is_intact
-        # Detached in any case: else the collector would close the number, perhaps another file's.
+        # Detached in any case: garbage collection would close the number, perhaps another file's.
         number = self.sock.detach()
         if is_intact:
             os.close(number)
@@ -181,8 +181,6 @@ class _ThisProcess:
         """Inform the hub that this process is alive, unless it knows."""
         if self._presence is not None and self._presence.is_intact:
             return
-        import _socket
-
         try:
             self._presence = HubWire(
                 _socket.socket,

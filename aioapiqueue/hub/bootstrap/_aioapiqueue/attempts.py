@@ -22,8 +22,9 @@ class HttpAttempt(ABC):
     """One HTTP attempt: it waits, then holds a slot until it ends.
 
     Args:
-        signing: the attempts of its kind that have a slot, and are not signed yet.
-        ahead: the waiting attempts for which the signing of another attempt waits.
+        signing: the attempts of its loop, or of all threads, that have a slot and are not signed.
+        ahead: the attempts of its loop, or of all threads, that wait and that the signing of
+            another attempt needs.
     """
 
     def __init__(self, signing: set[HttpAttempt], ahead: set[HttpAttempt]) -> None:
@@ -58,7 +59,7 @@ class HttpAttempt(ABC):
                 return
             call.attempt = self  # holds the slot until the call ends
             self.signing.add(self)
-            if self.ahead:  # one that waits may be what this one's signing will wait for
+            if self.ahead:  # the signing of this attempt may have to wait for one of these
                 self.free()
         except BaseException:  # refused, cancelled, or interrupted at any line
             self.ahead.discard(self)
@@ -96,7 +97,7 @@ class HttpAttempt(ABC):
 
 
 class BotocoreCall:
-    """One API call: its current attempt, and the outer call whose signing needs it."""
+    """One API call: its current attempt, and the outer call whose signing makes this call."""
 
     __slots__ = ("answer", "attempt", "outer", "parameters")
 
@@ -108,7 +109,7 @@ class BotocoreCall:
         """The response to the attempt, in case botocore cannot parse it."""
 
     def begin(self) -> HttpAttempt | None:
-        """End the attempt before this one; return the attempt that waits for this call, if any."""
+        """End the last attempt; return the attempt of the outer call that waits for this call."""
         self.end()
         return None if self.outer is None else self.outer.attempt
 

@@ -79,8 +79,8 @@ def pace_class(cls: Any) -> None:
 class _Handlers:
     """Handles the events of one client."""
 
-    # Knows no client: the client's events know this object, and a cycle would keep both alive until
-    # the next garbage collection.
+    # Does not refer to the client, whose events refer to this object: a cycle would keep both alive
+    # until the next garbage collection.
 
     def __init__(self, meta: Any, signer: Any, attempt: Any) -> None:
         self._service = meta.service_model.service_name
@@ -121,7 +121,7 @@ class _Handlers:
             call.attempt.signing.discard(call.attempt)
 
     def _arrived(self, response_dict: Any = None, **_: object) -> None:
-        """Keep what is known before the response is parsed; botocore 1.31 has no such event."""
+        """Keep the status in case parsing fails; botocore 1.31 has no such event."""
         call = current.get()
         if call is not None and isinstance(response_dict, dict):
             call.answer = _answer(response_dict)

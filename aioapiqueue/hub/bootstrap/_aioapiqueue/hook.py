@@ -19,7 +19,7 @@ def hook_when_loaded(name: str, spec: Any, is_client: Callable[[str], bool]) -> 
 
     Args:
         name: name of the module.
-        spec: its spec, as a finder has found it; returned in any case.
+        spec: its spec, as a finder has found it; this is returned.
         is_client: whether a module of that name has botocore's clients.
     """
     load = getattr(getattr(spec, "loader", None), "exec_module", None)
@@ -90,8 +90,8 @@ def _hook(module: ModuleType) -> None:
 
 def _pace_service(cls: Any) -> bool:
     """Pace the class of a service; return whether that was needed."""
-    # Only generated classes have the first name themselves; aiobotocore's base and a program's own
-    # subclasses do not. The second is there once the class, or one of its bases, is paced.
+    # Only generated classes have `_PY_TO_OP_NAME` themselves; aiobotocore's base and a program's
+    # own subclasses do not. A class that is paced, or has a paced base, has `_aioapiqueue`.
     if "_PY_TO_OP_NAME" not in vars(cls) or hasattr(cls, "_aioapiqueue"):
         return False
     pace_class(cls)

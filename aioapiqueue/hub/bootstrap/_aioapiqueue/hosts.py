@@ -16,7 +16,7 @@ def labels_of(host: str) -> Sequence[str]:
         host: its name, in lower case and without a port.
     """
     labels = [label.removesuffix("-fips") for label in host.split(".")]
-    # The other labels of such a host may be a bucket's name, which may be that of a service.
+    # Other labels of such a host may be the name of a bucket, which may equal that of a service.
     if any(label == "s3" or label.startswith(("s3-", "s3express-")) for label in labels):
         return ("s3",)
     return labels

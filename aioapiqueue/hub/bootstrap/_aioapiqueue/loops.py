@@ -27,7 +27,7 @@ class _LoopWire:
         self._timer: asyncio.TimerHandle | None = None
         self._unsent = b""
         self._error: PacingError | None = None
-        # The loop's selector has the link; the link must not keep the loop alive.
+        # Weak: the loop's selector refers to this object, which must not keep the loop alive.
         self.loop = weakref.ref(loop)
         loop.add_reader(self.wire.sock.fileno(), self._receive)
 
@@ -180,7 +180,7 @@ class TaskAttempt(HttpAttempt):
         if _running_loop() is loop:
             link.send(message)
         else:
-            # A coroutine is closed after its loop has stopped, or a thread works for a task.
+            # A coroutine is closed after its loop has stopped, or another thread frees its slot.
             loop.call_soon_threadsafe(link.send, message)
 
 

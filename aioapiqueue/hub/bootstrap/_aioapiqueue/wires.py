@@ -18,16 +18,15 @@ from . import HUB, HubWire, StrangerError, peer_of, process
 SILENCE = 30.0
 """Seconds without a message after which a waiting call sends `ping` to the hub.
 
-A call may properly wait for an hour, so its wait alone shows nothing. Users look at a program that
-stands still after half a minute or so, and the hub can easily answer each waiting connection that
-often.
+A call may have to wait for an hour, so its wait alone shows nothing. After half a minute or so,
+users wonder why their program stands still; and the hub can easily answer that often.
 """
 ANSWER = 5.0
-"""Seconds in which the hub must answer: it does so at once, unless it is stopped."""
+"""Seconds in which the hub must answer a `ping`: it does so at once, unless it is stopped."""
 
 
 class PacingError(RuntimeError):
-    """Raised by a call that was not sent, because the hub did not let it start.
+    """Raised by a call that was not sent, because the hub refused it or was unreachable.
 
     It is not an error of botocore, so that neither botocore's retries nor `except ClientError` take
     it for a response of AWS.
@@ -98,7 +97,7 @@ class CallWire(HubWire):
     def __init__(self, make: Any) -> None:
         super().__init__(make, closable=True)
         self.has_received = False
-        """Whether the hub has sent anything; if not, it may have no file for the connection."""
+        """Whether the hub has sent anything; if not, it may lack a file for the connection."""
         self._rest = b""
         self.sock.settimeout(SILENCE)
 
@@ -117,7 +116,7 @@ class CallWire(HubWire):
 
     def receive_or_report(self) -> list[dict[str, Any]]:
         """Wait for messages as `receive` does; if the hub does not answer, report that once."""
-        # By the time-out of the socket: a timer would need a thread for each waiting thread.
+        # With the socket's time-out: a timer would need another thread for each waiting one.
         asked = 0.0
         try:
             while True:
@@ -129,7 +128,7 @@ class CallWire(HubWire):
                         self.sock.settimeout(None)
                     else:
                         asked = time.monotonic()
-                        # If the hub has closed it, what it sent before is read next.
+                        # If the hub has closed the connection, its last messages are read next.
                         with suppress(OSError):
                             self.send(line(do="ping"))
                         self.sock.settimeout(ANSWER)
