@@ -30,7 +30,7 @@ import os
 from itertools import count
 from operator import index, itemgetter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from aioapiqueue._shared.statement_json import (
     key_from,
@@ -44,20 +44,15 @@ from aioapiqueue.spi import statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-    from typing import TypeAlias
 
     from aioapiqueue import Limit
 
-    OfLimits: TypeAlias = type[statements.SetLimits | statements.Learnt]
-
-Decided = (
-    statements.SetLimits
-    | statements.Learnt
-    | statements.Pause
-    | statements.Resume
-    | statements.Hold
-)
-"""The statements that last."""
+Limiting = statements.SetLimits | statements.Learnt
+"""Decisions that give limits to the queue, or to a key."""
+Closing = statements.Pause | statements.Hold
+"""Decisions that close the queue, or a lane, until an instant."""
+Decided = Limiting | Closing | statements.Resume
+"""The statements that last. `Decisions.forms` has an entry for each."""
 _MOST = 10_000
 """Limits that are kept, set or learnt; beyond, the earliest are forgotten."""
 _MOST_MAKERS = 1_000
@@ -86,13 +81,8 @@ class Decision(NamedTuple):
     def as_json(self) -> list[Any]:
         """Return it in the form that is sent."""
         statement, (at, maker) = self.statement, self.stamp
-        value: Any = None
-        if isinstance(statement, statements.SetLimits | statements.Learnt):
-            value = limits_to(statement.limits)
-        elif not isinstance(statement, statements.Resume):
-            value = span_to(statement.until)
-        key = None if isinstance(statement, statements.Pause | statements.Resume) else statement.key
-        return [at, maker, statement.kind, key_to(key), value]
+        key, value_of = getattr(statement, "key", None), Decisions.forms[statement.kind].value_of
+        return [at, maker, statement.kind, key_to(key), value_of(statement)]
 
     @classmethod
     def from_json(cls, parts: Sequence[Any]) -> Decision:
@@ -104,23 +94,22 @@ class Decision(NamedTuple):
             TypeError: a part is of another type.
         """
         at, maker, kind, keys, value = parts
-        stamp = Stamp(index(at), str(maker))
-        key = key_from(keys)
-        statement: Decided
-        match kind:
-            case "set":
-                statement = statements.SetLimits(key, limits_from(value))
-            case "learnt":
-                statement = statements.Learnt(key, limits_from(value))
-            case "pause":
-                statement = statements.Pause(float(span_from(value)))
-            case "resume":
-                statement = statements.Resume()
-            case "hold":
-                statement = statements.Hold(key, float(span_from(value)))
-            case _:
-                raise KeyError(kind)
-        return cls(stamp, statement)
+        made_of = Decisions.forms[kind].made_of
+        return cls(Stamp(index(at), str(maker)), made_of(key_from(keys), value))
+
+
+class _DecisionForm(NamedTuple):
+    """How decisions of one kind are sent and merged.
+
+    Attributes:
+        value_of: returns what is sent of a statement besides its key.
+        made_of: returns the statement with a key and a sent value.
+        merge: merges a decision; returns whether it changes what holds.
+    """
+
+    value_of: Callable[[Any], Any]
+    made_of: Callable[[Hashable, Any], Decided]
+    merge: Callable[[Decisions, Decision, Any], bool]
 
 
 class Decisions:
@@ -132,7 +121,7 @@ class Decisions:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._limits: dict[tuple[OfLimits, Hashable], Decision] = {}
+        self._limits: dict[tuple[type[Limiting], Hashable], Decision] = {}
         """The latest of each kind and key."""
         self._holds: dict[Hashable, Decision] = {}
         """The longest of each key."""
@@ -179,7 +168,7 @@ class Decisions:
             newest: by maker, the instant up to which nothing is lacking now: the sender's, if
                 these are all that it had and was lacking here. Default: unchanged.
         """
-        news = [one for one in decisions if self._note(one)]
+        effective = [one for one in decisions if self._merge_one(one)]
         for maker, at in newest.items():
             self._complete[maker] = max(at, self._complete.get(maker, at))
         if len(self._complete) > _MOST_MAKERS:
@@ -190,27 +179,14 @@ class Decisions:
             self._forgotten = sorted(one.stamp for one in self._limits.values())[-_MOST - 1]
             latest = (item for item in self._limits.items() if item[1].stamp > self._forgotten)
             self._limits = dict(latest)
-        return news
+        return effective
 
-    def _note(self, decision: Decision) -> bool:
-        stamp, statement = decision
-        self._newest = max(self._newest, stamp.at)
-        match statement:
-            case statements.Pause(until):
-                return self._note_pause(decision, until)
-            case statements.Hold(key, until):
-                return self._note_hold(decision, key, until)
-            case statements.Resume():
-                if self._resumed is not None and stamp <= self._resumed.stamp:
-                    return False
-                # News even if it ends no pause here: an earlier pause may arrive after it.
-                self._resumed = decision
-                self._pauses = [one for one in self._pauses if one.stamp > stamp]
-            case statements.SetLimits(key) | statements.Learnt(key):
-                return self._note_limits(decision, type(statement), key)
-        return True
+    def _merge_one(self, decision: Decision) -> bool:
+        self._newest = max(self._newest, decision.stamp.at)
+        return self.forms[decision.statement.kind].merge(self, decision, decision.statement)
 
-    def _note_limits(self, decision: Decision, kind: OfLimits, key: Hashable) -> bool:
+    def _merge_limits(self, decision: Decision, given: Limiting) -> bool:
+        kind, key = type(given), given.key
         known = self._limits.get((kind, key))
         if decision.stamp <= (self._forgotten if known is None else known.stamp):
             return False
@@ -224,42 +200,52 @@ class Decisions:
         self._limits[kind, key] = decision
         return True
 
-    def _note_hold(self, hold: Decision, key: Hashable, until: float) -> bool:
-        known = self._holds.get(key)
+    def _merge_hold(self, decision: Decision, hold: statements.Hold) -> bool:
+        known = self._holds.get(hold.key)
         # After a conversion between clocks, the same hold may end a microsecond later.
         if known is not None and (
-            hold.stamp == known.stamp or (until, hold.stamp) < (_until(known), known.stamp)
+            decision.stamp == known.stamp
+            or (hold.until, decision.stamp) < (_until(known), known.stamp)
         ):
             return False
-        self._holds[key] = hold
+        self._holds[hold.key] = decision
         return True
 
-    def _note_pause(self, pause: Decision, until: float) -> bool:
-        if self._resumed is not None and pause.stamp <= self._resumed.stamp:
+    def _merge_pause(self, decision: Decision, pause: statements.Pause) -> bool:
+        stamp, until = decision.stamp, pause.until
+        if self._resumed is not None and stamp <= self._resumed.stamp:
             return False
-        if any(one.stamp == pause.stamp for one in self._pauses):
+        if any(one.stamp == stamp for one in self._pauses):
             return False
-        if any(one.stamp > pause.stamp and _until(one) >= until for one in self._pauses):
+        if any(one.stamp > stamp and _until(one) >= until for one in self._pauses):
             return False
         # A pause that was made earlier and ends no later can never count again. The others stay: a
         # resume may end the longer one, and not the later one.
-        rest = [one for one in self._pauses if one.stamp > pause.stamp or _until(one) > until]
-        self._pauses = sorted([*rest, pause], key=lambda one: one.stamp)
+        rest = [one for one in self._pauses if one.stamp > stamp or _until(one) > until]
+        self._pauses = sorted([*rest, decision], key=lambda one: one.stamp)
+        return True
+
+    def _merge_resume(self, decision: Decision, _: statements.Resume) -> bool:
+        if self._resumed is not None and decision.stamp <= self._resumed.stamp:
+            return False
+        # It changes what holds even if it ends no pause here: an earlier pause may arrive after it.
+        self._resumed = decision
+        self._pauses = [one for one in self._pauses if one.stamp > decision.stamp]
         return True
 
     # What holds.
 
-    def limits(self, kind: OfLimits) -> dict[Hashable, tuple[Limit, ...]]:
+    def limits(self, kind: type[Limiting]) -> dict[Hashable, tuple[Limit, ...]]:
         """Return the limits that were set, or learnt, by key; None: of the queue."""
         given = (one.statement for one in self._limits.values())
         return {one.key: one.limits for one in given if isinstance(one, kind)}
 
-    def limits_of(self, kind: OfLimits, key: Hashable) -> tuple[Limit, ...] | None:
+    def limits_of(self, kind: type[Limiting], key: Hashable) -> tuple[Limit, ...] | None:
         """Return the limits of a key, or (None) of the queue, if they were set, or learnt."""
         known = self._limits.get((kind, key))
         if known is None:
             return None
-        assert isinstance(known.statement, kind)  # noqa: S101 - as `_note` has it
+        assert isinstance(known.statement, kind)  # noqa: S101 - as `_merge_limits` has it
         return known.statement.limits
 
     @property
@@ -316,6 +302,31 @@ class Decisions:
             found.append(self._resumed)
         yield from sorted(found, key=lambda one: one.stamp)
 
+    forms: ClassVar[dict[str, _DecisionForm]] = {
+        "set": _DecisionForm(
+            lambda given: limits_to(given.limits),
+            lambda key, sent: statements.SetLimits(key, limits_from(sent)),
+            _merge_limits,
+        ),
+        "learnt": _DecisionForm(
+            lambda given: limits_to(given.limits),
+            lambda key, sent: statements.Learnt(key, limits_from(sent)),
+            _merge_limits,
+        ),
+        "pause": _DecisionForm(
+            lambda pause: span_to(pause.until),
+            lambda _, sent: statements.Pause(float(span_from(sent))),
+            _merge_pause,
+        ),
+        "resume": _DecisionForm(lambda _: None, lambda *_: statements.Resume(), _merge_resume),
+        "hold": _DecisionForm(
+            lambda hold: span_to(hold.until),
+            lambda key, sent: statements.Hold(key, float(span_from(sent))),
+            _merge_hold,
+        ),
+    }
+    """By kind of decision, how it is sent and merged."""
+
 
 _SLACK = 1_000
 """Limits beyond `_MOST` before any are forgotten, so that not each further one causes a sort."""
@@ -323,7 +334,7 @@ _SLACK = 1_000
 
 def _until(decision: Decision) -> float:
     statement = decision.statement
-    assert isinstance(statement, statements.Pause | statements.Hold)  # noqa: S101 - the caller has looked
+    assert isinstance(statement, Closing)  # noqa: S101 - the caller has looked
     return statement.until
 
 

@@ -6,12 +6,11 @@ The lanes and units whose limits count a call are its scope.
 from __future__ import annotations
 
 from collections.abc import Hashable  # noqa: TC003 - of a NamedTuple
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from aioapiqueue import Calendar, Concurrency, Window
-from aioapiqueue._shared.options import YieldingAdaptive
+from aioapiqueue._shared.options import yielding
 from aioapiqueue._shared.statement_json import check_key
-from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.spi import CALLS, cost_units, lane_states, limit_types, statements
 
 if TYPE_CHECKING:
@@ -47,6 +46,32 @@ def key_of(lane: Hashable) -> Hashable:
     return None if lane is NO_KEY else lane
 
 
+LaneOf: TypeAlias = "Callable[[Hashable], Hashable]"
+"""Returns the lane of a key; None: it has none."""
+
+
+def key_to_send(key: Hashable, lane_of: LaneOf) -> Hashable:
+    """Return a key that has a lane; None: a statement about it concerns the whole queue.
+
+    Raises:
+        TypeError: the key cannot be sent.
+    """
+    # The key None means "no key", even if "*" has limits.
+    if key is None or lane_of(key) is None:
+        return None
+    check_key(key)
+    return key
+
+
+def throttled_key(throttled: statements.Throttled, lane_of: LaneOf) -> Hashable:
+    """Return the key whose lane slows down."""
+    call, key = throttled.call, throttled.key
+    # Its first key may have no limits of its own; then a lane that has some is slowed down.
+    if call is not None and key == call.key:
+        return next((one for one in call.keys if lane_of(one) is not None), None)
+    return key
+
+
 class LimitTable:
     """The limits of a queue and of its lanes.
 
@@ -80,8 +105,7 @@ class LimitTable:
             lane_maker.states_of(limits_of_lane)  # raises now, not at the first call of the lane
         # From here on, limits may come from other processes. They must not fail here: the user of
         # this queue could not correct them.
-        if isinstance(settings.adaptive, Adaptive):
-            self._maker.adaptive = lane_maker.adaptive = YieldingAdaptive.of(settings.adaptive)
+        self._maker.adaptive = lane_maker.adaptive = yielding(settings.adaptive)
         self.lanes = lane_states.Lanes(lanes, lane_maker, in_use=self._in_use)
         self.reports_lanes = False
         """Whether requests report the calls in flight of each lane."""

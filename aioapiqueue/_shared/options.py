@@ -22,13 +22,6 @@ class YieldingAdaptive(Adaptive):
     Other processes may set such limits at any time, when a queue can no longer be refused for them.
     """
 
-    @classmethod
-    def of(cls, policy: Adaptive) -> YieldingAdaptive:
-        """Return a copy of a plain `Adaptive`."""
-        return cls(
-            policy.floor, policy.backoff, recovery=policy.recovery, concurrency=policy.concurrency
-        )
-
     def least(self, ceiling: float, unit: str) -> float:
         """Return the lowest rate, per second, under limits of `ceiling`."""
         floor = self.floor
@@ -92,4 +85,6 @@ def yielding(policy: AdaptivePolicy | None) -> YieldingAdaptive | None:
             f"{policy!r} has its own recovery curve, which cannot be shared: use a plain Adaptive "
             "in a queue with schedule="
         )
-    return YieldingAdaptive.of(policy)
+    return YieldingAdaptive(
+        policy.floor, policy.backoff, recovery=policy.recovery, concurrency=policy.concurrency
+    )

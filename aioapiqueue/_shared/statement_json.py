@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue import Rate
 from aioapiqueue.spi import cost_units, limit_types, statements
@@ -22,43 +22,31 @@ if TYPE_CHECKING:
     from aioapiqueue.spi import Call
 
 
+Report = (
+    statements.Throttled
+    | statements.ServerCount
+    | statements.Answered
+    | statements.Settled
+    | statements.Learn
+)
+"""What servers report. `_FORMS` has an entry for each."""
+
+
 def to_json(
-    statement: statements.Statement,
-    units: cost_units.Units,
-    number_of: Callable[[Call], int | None],
+    report: Report, units: cost_units.Units, number_of: Callable[[Call], int | None]
 ) -> list[Any]:
     """Return a report as it is sent.
 
     Args:
-        statement: the report.
+        report: the report.
         units: what costs are counted in.
         number_of: returns the number by which the other process knows a call; None: it does not
             know the call.
     """
-
-    def number(call: Call | None) -> int | None:
-        return None if call is None else number_of(call)
-
-    parts: list[Any] = []
-    # Units are sent by name: their places differ from process to process.
-    match statement:
-        case statements.Throttled(call, key, retry_after):
-            parts = [number(call), key_to(key), retry_after]
-        case statements.ServerCount():
-            parts = [number(statement.call), key_to(statement.key), units.names[statement.unit]]
-            counted = {name: getattr(statement, name) for name in _COUNTED}
-            parts.append({name: one for name, one in counted.items() if one is not None})
-        case statements.Answered(call):
-            parts = [number(call)]
-        case statements.Settled(call, costs):
-            names = enumerate(units.names[: len(costs)])
-            stated = {
-                name: costs[unit] for unit, name in names if cost_units.is_stated(costs, unit)
-            }
-            parts = [number(call), stated]
-        case statements.Learn():
-            parts = [list(units.names)]
-    return [statement.kind, *parts]
+    parts = _FORMS[report.kind].parts_of(report, units)
+    if not isinstance(report, statements.Learn):  # all others may be about a call
+        parts.insert(0, None if report.call is None else number_of(report.call))
+    return [report.kind, *parts]
 
 
 _COUNTED = ("remaining", "reset", "limit", "period", "refills", "period_is_minimum")
@@ -67,7 +55,7 @@ _COUNTED = ("remaining", "reset", "limit", "period", "refills", "period_is_minim
 
 def from_json(
     message: Sequence[Any], units: cost_units.Units, call_of: Callable[[int], Call | None]
-) -> statements.Statement | None:
+) -> Report | None:
     """Return a report that was sent; None: it is about an unknown call, and has no effect.
 
     Args:
@@ -81,23 +69,34 @@ def from_json(
         TypeError: a part of another type.
     """
     kind, *parts = message
-    make = _FROM_JSON[kind]
-    if kind not in _OF_CALLS:
-        return make(units, *parts)
+    made_of = _FORMS[kind].made_of
+    if kind == "learn":
+        return made_of(units, *parts)
     number, *rest = parts
     call = None if number is None else call_of(number)
     # The hub remembers only the calls that have ended most recently. Throttling counts all the
     # same, and so does a count that was not the answer to a call.
     if call is None and not (kind == "throttled" or (kind == "count" and number is None)):
         return None
-    return make(units, call, *rest)
+    return made_of(units, call, *rest)
 
 
-def _settled_from(
-    units: cost_units.Units, call: Call, amounts: dict[str, float]
-) -> statements.Settled:
-    units.declare(amounts)
-    return statements.Settled(call, units.settled(amounts, call.costs))
+class _ReportForm(NamedTuple):
+    """How reports of one kind are sent.
+
+    Attributes:
+        parts_of: returns the parts of a report besides its kind and the number of its call.
+        made_of: returns the report with a call and these parts.
+    """
+
+    parts_of: Callable[[Any, cost_units.Units], list[Any]]
+    made_of: Callable[..., Report]
+
+
+def _count_to(count: statements.ServerCount, units: cost_units.Units) -> list[Any]:
+    counted = {name: getattr(count, name) for name in _COUNTED}
+    stated = {name: one for name, one in counted.items() if one is not None}
+    return [key_to(count.key), units.names[count.unit], stated]
 
 
 def _count_from(
@@ -109,19 +108,48 @@ def _count_from(
     return statements.ServerCount(units.known_place_of(unit), call=call, key=key_from(key), **sent)
 
 
+def _settled_from(
+    units: cost_units.Units, call: Call, amounts: dict[str, float]
+) -> statements.Settled:
+    units.declare(amounts)
+    return statements.Settled(call, units.settled(amounts, call.costs))
+
+
 def _learn_from(units: cost_units.Units, names: Sequence[str]) -> statements.Learn:
     units.declare(names)
     return statements.Learn()
 
 
-_FROM_JSON: dict[str, Callable[..., statements.Statement]] = {
-    "throttled": lambda _, call, key, after: statements.Throttled(call, key_from(key), after),
-    "count": _count_from,
-    "answered": lambda _, call: statements.Answered(call),
-    "settled": _settled_from,
-    "learn": _learn_from,
+# Units are sent by name: their places differ from process to process.
+_FORMS = {
+    "throttled": _ReportForm(
+        lambda throttled, _: [key_to(throttled.key), throttled.retry_after],
+        lambda _, call, key, after: statements.Throttled(call, key_from(key), after),
+    ),
+    "count": _ReportForm(_count_to, _count_from),
+    "answered": _ReportForm(lambda *_: [], lambda _, call: statements.Answered(call)),
+    "settled": _ReportForm(
+        lambda settled, units: [amounts_to(settled.costs, units)], _settled_from
+    ),
+    "learn": _ReportForm(lambda _, units: [list(units.names)], _learn_from),
 }
-_OF_CALLS = {"throttled", "count", "answered", "settled"}
+
+
+def plain_costs(costs: Sequence[float]) -> tuple[float, ...]:
+    """Return costs with 0 in each unit that they do not state."""
+    # Nothing is charged in either case. The mark of an unstated cost is NaN, which JSON lacks.
+    return tuple(
+        cost if cost_units.is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)
+    )
+
+
+def amounts_to(costs: Sequence[float], units: cost_units.Units) -> dict[str, float]:
+    """Return costs as they are sent: by unit, without units that they do not state."""
+    # Units that were declared since the costs were stated are not in them.
+    known = zip(units.names, costs, strict=False)
+    return {
+        name: cost for unit, (name, cost) in enumerate(known) if cost_units.is_stated(costs, unit)
+    }
 
 
 def key_to(key: Hashable) -> list[Hashable]:

@@ -1260,4 +1260,4 @@ def held_by(queue: ApiQueue, key: Hashable) -> float:
     """Return until when a queue starts nothing of a key; None: nothing at all."""
     planner = dispatcher_of(queue).limiter._planner
     statuses = planner.statuses
-    return float(statuses.held_until if key is None else statuses.lane(key).held_until)
+    return float(statuses.lane(key).held_until)

@@ -14,23 +14,25 @@ decided here: the first of those with the same scope, whichever of them made the
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioapiqueue._shared.clock import ROUNDING
-from aioapiqueue._shared.decisions import Decided, Decision, Decisions, newest_from
+from aioapiqueue._shared.decisions import Decision, Decisions, Limiting, newest_from
 from aioapiqueue._shared.host.messages import end_text, transit
 from aioapiqueue._shared.host.requests import Estimates, Holds, Requests
 from aioapiqueue._shared.host.scopes import HostCall, Scopes, line_of
 from aioapiqueue._shared.host.session import HubSession
 from aioapiqueue._shared.lateness import Stalls
+from aioapiqueue._shared.limit_table import key_to_send, throttled_key
 from aioapiqueue._shared.outage import Outage
-from aioapiqueue._shared.statement_json import as_key, check_key, key_from
+from aioapiqueue._shared.statement_json import as_key, key_from
 from aioapiqueue.spi import cost_units, seam, statements
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from aioapiqueue import Limit, Rate
+    from aioapiqueue._shared.decisions import Decided
     from aioapiqueue._shared.host.connection import HubLink
     from aioapiqueue._shared.host.session import Delay
     from aioapiqueue._shared.limit_table import LimitTable
@@ -298,38 +300,31 @@ class HostLimiter:
 
     def apply(self, *given: statements.Statement) -> None:
         """Apply statements here, as far as they concern this process, and pass them on."""
-        for one in given:  # all of them first: if one is refused, none has been applied
-            if isinstance(one, statements.SetLimits | statements.Learnt):
-                self._limits.checked(one)
-        decided = [
-            one._replace(key=self._key_of(one.key)) if isinstance(one, statements.Hold) else one
-            for one in given
-            if isinstance(one, Decided)
-        ]
-        if decided:
+        # All are checked before any takes effect: if one is refused, none has been applied.
+        checked = [self._handlers[type(statement)](self, statement) for statement in given]
+        if decided := [one for one in checked if one is not None]:
             self._apply_decisions(self._session.decide(*decided))
-        for one in given:
-            if isinstance(one, statements.Throttled):
-                self._throttled(one)
-            elif isinstance(one, statements.Settled):
-                self._settle(one)
-            elif not isinstance(one, Decided):
-                self._report(one)
 
-    def _report(self, statement: statements.Statement) -> None:
-        """Pass on to the hub what a server reports."""
-        match statement:
-            case statements.ServerCount(call=call) if (
-                call is not None and not HostCall.of(call).ticket
-            ):  # the hub does not know this call; its key still tells which limit is meant
-                statement = statement._replace(call=None, key=self._key_of(call.key))
-            case statements.ServerCount(key=key):
-                statement = statement._replace(key=self._key_of(key))
-            case statements.Answered(call) | statements.Settled(call) if not HostCall.of(
-                call
-            ).ticket:
-                return
-        self._session.report(statement)
+    def _checked_limits(self, given: Limiting) -> Limiting:
+        self._limits.checked(given)
+        return given
+
+    def _checked_hold(self, hold: statements.Hold) -> statements.Hold:
+        return hold._replace(key=key_to_send(hold.key, self._scopes.lane_of))
+
+    def _sync(self, count: statements.ServerCount) -> None:
+        """Pass on to the hub what remains of a server's quota."""
+        call, key = count.call, count.key
+        if call is not None and not HostCall.of(call).ticket:
+            # The hub does not know this call; its key still tells which limit is meant.
+            key, call = call.key, None
+        key = key_to_send(key, self._scopes.lane_of)
+        self._session.report(count._replace(call=call, key=key))
+
+    def _report(self, report: statements.Answered | statements.Settled) -> None:
+        """Pass on what is reported about a call, if the hub knows the call."""
+        if HostCall.of(report.call).ticket:
+            self._session.report(report)
 
     def _settle(self, settled: statements.Settled) -> None:
         """Note the true costs of a call."""
@@ -344,10 +339,9 @@ class HostLimiter:
 
     def _throttled(self, throttled: statements.Throttled) -> None:
         """Process a throttled call, or (None) some throttled call of a key."""
-        call, key, retry_after = throttled.call, throttled.key, throttled.retry_after
-        if call is not None and key == call.key:  # its first key may have no lane
-            key = next((one for one in call.keys if self._scopes.lane_of(one) is not None), None)
-        key = self._key_of(key)
+        call, retry_after = throttled.call, throttled.retry_after
+        lane_of = self._scopes.lane_of
+        key = key_to_send(throttled_key(throttled, lane_of), lane_of)
         if retry_after is not None:
             self.apply(statements.Hold(key, self._host.loop.now() + retry_after))
         if call is not None and (ticket := HostCall.of(call).ticket):
@@ -355,15 +349,7 @@ class HostLimiter:
             if len(self._throttled_calls) > _MOST_THROTTLED:
                 del self._throttled_calls[next(iter(self._throttled_calls))]
         # Without the time: the hold above was sent as a decision, which outlasts this hub.
-        self._report(statements.Throttled(call, key, None))
-
-    def _key_of(self, key: Hashable) -> Hashable:
-        """Return a key that has a lane; None: a statement about it concerns the whole queue."""
-        # The key None means "no key", even if "*" has limits.
-        if key is None or self._scopes.lane_of(key) is None:
-            return None
-        check_key(key)
-        return key
+        self._session.report(statements.Throttled(call, key, None))
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
         """Return the limits of a key's lane (None: of the queue); None: the key has no lane."""
@@ -380,24 +366,21 @@ class HostLimiter:
         return (*given, *(self._decisions.limits_of(statements.Learnt, key) or ()))
 
     def _apply_decisions(
-        self, news: Sequence[Decision], *, made_elsewhere: bool = False
+        self, decisions: Sequence[Decision], *, made_elsewhere: bool = False
     ) -> Iterable[Hashable]:
         """Apply decisions here; return the keys whose limits they set or change."""
-        now, kinds = self._host.loop.now(), {type(one) for _, one in news}
+        now, kinds = self._host.loop.now(), {type(one) for _, one in decisions}
+        limiting = [one for _, one in decisions if isinstance(one, Limiting)]
         changed: dict[Hashable, None] = {}
-        for key in dict.fromkeys(
-            one.key for _, one in news if isinstance(one, statements.SetLimits | statements.Learnt)
-        ):
+        for key in dict.fromkeys(one.key for one in limiting):
             before, limits = self.limits_of(key), self._limits_by_decisions(key)
             if made_elsewhere:  # else the dispatcher has noted them
                 self._host.note_remote_limits(key, limits)
             self._limits.change(key, limits, now)
-            is_set = any(
-                isinstance(one, statements.SetLimits) and one.key == key for _, one in news
-            )
+            is_set = any(type(one) is statements.SetLimits and one.key == key for one in limiting)
             if is_set or limits != before:
                 changed[key] = None
-        if kinds & {statements.Pause, statements.Resume, statements.Hold}:
+        if len(decisions) > len(limiting):
             self._holds.apply()
         if changed:  # a call may have another scope now, and so another line
             self._scopes.find_plain()
@@ -435,8 +418,8 @@ class HostLimiter:
     def _adopt(self, decisions: list[Any], newest: dict[str, int]) -> None:
         """Apply what other processes have decided."""
         found = [Decision.from_json(one) for one in decisions]
-        news = self._decisions.merge(found, newest_from(newest))
-        changed = self._apply_decisions(news, made_elsewhere=True)
+        effective = self._decisions.merge(found, newest_from(newest))
+        changed = self._apply_decisions(effective, made_elsewhere=True)
         self._limits.changed_elsewhere({key: self.limits_of(key) or () for key in changed})
 
     def _refuse(self, ticket: int, text: str) -> None:
@@ -501,3 +484,19 @@ class HostLimiter:
         """Close the connection: the hub takes back unused grants, and forgets these limits."""
         # Cancelled here: see `HubLink.aclose`.
         await self._session.aclose()
+
+    _handlers: ClassVar[
+        dict[type[statements.Statement], Callable[[HostLimiter, Any], Decided | None]]
+    ] = {
+        statements.SetLimits: _checked_limits,
+        statements.Learnt: _checked_limits,
+        statements.Pause: lambda _, pause: pause,
+        statements.Resume: lambda _, resume: resume,
+        statements.Hold: _checked_hold,
+        statements.Throttled: _throttled,
+        statements.ServerCount: _sync,
+        statements.Answered: _report,
+        statements.Settled: _settle,
+        statements.Learn: lambda self, learn: self._session.report(learn),
+    }
+    """Handlers of statements: those of decisions check them, and return them as they are sent."""

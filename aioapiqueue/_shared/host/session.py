@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aioapiqueue._shared.decisions import newest_from
 from aioapiqueue._shared.host.messages import keys_to, text_of
 from aioapiqueue._shared.host.scopes import HostCall
-from aioapiqueue._shared.statement_json import span_from, to_json
+from aioapiqueue._shared.statement_json import amounts_to, span_from, to_json
 from aioapiqueue.spi import cost_units, statements
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.connection import HubLink
     from aioapiqueue._shared.host.messages import Message
     from aioapiqueue._shared.outage import Outage
+    from aioapiqueue._shared.statement_json import Report
     from aioapiqueue.exceptions import SharedError
     from aioapiqueue.spi import Call, Host
 
@@ -137,14 +138,9 @@ class HubSession:
 
     def amounts(self, call: Call) -> dict[str, float] | None:
         """Return the cost of a call in the form that is sent."""
-        costs, names = call.costs, self._host.units.names
-        if costs is cost_units.ONE_CALL:
+        if call.costs is cost_units.ONE_CALL:
             return None
-        return {
-            names[unit]: cost
-            for unit, cost in enumerate(costs)
-            if cost_units.is_stated(costs, unit)
-        }
+        return amounts_to(call.costs, self._host.units)
 
     def decide(self, *given: Decided) -> list[Decision]:
         """Make decisions for all processes; return those that have an effect."""
@@ -160,11 +156,11 @@ class HubSession:
         self.send("decided", [one.as_json() for one in decisions], newest)
         self._sent = self._made
 
-    def report(self, statement: statements.Statement) -> None:
+    def report(self, report: Report) -> None:
         """Pass on what a server reports."""
-        if isinstance(statement, statements.Learn):  # the next hub has to know that, too
+        if isinstance(report, statements.Learn):  # the next hub has to know that, too
             self._learns = True
-        self.send("reported", to_json(statement, self._host.units, _ticket_of))
+        self.send("reported", to_json(report, self._host.units, _ticket_of))
 
     # The connection.
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioapiqueue._shared.decisions import newest_from
 from aioapiqueue._shared.host.messages import grant_text, text_of, transit
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
 from aioapiqueue._shared.host_hub.exchange import read_unknown, welcome
 from aioapiqueue._shared.host_hub.quota import is_real_time
-from aioapiqueue._shared.statement_json import as_key, from_json, span_to
+from aioapiqueue._shared.statement_json import amounts_to, as_key, from_json, span_to
 from aioapiqueue.spi import CALLS, Call, statements
 
 if TYPE_CHECKING:
@@ -118,11 +118,7 @@ class HubClient:
         self._quota.hold_messages()
         try:
             for kind, *parts in messages:
-                # A message reaches methods called `on_...`, and no others.
-                handler = getattr(self, f"on_{kind}", None)
-                if handler is None:
-                    raise KeyError(f"unknown message {kind!r}")
-                handler(*parts)
+                self._handlers[kind](self, *parts)
             if len(self._quota.clients) > 1:  # a single client can estimate by itself
                 self._estimate(messages)
         finally:
@@ -142,7 +138,7 @@ class HubClient:
 
     # From arrival to the end.
 
-    def on_join(  # noqa: PLR0917 - the parts of a message
+    def _on_join(  # noqa: PLR0917 - the parts of a message
         self,
         ticket: int,
         keys: list[Any],
@@ -188,7 +184,7 @@ class HubClient:
         """Report to the queue that the rate was lowered because a call was throttled."""
         self.send("backed_off", call.ticket, [], span_to(self._quota.wait_like(call)))
 
-    def on_leave(self, ticket: int) -> None:
+    def _on_leave(self, ticket: int) -> None:
         """Take back a request, or a grant that was never used."""
         dispatcher = self._quota.dispatcher
         call = self._waiting.pop(ticket, None)
@@ -200,7 +196,7 @@ class HubClient:
             self.started -= 1
             dispatcher.refund(call)
 
-    def on_end(self, ticket: int) -> None:
+    def _on_end(self, ticket: int) -> None:
         """Note that a call has ended."""
         call = self._running.pop(ticket, None)
         if call is not None:
@@ -209,7 +205,9 @@ class HubClient:
             if len(self._ended) > _ENDED:
                 self._ended.popitem(last=False)
 
-    def on_running(self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None) -> None:
+    def _on_running(
+        self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None
+    ) -> None:
         """Count a call that an earlier hub has granted: it takes permits, and uses nothing else."""
         # At a cost of 0: the journal has counted what it used.
         units = dict.fromkeys(amounts or (), 0)
@@ -219,7 +217,7 @@ class HubClient:
             self, ticket, several, {CALLS: 0, **units}
         )
 
-    def on_late(self, seconds: float) -> None:
+    def _on_late(self, seconds: float) -> None:
         """Note how late the queue uses its grants, as its loop is too busy to use them in time."""
         self.lateness = max(self.lateness, seconds)
         self._quota.note_lateness(self)
@@ -229,28 +227,36 @@ class HubClient:
 
     # What users decide, and what servers report.
 
-    def on_decided(self, decisions: list[Any], newest: dict[str, int]) -> None:
+    def _on_decided(self, decisions: list[Any], newest: dict[str, int]) -> None:
         """Apply decisions, for all clients."""
         quota = self._quota
         quota.decide(self, read_unknown(decisions, quota.decisions), newest_from(newest))
 
-    def on_reported(self, message: list[Any]) -> None:
+    def _on_reported(self, message: list[Any]) -> None:
         """Process what a server reports."""
-        quota, dispatcher = self._quota, self._quota.dispatcher
-        # A report about a call that ended too long ago is None, which no case takes.
-        match from_json(message, dispatcher.units, self._started):
-            case statements.Settled(ClientCall() as call, _):
-                call.settle(message[-1])
-                quota.records.note_settled(call)
-            case statements.ServerCount() as count:
-                dispatcher.find_server_quotas().sync(count)
-            case statements.Answered(call):
-                dispatcher.answered(call)
-            case statements.Learn():
-                dispatcher.find_server_quotas().learn(())
-            case statements.Throttled(call, key, seconds):
-                dispatcher.throttled(seconds, call, key)
-                quota.send_rate()
+        report = from_json(message, self._quota.dispatcher.units, self._started)
+        if report is not None:  # else it is about a call that ended too long ago
+            self._reports[type(report)](self, report)
+
+    def _settle(self, settled: statements.Settled) -> None:
+        call = settled.call
+        assert isinstance(call, ClientCall)  # noqa: S101 - as `_started` returns it
+        call.settle(amounts_to(settled.costs, self._quota.dispatcher.units))
+        self._quota.records.note_settled(call)
+
+    def _throttled(self, throttled: statements.Throttled) -> None:
+        call, key, seconds = throttled.call, throttled.key, throttled.retry_after
+        self._quota.dispatcher.throttled(seconds, call, key)
+        self._quota.send_rate()
+
+    def _sync(self, count: statements.ServerCount) -> None:
+        self._quota.dispatcher.find_server_quotas().sync(count)
+
+    def _answered(self, answered: statements.Answered) -> None:
+        self._quota.dispatcher.answered(answered.call)
+
+    def _learn(self, _: statements.Learn) -> None:
+        self._quota.dispatcher.find_server_quotas().learn(())
 
     # What it sends its queue.
 
@@ -283,3 +289,22 @@ class HubClient:
             wait = self._quota.wait_like(call)
             if wait < math.inf:
                 self.send("due", call.ticket, wait)
+
+    _handlers: ClassVar[dict[str, Callable[..., None]]] = {
+        "join": _on_join,
+        "leave": _on_leave,
+        "end": _on_end,
+        "running": _on_running,
+        "late": _on_late,
+        "decided": _on_decided,
+        "reported": _on_reported,
+    }
+    """Handlers of messages, by kind."""
+    _reports: ClassVar[dict[type[statements.Statement], Callable[[HubClient, Any], None]]] = {
+        statements.Throttled: _throttled,
+        statements.ServerCount: _sync,
+        statements.Answered: _answered,
+        statements.Settled: _settle,
+        statements.Learn: _learn,
+    }
+    """Handlers of servers' reports."""

@@ -124,7 +124,7 @@ def welcome(client: QuotaClient, decisions: Decisions) -> None:
 
 def broadcast(
     clients: Iterable[QuotaClient],
-    news: Sequence[Decision],
+    decisions: Sequence[Decision],
     newest: Mapping[str, int],
     *,
     by: QuotaClient | None = None,
@@ -133,18 +133,18 @@ def broadcast(
 
     Args:
         clients: all of them.
-        news: the new decisions.
+        decisions: those that are new to the hub.
         newest: by maker, the instant up to which a client knows all with these.
         by: the client that sent them; default: they are the hub's own.
     """
-    text_of_all = _text_of(news, newest)  # once: most clients lack all of it
-    for client in clients if news or newest else ():
+    text_of_all = _text_of(decisions, newest)  # once: most clients lack all of it
+    for client in clients if decisions or newest else ():
         # The sender has them, but may not know yet that it now knows all up to `newest`.
-        lacking = news if client is not by else ()
+        lacking = decisions if client is not by else ()
         if client.newest:
             lacking = [one for one in lacking if not _has(client.newest, one)]
         if lacking or not _has_all(client.newest, newest):
-            all_of_it = len(lacking) == len(news)
+            all_of_it = len(lacking) == len(decisions)
             client.send_text(text_of_all if all_of_it else _text_of(lacking, newest))
 
 

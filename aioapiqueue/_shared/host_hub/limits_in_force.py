@@ -99,7 +99,6 @@ class LimitsInForce:
         names_changed: whether the last `update` gave limits to a name that had none, or removed all
             limits of a name.
         has_calendars: whether any limit is a `Calendar`.
-        looks: number of times that the limits of a name were determined.
     """
 
     def __init__(self, first: Terms, lateness: float, decisions: Decisions) -> None:
@@ -107,7 +106,6 @@ class LimitsInForce:
         self.names = NamesInForce()
         self.names_changed = False
         self.has_calendars = False
-        self.looks = 0
         self._lateness = lateness
         self._decisions = decisions
         self._plain_of: dict[Limit, Limit] = {}
@@ -122,11 +120,6 @@ class LimitsInForce:
         self._with_calendars: set[Hashable] = set()
         self.add(first)
         self.update()
-
-    @property
-    def terms(self) -> Iterable[Terms]:
-        """The terms of the clients, each once, in the order in which they came."""
-        return self._tables.keys()
 
     def add(self, terms: Terms) -> Terms:
         """Add terms; `update` puts them in force.
@@ -219,7 +212,6 @@ class LimitsInForce:
         return changes
 
     def _find(self, name: Hashable) -> Limits:
-        self.looks += 1
         tables: Iterable[_Table]
         if name is QUEUE:
             tables = self._tables.values()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aioapiqueue import Concurrency
 from aioapiqueue._recording import RecentWaits
-from aioapiqueue._shared.decisions import Decisions
+from aioapiqueue._shared.decisions import Decisions, Limiting
 from aioapiqueue._shared.host.messages import transit
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
 from aioapiqueue._shared.host_hub.exchange import PendingGrant, QuotaClient, broadcast
@@ -23,7 +23,7 @@ from aioapiqueue._shared.host_hub.limiter import QuotaLimiter, SlowDowns
 from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
 from aioapiqueue._shared.host_hub.quota_records import QuotaRecords
 from aioapiqueue._shared.options import yielding
-from aioapiqueue._shared.statement_json import key_to
+from aioapiqueue._shared.statement_json import key_to, plain_costs
 from aioapiqueue.spi import (
     CALLS,
     Dispatcher,
@@ -37,7 +37,7 @@ from aioapiqueue.spi import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue._shared.decisions import Decision
@@ -235,31 +235,25 @@ class HubQuota:
             newest: by maker, the instant up to which it knows all.
         """
         before = self.decisions.newest()
-        news = self.decisions.merge(decisions, newest)
-        self._apply_decisions(news)
+        effective = self.decisions.merge(decisions, newest)
+        self._apply_decisions(effective)
         known = self.decisions.newest().items()
         # Only the makers that changed: hundreds of clients may each know hundreds of makers.
         fresh = {maker: at for maker, at in known if at > before.get(maker, -1)}
-        broadcast(self.clients, news, fresh, by=client)
+        broadcast(self.clients, effective, fresh, by=client)
 
-    def _apply_decisions(self, news: Iterable[Decision]) -> None:
-        kinds = {type(one) for _, one in news}
-        if limits := [
-            one for _, one in news if isinstance(one, statements.SetLimits | statements.Learnt)
-        ]:
-            self.limits.note(limits)
+    def _apply_decisions(self, decisions: Sequence[Decision]) -> None:
+        if limiting := [one for _, one in decisions if isinstance(one, Limiting)]:
+            self.limits.note(limiting)
             self._apply()
-        # The resume first: if a pause is in force after both, it is the later decision.
-        if statements.Resume in kinds:
-            self.limiter.apply(statements.Resume())
-        if (
-            kinds & {statements.Pause, statements.Resume}
-            and self.decisions.paused_until > self._now()
-        ):
-            self.limiter.apply(statements.Pause(self.decisions.paused_until))
-        if statements.Hold in kinds:
+        if len(decisions) > len(limiting):
+            # The resume first: if a pause is in force after both, it is the later decision.
+            if any(isinstance(one, statements.Resume) for _, one in decisions):
+                self.limiter.apply(statements.Resume())
+            if self.decisions.paused_until > self._now():
+                self.limiter.apply(statements.Pause(self.decisions.paused_until))
             self._hold()
-        if kinds:
+        if decisions:
             self.send_rate()
 
     def _hold(self) -> None:
@@ -375,10 +369,7 @@ class HubQuota:
         if amounts is None:
             return cost_units.ONE_CALL if len(units) == 1 else (1, *[0] * (len(units) - 1))
         units.declare(amounts)
-        costs = units.costs_of({CALLS: 0, **amounts})
-        return tuple(
-            cost if cost_units.is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)
-        )
+        return plain_costs(units.costs_of({CALLS: 0, **amounts}))
 
     def enter(
         self,
@@ -466,19 +457,15 @@ class HubQuota:
     def _foreign_limit(self, call: ClientCall, client: QuotaClient) -> tuple[str, str, str] | None:
         """Return the limit for which a call waits longest, if only other clients have given it."""
         limiter, now = self.limiter, self.dispatcher.loop.now()
-        found: list[tuple[float, Hashable, Limit]] = [
-            (state.next_at(now, call.costs), QUEUE, limit)
-            for limit, state in zip(limiter.own.limits, limiter.own.states, strict=False)
+        lanes = ((key, limiter.lanes.get(key, now)) for key in call.keys)
+        in_lanes = [(key, one.limits, one.kept) for key, one in lanes if one is not None]
+        tables = [(QUEUE, limiter.own.limits, limiter.own.states), *in_lanes]
+        found = [
+            (state.next_at(now, call.costs), key, limit)
+            for key, limits, states in tables
+            for limit, state in zip(limits, states, strict=False)
             if state.concerns(call.costs)
         ]
-        for key in call.keys:
-            lane = limiter.lanes.get(key, now)
-            if lane is not None:
-                found += [
-                    (state.next_at(now, call.costs), key, limit)
-                    for limit, state in zip(lane.limits, lane.kept, strict=False)
-                    if state.concerns(call.costs)
-                ]
         due, key, limit = max(found, key=lambda one: one[0], default=(-math.inf, None, None))
         given_by = self.limits.are_given_by
         if limit is None or due <= now or given_by(limit, client.terms, key):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from aioapiqueue._shared.decisions import Decision, Decisions, Stamp
+from aioapiqueue._shared.decisions import Closing, Decided, Decision, Decisions, Stamp
 from aioapiqueue.spi import statements
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class KnownDecisions:
             stamp, statement = decision
             if not set_back and stamp not in guessed:
                 return decision
-            if isinstance(statement, statements.Pause | statements.Hold):
+            if isinstance(statement, Closing):
                 until = (timestamp_of(statement.until) + lead) / 1e6
                 statement = statement._replace(until=until)
             # Other processes may know a sent decision by its stamp, so that stays: see `_catch_up`.
@@ -123,15 +123,11 @@ class KnownDecisions:
 
     # Decisions.
 
-    def make(
-        self, *given: statements.SetLimits | statements.Pause | statements.Resume | statements.Hold
-    ) -> list[Decision]:
+    def make(self, *given: Decided) -> list[Decision]:
         """Record decisions that are made here; return those to send."""
         made = self._decisions.make(
             *(
-                one._replace(until=self._to_theirs(one.until))
-                if isinstance(one, statements.Pause | statements.Hold)
-                else one
+                one._replace(until=self._to_theirs(one.until)) if isinstance(one, Closing) else one
                 for one in given
             )
         )
@@ -150,16 +146,14 @@ class KnownDecisions:
         # Then this process changes its own in the same way.
         if whole:
             self._catch_up()
-        # Limits that are set again to the same are no news: nothing changes for the calls here.
+        # Limits that are set again to the same are left out: nothing changes for the calls here.
         before = {
             one.statement
             for one in self._decisions
             if isinstance(one.statement, statements.SetLimits)
         }
-        news = [one.statement for one in self._decisions.merge(decisions)]
-        return [
-            one for one in news if not isinstance(one, statements.SetLimits) or one not in before
-        ]
+        given = [one.statement for one in self._decisions.merge(decisions)]
+        return [one for one in given if one not in before]
 
     def unknown_to(self, decisions: Iterable[Decision]) -> list[Decision]:
         """Return the decisions that are not among these, except holds of single lanes."""

@@ -62,7 +62,7 @@ class LaneStatuses:
         waiting: the scopes in which calls wait.
 
     Attributes:
-        held_until: the end of a pause or hold of everything.
+        whole: the status of the queue. Its hold may be a pause.
     """
 
     def __init__(
@@ -73,13 +73,13 @@ class LaneStatuses:
         leases: Leases,
         waiting: WaitingScopes,
     ) -> None:
-        self.held_until = -math.inf
+        self.whole = LaneStatus()
         self._host = host
         self._limits = limits
         self._clock = clock
         self._leases = leases
         self._waiting = waiting
-        self._lanes: dict[Hashable, LaneStatus] = {None: LaneStatus()}
+        self._lanes: dict[Hashable, LaneStatus] = {None: self.whole}
         self._prune_at = _MANY
 
     def lane(self, lane: Hashable) -> LaneStatus:
@@ -114,14 +114,10 @@ class LaneStatuses:
             its.held_until, its.rate = to_local(status.held_until), status.rate
             its.ready_at = tuple(map(to_local, status.ready_at))
             its.bounds = tuple([one._replace(until=to_local(one.until)) for one in status.bounds])
-        whole = self.lane(None)
-        self.held_until = whole.held_until
-        if whole.held_until == math.inf:  # a pause: `resume` ends it, even in an outage
-            whole.held_until = -math.inf
 
     def held_until_of(self, scope: Scope) -> float:
         """Return the end of the last hold that concerns the calls of a scope."""
-        return max([self.held_until, *(self.lane(lane).held_until for lane in scope.lanes)])
+        return max(self.lane(lane).held_until for lane in (None, *scope.lanes))
 
     def room_in(self, lane: Hashable) -> float:
         """Return how often a server's quota has room for the first call of a scope.
@@ -161,7 +157,7 @@ class LaneStatuses:
             costs: of the newcomer; None: estimate when the last waiting call may start.
             now: the present instant.
         """
-        start = max(now, self.held_until)
+        start = max(now, self.whole.held_until)
         when = self._estimate_in(None, start, costs, self._host.waiters.total)
         for lane in lanes:
             status = self.lane(lane)

@@ -15,34 +15,30 @@ from __future__ import annotations
 import math
 from itertools import zip_longest
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioapiqueue import Window
 from aioapiqueue._shared.clock import ROUNDING, Clock
+from aioapiqueue._shared.limit_table import key_to_send, throttled_key
 from aioapiqueue._shared.outage import Outage
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.known_decisions import KnownDecisions
 from aioapiqueue._shared.redis.leases import LeasedCall, LeasedCosts
-from aioapiqueue._shared.redis.messages import plain_costs
 from aioapiqueue._shared.redis.planner import Planner
 from aioapiqueue._shared.redis.server_counts import ServerCounts
 from aioapiqueue._shared.redis.session import RedisSession
 from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
-from aioapiqueue._shared.statement_json import check_key
+from aioapiqueue._shared.statement_json import check_key, plain_costs
 from aioapiqueue.spi import lane_states, seam, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
-    from aioapiqueue._shared.decisions import Decision
+    from aioapiqueue._shared.decisions import Decided, Decision, Limiting
     from aioapiqueue._shared.limit_table import LimitTable, Scope
     from aioapiqueue._shared.redis.leases import Lease
     from aioapiqueue.spi import Call, Host, Line, cost_units
-
-    Lasting: TypeAlias = (
-        statements.SetLimits | statements.Pause | statements.Resume | statements.Hold
-    )
 
 
 class SharedLimiter:
@@ -81,7 +77,7 @@ class SharedLimiter:
         if clock_changed:  # instants in their states are of the old clock
             self._limits.forget_lanes()
         self._waiting.reset()
-        held_until = -math.inf if clock_changed else self._statuses.held_until
+        held_until = -math.inf if clock_changed else self._statuses.whole.held_until
         self._begin(held_until, clock_changed=clock_changed)
 
     def _begin(self, held_until: float, *, clock_changed: bool) -> None:
@@ -97,7 +93,7 @@ class SharedLimiter:
             self._host, self._limits, clock, self._waiting, ahead=ahead, catch_up=catch_up
         )
         self._leases, self._statuses = self._planner.leases, self._planner.statuses
-        self._statuses.held_until = held_until
+        self._statuses.whole.held_until = held_until
         self._counts.reset(self._leases, self._statuses, clock)
 
     # From arrival to release.
@@ -145,7 +141,7 @@ class SharedLimiter:
         # A lower bound: only the authority knows whether there is room, so that only the end of a
         # hold is certain.
         if alone:
-            return self._statuses.held_until
+            return self._statuses.whole.held_until
         limits = self._limits
         limits.check(call.keys, call.costs, now)
         lanes = limits.scope_of(call.keys, call.costs).lanes
@@ -173,9 +169,9 @@ class SharedLimiter:
             self._return(self._leases.take_all([None]))
             # The authority may count permits that are free: the next `Ask` would have reported
             # them, or the reply to the last one was lost. As no call waits, none will be sent.
-            if self._counts_permits and (planner.short_of_permits or session.ask_in_doubt):
+            if self._counts_permits and (planner.short_of_permits or session.ask_unanswered):
                 self._outbox.add_permits()
-            planner.short_of_permits = session.ask_in_doubt = False
+            planner.short_of_permits = session.ask_unanswered = False
             return None
         self._return(self._leases.take_surplus())
         if session.busy:  # it wakes the queue when it ends
@@ -263,32 +259,20 @@ class SharedLimiter:
 
     def apply(self, *given: statements.Statement) -> None:
         """Apply statements here, as far as they concern this process, and pass them on."""
-        decisions = []
-        for statement in given:
-            decided = self._handlers[type(statement)](self, statement)
-            if decided is not None:
-                decisions.append(decided)
-        if decisions:
-            self._decide(decisions)
+        checked = [self._handlers[type(statement)](self, statement) for statement in given]
+        if decided := [one for one in checked if one is not None]:
+            self._decide(decided)
 
-    def _decide(self, decisions: Sequence[Lasting]) -> None:
+    def _decide(self, decided: Sequence[Decided]) -> None:
         """Apply decisions here at once, and send them."""
-        if any(isinstance(one, statements.SetLimits) for one in decisions):
+        if any(isinstance(one, statements.SetLimits) for one in decided):
             self._planner.ask_all_soon()
             # Slots were granted by the old limits. `Return` is sent before `Decide`, so that they
             # are returned as they were charged.
             self._recall([None])
-        for one in decisions:
-            match one:
-                case statements.SetLimits(key, limits):
-                    self._change_limits(key, limits)
-                case statements.Hold(lane, until):
-                    self._hold_locally(lane, until)
-                case statements.Pause(until):
-                    self._hold_locally(None, until)
-                case statements.Resume():
-                    self._resume()
-        self._outbox.add_decisions(self._known.make(*decisions))
+        for one in decided:
+            self._effects[type(one)](self, one)
+        self._outbox.add_decisions(self._known.make(*decided))
         self._apply_known_holds()  # a resume ends pauses only: a hold of everything goes on
 
     def _settle(self, settled: statements.Settled) -> None:
@@ -319,7 +303,7 @@ class SharedLimiter:
         lease = None
         if call is not None:
             key, lease = self._limits.lanes.first_with_limits(call.keys), LeasedCall.of(call).lease
-        lane = self._checked_lane(key)
+        lane = key_to_send(key, self._limits.lane_of)
         if self._counts.exceeds(lane, count):
             self._recall([lane])
         counted = self._counts.count_of(lane, count, lease, is_answer=call is not None)
@@ -338,11 +322,9 @@ class SharedLimiter:
 
     def _throttled(self, throttled: statements.Throttled) -> None:
         """Report a throttled call, or (None) some throttled call of a key."""
-        call, key, retry_after = throttled.call, throttled.key, throttled.retry_after
-        # Its first key may have no limits of its own; then a lane that has some is slowed down.
-        if call is not None and key == call.key:
-            key = self._limits.lanes.first_with_limits(call.keys)
-        lane = self._checked_lane(key)
+        call, retry_after = throttled.call, throttled.retry_after
+        key = throttled_key(throttled, self._limits.lane_of)
+        lane = key_to_send(key, self._limits.lane_of)
         lease = LeasedCall.of(call).lease if call is not None and call.started else None
         # The authority slows down once for all calls that were in flight at a slow-down. It tells
         # them by their slots; without one, this process decides.
@@ -354,33 +336,22 @@ class SharedLimiter:
         if retry_after is not None:
             until = self._host.loop.now() + retry_after
             self._hold_locally(lane, until)
-            self._known.make(statements.Hold(lane, until))  # `PushBack` contains it
-        self._outbox.add(messages.PushBack(lane, until, released_at, call, key))
+            self._known.make(statements.Hold(lane, until))  # `SlowDown` contains it
+        self._outbox.add(messages.SlowDown(lane, until, released_at, call, key))
 
-    def _checked_lane(self, key: Hashable) -> Hashable:
-        """Return the lane of a key that may be new; None: the key is None, or has no lane.
-
-        Raises:
-            TypeError: the key has no text.
-        """
-        # The key None is no key, even if "*" has limits: a report about it concerns everything.
-        lane = None if key is None else self._limits.lane_of(key)
-        if lane is not None:
-            check_key(key)
-        return lane
+    def _checked_hold(self, hold: statements.Hold) -> statements.Hold:
+        return hold._replace(key=key_to_send(hold.key, self._limits.lane_of))
 
     def _hold_locally(self, lane: Hashable, until: float) -> None:
         """Use no slot that was leased before a hold: the authority may not know the hold yet."""
         self._recall([lane])
-        if lane is None:
-            self._statuses.held_until = max(self._statuses.held_until, until)
-        else:
-            self._planner.hold(lane, until)
+        self._planner.hold(lane, until)
         self._host.wake()
 
     def _resume(self) -> None:
         """End pauses."""
-        self._statuses.held_until = min(self._statuses.held_until, self._host.loop.now())
+        whole = self._statuses.whole
+        whole.held_until = min(whole.held_until, self._host.loop.now())
         self._planner.ask_all_soon()
         self._waiting.wake_all()
         self._host.wake()
@@ -389,9 +360,7 @@ class SharedLimiter:
         """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
         return self._limits.of_key(key)
 
-    def _checked_limits(
-        self, given: statements.SetLimits | statements.Learnt
-    ) -> statements.SetLimits:
+    def _checked_limits(self, given: Limiting) -> statements.SetLimits:
         """Return a change of limits that fits the waiting calls, and whose keys can be sent."""
         change = self._limits.checked(given)
         for call in self._host.waiters:  # keys without a lane were not checked before
@@ -466,7 +435,7 @@ class SharedLimiter:
         self._apply_statuses(message, reply.statuses)
         if isinstance(message, messages.Ask) and reply.granted is not None:
             self._apply_grants(message, reply.granted)
-        elif isinstance(message, messages.PushBack) and reply.backed_off:
+        elif isinstance(message, messages.SlowDown) and reply.backed_off:
             self._recall([message.lane])
             self._rounds.begin(message.lane)
             self._host.emit("backed_off", message.call, key=message.key)
@@ -526,19 +495,19 @@ class SharedLimiter:
 
     def adopt(self, decisions: Sequence[Decision], *, whole: bool) -> None:
         """Apply what other processes have decided; `whole`: that is all the authority knows."""
-        news = self._known.merge(decisions, whole=whole)
+        given = self._known.merge(decisions, whole=whole)
         # First the resume, which ends all pauses here; then the pauses that are later than it.
-        if any(isinstance(one, statements.Resume) for one in news):
+        if any(isinstance(one, statements.Resume) for one in given):
             self._resume()
         self._apply_known_holds()
-        changed = {one.key: one.limits for one in news if isinstance(one, statements.SetLimits)}
+        changed = {one.key: one.limits for one in given if isinstance(one, statements.SetLimits)}
         for key, limits in changed.items():
             self._host.note_remote_limits(key, limits)
             self._change_limits(key, limits)
         self._limits.changed_elsewhere(changed)
 
     def _apply_known_holds(self) -> None:
-        self._statuses.held_until = max(self._statuses.held_until, self._known.held_until)
+        self._planner.hold(None, self._known.held_until)
         self._host.wake()
 
     # Figures, and the end.
@@ -548,7 +517,7 @@ class SharedLimiter:
         return self._outage.stats(
             lanes=len(self._limits.lanes.by_key),
             rate=self._statuses.lane(None).rate,
-            held_until=self._statuses.held_until,
+            held_until=self._statuses.whole.held_until,
             asks=self._session.asks,
         )
 
@@ -564,19 +533,24 @@ class SharedLimiter:
         await self._session.aclose(messages.Renew() if runs else messages.Leave())
 
     _handlers: ClassVar[
-        dict[type[statements.Statement], Callable[[SharedLimiter, Any], Lasting | None]]
+        dict[type[statements.Statement], Callable[[SharedLimiter, Any], Decided | None]]
     ] = {
         statements.SetLimits: _checked_limits,
         statements.Learnt: _checked_limits,
         statements.Pause: lambda _, pause: pause,
         statements.Resume: lambda _, resume: resume,
-        statements.Hold: lambda self, hold: statements.Hold(
-            self._checked_lane(hold.key), hold.until
-        ),
+        statements.Hold: _checked_hold,
         statements.Throttled: _throttled,
         statements.ServerCount: _sync,
         statements.Answered: _answered,
         statements.Settled: _settle,
         statements.Learn: lambda self, _: self._counts.learn(),
     }
-    """Handlers by kind: those of decisions check them, and return them in the form to send."""
+    """Handlers of statements: those of decisions check them, and return them as they are sent."""
+    _effects: ClassVar[dict[type[Decided], Callable[[SharedLimiter, Any], None]]] = {
+        statements.SetLimits: lambda self, given: self._change_limits(given.key, given.limits),
+        statements.Pause: lambda self, pause: self._hold_locally(None, pause.until),
+        statements.Resume: lambda self, _: self._resume(),
+        statements.Hold: lambda self, hold: self._hold_locally(hold.key, hold.until),
+    }
+    """What decisions do here before the authority knows them."""

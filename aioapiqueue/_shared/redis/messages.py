@@ -13,8 +13,6 @@ from collections.abc import Hashable  # noqa: TC003 - of a NamedTuple
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
-from aioapiqueue.spi import cost_units
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -22,14 +20,6 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.decisions import Decision, Decisions
     from aioapiqueue._shared.limit_table import Scope
     from aioapiqueue.spi import Call
-
-
-def plain_costs(costs: Sequence[float]) -> tuple[float, ...]:
-    """Return costs with 0 in each unit that they do not state."""
-    # Nothing is charged in either case. The mark of an unstated cost is NaN, which JSON lacks.
-    return tuple(
-        cost if cost_units.is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)
-    )
 
 
 @dataclass(frozen=True)
@@ -192,7 +182,7 @@ class Return(Adjust):
 
 
 @dataclass(frozen=True)
-class PushBack(Message):
+class SlowDown(Message):
     """A throttled call.
 
     Attributes:
@@ -377,7 +367,7 @@ class Reply:
         epoch: the instant at which the authority's data began: a new one after a loss of data.
         statuses: of the queue (None) and of each lane of the message.
         revision: to `Decide`: the new revision of the decisions; -1: some stamps were changed.
-        backed_off: to `PushBack`: whether the rate was lowered.
+        backed_off: to `SlowDown`: whether the rate was lowered.
         granted: to `Ask`: the slots.
     """
 

@@ -19,9 +19,9 @@ from aioapiqueue._shared.redis.messages import (
     Count,
     Decide,
     Message,
-    PushBack,
     Renew,
     Return,
+    SlowDown,
     Sync,
 )
 
@@ -136,27 +136,27 @@ class Outbox:
                 return
         self.add(Sync({count.quota: count}))
 
-    def add_decisions(self, news: Sequence[Decision]) -> None:
+    def add_decisions(self, decisions: Sequence[Decision]) -> None:
         """Add decisions of users, in messages of a bounded number of lanes."""
         parts: list[list[Decision]] = []
-        for one in news:
+        for one in decisions:
             if not parts or (is_of_lane(one) and sum(map(is_of_lane, parts[-1])) == _MOST_LANES):
                 parts.append([])
             parts[-1].append(one)
         for part in parts:
             self._add_decisions(part)
 
-    def _add_decisions(self, news: Sequence[Decision]) -> None:
+    def _add_decisions(self, decisions: Sequence[Decision]) -> None:
         for one in self.waiting:
             if isinstance(one.message, Decide) and not one.under_way:
-                lanes = {*one.message.lanes, *Decide(merged(news)).lanes}
+                lanes = {*one.message.lanes, *Decide(merged(decisions)).lanes}
                 if len(lanes) <= _MOST_LANES:
                     self.waiting.remove(one)
-                    one.message.decisions.merge(news)
+                    one.message.decisions.merge(decisions)
                     # Last: what was charged by the old limits has to arrive before the new ones.
                     self.waiting.append(one)
                     return
-        self.add(Decide(merged(news)))
+        self.add(Decide(merged(decisions)))
 
     def charge(self, costs: Mapping[Hashable, Sequence[float]]) -> None:
         """Subtract leases from the counts that were reported before they were granted.
@@ -177,7 +177,7 @@ class Outbox:
     @property
     def has_decisions(self) -> bool:
         """Whether a message waits that contains a user's decision, or a hold."""
-        return any(isinstance(one.message, Decide | PushBack) for one in self.waiting)
+        return any(isinstance(one.message, Decide | SlowDown) for one in self.waiting)
 
 
 def merged(decisions: Iterable[Decision]) -> Decisions:

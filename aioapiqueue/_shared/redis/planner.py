@@ -29,9 +29,10 @@ from aioapiqueue import Rate, Window
 from aioapiqueue._shared.clock import TICK
 from aioapiqueue._shared.redis.lane_statuses import LaneStatuses
 from aioapiqueue._shared.redis.leases import Lease, Leases
-from aioapiqueue._shared.redis.messages import Ask, LanePlace, ScopeWait, SlotRequest, plain_costs
+from aioapiqueue._shared.redis.messages import Ask, LanePlace, ScopeWait, SlotRequest
 from aioapiqueue._shared.redis.scope_queue import ScopeQueue
 from aioapiqueue._shared.redis.waiting_scopes import FirstCosts
+from aioapiqueue._shared.statement_json import plain_costs
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -193,7 +194,7 @@ class Planner:
         self._scopes.rebuild()
 
     def hold(self, lane: Hashable, until: float) -> None:
-        """Start nothing of a lane before an instant."""
+        """Start nothing of a lane (None: nothing at all) before an instant."""
         status = self.statuses.lane(lane)
         status.held_until = max(status.held_until, until)
         for scope in self._waiting.scopes_of(lane):
@@ -333,7 +334,7 @@ class Planner:
 
         requests: list[SlotRequest] = []
         self._asked_for = []
-        for rank, line, call in waiting.iter_in_order(open_):
+        for place, line, call in waiting.iter_in_order(open_):
             scope = open_[line]
             if covered[scope] > 0:
                 covered[scope] -= 1
@@ -341,13 +342,13 @@ class Planner:
             # A call of another scope, which is not asked for now, ranks before the rest of this
             # one. The first request is made in any case: with none, the queue would look again at
             # once, and for ever.
-            if requests and rank >= left_out[scope]:
+            if requests and place >= left_out[scope]:
                 close(scope)
                 continue
             if requests and requests[-1][:2] == (scope, call.costs):
-                requests[-1] = requests[-1]._replace(number=requests[-1].number + 1, last=rank)
+                requests[-1] = requests[-1]._replace(number=requests[-1].number + 1, last=place)
             else:
-                requests.append(SlotRequest(scope, call.costs, 1, rank, rank))
+                requests.append(SlotRequest(scope, call.costs, 1, place, place))
                 self._asked_for.append(call)
                 parts[scope] -= 1
             left[scope] -= max(call.costs[0], least)

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._shared.limit_table import LimitTable, Scope
     from aioapiqueue._shared.redis.leases import ScopeGrants
-    from aioapiqueue._shared.redis.waiting_scopes import Place as Rank
-    from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
+    from aioapiqueue._shared.redis.waiting_scopes import Place, WaitingScopes
 
 Kind = tuple[int, ...]
 """`Scope.unused`: the units that calls do not use."""
@@ -36,8 +35,8 @@ _MOST_LANES = 32
 this loop when it reads the reply."""
 _MANY = 64
 """Stale entries of a heap that may stay until they reach its top."""
-_LAST: Rank = (math.inf, math.inf)
-"""The rank after all others."""
+_LAST: Place = (math.inf, math.inf)
+"""The place after all others."""
 _SortKey = TypeVar("_SortKey", tuple[float, float], float)
 
 
@@ -128,8 +127,8 @@ class ScopeQueue:
         self._limits = limits
         self._grants_of = grants_of
         self._asks_at = asks_at
-        self._requesting: _Index[Rank] = _Index()
-        """Scopes to ask for now, each by the rank of its first call without a lease."""
+        self._requesting: _Index[Place] = _Index()
+        """Scopes to ask for now, each by the place of its first call without a lease."""
         self._later: _Index[float] = _Index()
         """Scopes to ask for later, each by the instant to ask."""
         self._closed: dict[Kind, float] = {}
@@ -145,10 +144,10 @@ class ScopeQueue:
         if at > -math.inf:
             if at < self._later.keys.get(scope, math.inf):
                 self._later.add(scope, at)
-        elif (rank := self._rank_of(scope)) is not None and rank < self._requesting.keys.get(
+        elif (place := self._place_of(scope)) is not None and place < self._requesting.keys.get(
             scope, _LAST
         ):
-            self._requesting.add(scope, rank)
+            self._requesting.add(scope, place)
 
     def leave(self, scope: Scope) -> None:
         """Note that no call waits in a scope any more."""
@@ -186,8 +185,8 @@ class ScopeQueue:
     def next_at(self, now: float) -> float:
         """Return when to ask for the next scope; now or earlier: at once."""
         while (later := self._first_later(now)) is not None:
-            if (rank := self._look_at(later, now)) is not None:
-                self._requesting.add(later, rank)
+            if (place := self._look_at(later, now)) is not None:
+                self._requesting.add(later, place)
         at = math.inf
         for kind, heap in self._later.heaps.items():
             at = min(at, max(heap[0][0], self._closed_until(kind)))
@@ -197,12 +196,12 @@ class ScopeQueue:
                 at = closed_until
         return at
 
-    def choose(self, now: float, soon: float) -> tuple[Sequence[Scope], Mapping[Scope, Rank]]:
-        """Return scopes of at most `_MOST_LANES` lanes, and the rank that each must not overtake.
+    def choose(self, now: float, soon: float) -> tuple[Sequence[Scope], Mapping[Scope, Place]]:
+        """Return scopes of at most `_MOST_LANES` lanes, and the place that each must not overtake.
 
-        These are the requesting scopes, by rank, then any that will be due `soon`. (By rank alone,
-        the same scopes would be asked for again and again.) Each kind has its part of the lanes,
-        because different kinds may wait for different limits.
+        These are the requesting scopes, by place, then any that will be due `soon`. (By place
+        alone, the same scopes would be asked for again and again.) Each kind has its part of the
+        lanes, because different kinds may wait for different limits.
         """
         # Closed kinds included: were later calls of another kind asked for alone, they could take
         # what the closed kind waits for.
@@ -211,30 +210,30 @@ class ScopeQueue:
         requesting = dict(scopes)
         self._add_soon(soon, scopes, lanes)
         asked = list(scopes)
-        behind: list[tuple[Scope, Rank, Scope]] = []
+        behind: list[tuple[Scope, Place, Scope]] = []
         for scope in asked:  # it grows in the loop: then come the scopes before those just added
             asked += self._add_earlier(scope, scopes, lanes, behind)
-        left_out: dict[Kind, Rank] = {}
+        left_out: dict[Kind, Place] = {}
         for kind in kinds:
             while (found := self._first_requesting(kind, now)) is not None:
-                rank, scope = found
+                place, scope = found
                 if scope not in scopes:
-                    left_out[kind] = rank
+                    left_out[kind] = place
                     break
                 requesting[scope] = self._requesting.keys.pop(scope)
         # They were taken out to find the next ones. The request may fail, so they stay listed; a
         # reply corrects that.
-        for scope, rank in requesting.items():
-            self._requesting.add(scope, rank)
+        for scope, place in requesting.items():
+            self._requesting.add(scope, place)
         # A kind must not overtake one that is left out and uses a subset of its units.
         of_kinds = {
             kind: min([_LAST, *(its for one, its in left_out.items() if set(kind) <= set(one))])
             for kind in {scope.unused for scope in scopes}
         }
         before = {scope: of_kinds[scope.unused] for scope in scopes}
-        for scope, rank, one in behind:  # nor may later calls of a scope overtake a neighbour
-            if one not in scopes and rank < before[scope]:
-                before[scope] = rank
+        for scope, place, one in behind:  # nor may later calls of a scope overtake a neighbour
+            if one not in scopes and place < before[scope]:
+                before[scope] = place
         return list(scopes), before
 
     def _closed_until(self, kind: Kind) -> float:
@@ -247,41 +246,41 @@ class ScopeQueue:
         first = min((one for one in firsts if one is not None), default=None)
         return None if first is None or first[0] > until + ROUNDING else first[2]
 
-    def _first_requesting(self, kind: Kind, now: float) -> tuple[Rank, Scope] | None:
-        """Return the first requesting scope of a kind, with its rank; None: no scope requests."""
+    def _first_requesting(self, kind: Kind, now: float) -> tuple[Place, Scope] | None:
+        """Return the first requesting scope of a kind, with its place; None: no scope requests."""
         while (found := self._requesting.take(kind)) is not None:
             known, scope = found
-            # Calls may have started or left since: the scope is listed again by its present rank,
+            # Calls may have started or left since: the scope is listed again by its present place,
             # and is the first only if that has not changed.
-            if (rank := self._look_at(scope, now)) is not None:
-                self._requesting.add(scope, rank)
-                if rank == known:
+            if (place := self._look_at(scope, now)) is not None:
+                self._requesting.add(scope, place)
+                if place == known:
                     return found
         return None
 
-    def _rank_of(self, scope: Scope, covered: int = 0) -> Rank | None:
-        """Return the rank of the first call in a scope without a lease; None: all have one."""
+    def _place_of(self, scope: Scope, covered: int = 0) -> Place | None:
+        """Return the place of the first call in a scope without a lease; None: all have one."""
         if not scope.lanes:
             return (-math.inf, 0.0)  # calls without a lane are never left out
         return self._waiting.place_in(scope, covered)
 
-    def _look_at(self, scope: Scope, until: float) -> Rank | None:
-        """Return the rank of a scope to ask for by then; else note when to ask for it."""
-        grants, rank = self._grants_of(scope), None
+    def _look_at(self, scope: Scope, until: float) -> Place | None:
+        """Return the place of a scope to ask for by then; else note when to ask for it."""
+        grants, place = self._grants_of(scope), None
         covered = len(grants.leases)  # the first calls of the scope, which will use them
         if self._waiting.waiting_in(scope, covered) > covered:
-            rank = self._rank_of(scope, covered)
-        at = math.inf if rank is None else self._asks_at(grants)
+            place = self._place_of(scope, covered)
+        at = math.inf if place is None else self._asks_at(grants)
         self.leave(scope)
         if at <= until + ROUNDING:
-            return rank
+            return place
         if at < math.inf:
             self._later.add(scope, at)
         return None
 
     def _requesting_kinds(self, now: float) -> list[Kind]:
-        """Return the kinds of the requesting scopes, by the rank of the first of each."""
-        kinds: list[tuple[Rank, Kind]] = []
+        """Return the kinds of the requesting scopes, by the place of the first of each."""
+        kinds: list[tuple[Place, Kind]] = []
         for kind in list(self._requesting.heaps):
             first = self._first_requesting(kind, now)
             kinds += [] if first is None else [(first[0], kind)]
@@ -289,24 +288,24 @@ class ScopeQueue:
 
     def _take_requesting(
         self, kinds: Sequence[Kind], lanes: _Lanes, now: float
-    ) -> dict[Scope, Rank]:
+    ) -> dict[Scope, Place]:
         """Take the first requesting scopes of each kind, within its part of the lanes."""
-        scopes: dict[Scope, Rank] = {}
+        scopes: dict[Scope, Place] = {}
         for number, kind in enumerate(kinds, 1):
             most = _MOST_LANES * number / len(kinds)  # with what the kinds before have left over
             while (found := self._first_requesting(kind, now)) is not None:
-                rank, scope = found
+                place, scope = found
                 if not lanes.add(scope, most):
                     break
                 del self._requesting.keys[scope]
-                scopes[scope] = rank
+                scopes[scope] = place
         return scopes
 
-    def _add_soon(self, soon: float, scopes: dict[Scope, Rank], lanes: _Lanes) -> None:
+    def _add_soon(self, soon: float, scopes: dict[Scope, Place], lanes: _Lanes) -> None:
         others = []
         while (later := self._first_later(soon)) is not None and lanes.add(later):
-            if (rank := self._look_at(later, soon)) is not None:
-                scopes[later] = rank
+            if (place := self._look_at(later, soon)) is not None:
+                scopes[later] = place
                 others.append(later)
         for scope in others:  # only now: the loop would find them again
             self.lacks(scope)
@@ -314,11 +313,11 @@ class ScopeQueue:
     def _add_earlier(
         self,
         scope: Scope,
-        scopes: dict[Scope, Rank],
+        scopes: dict[Scope, Place],
         lanes: _Lanes,
-        behind: list[tuple[Scope, Rank, Scope]],
+        behind: list[tuple[Scope, Place, Scope]],
     ) -> Sequence[Scope]:
-        """Add scopes whose calls rank before those of a scope in one of its lanes; return them.
+        """Add scopes whose calls go before those of a scope in one of its lanes; return them.
 
         The authority then knows that these calls wait. Else the calls behind them would take every
         slot before it is their time to ask, or overtake them as they cost less. Scopes that only
@@ -328,12 +327,12 @@ class ScopeQueue:
         for one in self._waiting.scopes_beside(scope):
             if one in scopes:
                 continue
-            rank = self._rank_of(one, len(self._grants_of(one).leases))
-            if rank is None:
+            place = self._place_of(one, len(self._grants_of(one).leases))
+            if place is None:
                 continue
-            if rank > scopes[scope]:
-                behind.append((scope, rank, one))
+            if place > scopes[scope]:
+                behind.append((scope, place, one))
             elif not (lanes.full and not lanes.named.issuperset(one.lanes)) and lanes.add(one):
-                scopes[one] = rank
+                scopes[one] = place
                 added.append(one)
         return added

@@ -108,7 +108,7 @@ class RedisSession:
             self._revision = -1
         self.retry_at = -math.inf
         """The instant before which nothing is sent, after a failure."""
-        self.ask_in_doubt = False
+        self.ask_unanswered = False
         """Whether the last `Ask` had no reply, so that permits may have been granted."""
         # A new name: messages are numbered from 1 again, and permits of the old loop may expire.
         self._sender = uuid.uuid4().hex[:16]
@@ -213,7 +213,7 @@ class RedisSession:
         else:
             # Until a reply arrives: this task may be cancelled, or the request fail, after the
             # authority has granted slots and their permits.
-            self.ask_in_doubt = True
+            self.ask_unanswered = True
             await self._exchange(ask)
         return True
 
@@ -274,7 +274,7 @@ class RedisSession:
         self._delay, self.retry_at = 0.0, -math.inf
         self._outage.end()
         if isinstance(message, messages.Ask):
-            self.ask_in_doubt = False
+            self.ask_unanswered = False
         self._owner.processed(message, answer, forgotten=forgotten)
 
     async def _send(
@@ -392,7 +392,7 @@ def _without_known(
 ) -> messages.Decide | messages.Renew:
     """Return a message without the limits that other processes have set to the same.
 
-    If many processes learn the same limits, each message would be news to all other processes. That
+    If many processes learn the same limits, each message would be new to all other processes. That
     the limits were set later here matters only if another process has set different ones meanwhile:
     see `KnownDecisions.later_than`.
     """

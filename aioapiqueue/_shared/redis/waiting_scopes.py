@@ -13,7 +13,7 @@ from itertools import count, islice
 from operator import lt
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from aioapiqueue._shared.redis.messages import plain_costs
+from aioapiqueue._shared.statement_json import plain_costs
 from aioapiqueue.spi import Ranked
 
 if TYPE_CHECKING:
@@ -99,16 +99,16 @@ class WaitingScopes:
         """Remove a call that starts, the one that `first` has returned, from the wait queue."""
         line = call.line
         self._host.waiters.pop(call)
-        self._call_is_gone(line)
+        self._call_has_left(line)
 
     def left(self, line: Line | None) -> None:
         """Note that a call has left a line; None: it was in none."""
         if line is not None:
-            self._call_is_gone(line)
+            self._call_has_left(line)
             if line in self._parked:  # the next call may be due sooner
                 self._unpark(line)
 
-    def _call_is_gone(self, line: Line) -> None:
+    def _call_has_left(self, line: Line) -> None:
         lines = self.by_scope.get(line.limits, {})
         if line not in lines:
             return  # a line from before `rebuild`

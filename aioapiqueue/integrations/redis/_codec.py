@@ -9,14 +9,15 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Concurrency, Rate, Window
-from aioapiqueue._shared.decisions import Decision
+from aioapiqueue._shared.decisions import Closing, Decision
 from aioapiqueue._shared.limit_table import key_of
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.session import REFUNDABLE
+from aioapiqueue._shared.statement_json import plain_costs
 from aioapiqueue.spi import CALLS, statements
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue.adaptive import Adaptive
@@ -116,7 +117,7 @@ class Codec:
                     "requests": [
                         [
                             lines.get(one.scope, 0),
-                            messages.plain_costs(one.costs),
+                            plain_costs(one.costs),
                             one.number,
                             _rank(one.first),
                             _rank(one.last),
@@ -143,11 +144,11 @@ class Codec:
                     ]
                 }
             case messages.Decide():
-                return _decisions_to_store(message)
-            case messages.PushBack():
-                return _push_back(message, envelope.now)
+                return _decisions_to_store(message, numbers)
+            case messages.SlowDown():
+                return _slow_down(message, envelope.now)
             case _:
-                return _of_answer(message, envelope.now)
+                return _of_answer(message, numbers, envelope.now)
 
     def spec(self, lane: Hashable, limits: Sequence[Limit], keys: list[str]) -> dict[str, Any]:
         """Return the limits of a lane; append the keys of their states."""
@@ -241,7 +242,7 @@ class Codec:
             case messages.Decide():
                 revision, outdated = found
                 return messages.Reply(*common, revision=-1 if outdated else revision)
-            case messages.PushBack():
+            case messages.SlowDown():
                 return messages.Reply(*common, backed_off=bool(found[0]))
             case _:
                 return messages.Reply(*common)
@@ -276,7 +277,7 @@ def _chunks(number: int, flat: Sequence[Any]) -> list[Sequence[Any]]:
     return [flat[start : start + number] for start in range(0, len(flat), number)]
 
 
-def _push_back(message: messages.PushBack, now: float) -> dict[str, Any]:
+def _slow_down(message: messages.SlowDown, now: float) -> dict[str, Any]:
     fields: dict[str, Any] = {"released_at": min(_LATEST, max(-1, message.released_at))}
     if math.isinf(message.until):  # the server named no time
         return fields
@@ -284,24 +285,25 @@ def _push_back(message: messages.PushBack, now: float) -> dict[str, Any]:
     return fields | {"hold": max(0, _micro(message.until - now))}
 
 
-def _decisions_to_store(message: messages.Decide) -> dict[str, Any]:
+def _decisions_to_store(
+    message: messages.Decide, numbers: Mapping[Hashable, int]
+) -> dict[str, Any]:
     """Return decisions in the form that the script keeps: texts, as its JSON rounds numbers.
 
     Holds are listed separately, each with the number of its lane (0: the queue): the script keeps
     them in the state of the lane.
     """
-    numbers: dict[Hashable, int] = {lane: place for place, lane in enumerate(message.lanes, 1)}
     kept, holds = [], []
     for decision in message.decisions:
+        statement = decision.statement
+        if isinstance(statement, statements.Hold):
+            until = min(_LATEST, _micro(min(statement.until, _LATEST)))
+            holds.append([numbers.get(statement.key, 0), until])
+            continue
         at, maker, kind, key, value = decision.as_json()
-        match decision.statement:
-            case statements.Hold(lane, until):
-                holds.append([numbers.get(lane, 0), min(_LATEST, _micro(min(until, _LATEST)))])
-                continue
-            case statements.Pause(until):
-                text = "inf" if math.isinf(until) else str(_micro(until))
-            case _:
-                text = json.dumps(value)
+        text = json.dumps(value)
+        if isinstance(statement, Closing):  # the script compares instants
+            text = "inf" if math.isinf(statement.until) else str(_micro(statement.until))
         kept.append([kind, json.dumps(key[0]) if key else "null", str(at), maker, text])
     # The token becomes the revision if the decisions are news to the script, whose own random
     # numbers are the same in each run. Its JSON reads 50 bits exactly.
@@ -336,14 +338,15 @@ def _stored_decision(
     return decision
 
 
-def _of_answer(message: messages.Message, now: float) -> dict[str, Any]:
+def _of_answer(
+    message: messages.Message, numbers: Mapping[Hashable, int], now: float
+) -> dict[str, Any]:
     """Return a server's own count in the script's form."""
     match message:
         case messages.Sync():
-            numbers = {lane: number for number, lane in enumerate(message.lanes, 1)}
             counts = [
                 _count(one, now) | {"lane": numbers.get(one.lane, 0)}
-                for one in (message.counts.values())
+                for one in message.counts.values()
             ]
             return {"counts": counts}
         case messages.FirstEnded():

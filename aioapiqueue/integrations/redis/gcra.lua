@@ -477,7 +477,7 @@ local function handlers()
     return finish()
   end
 
-  local function push_back()
+  local function slow_down()
     local state, backed_off = lanes[1] or queue, 0
     if payload.hold then
       hold(state, now + payload.hold)
@@ -485,7 +485,7 @@ local function handlers()
     if is_new() then
       local _, _, running = count_permits()
       for _, limit in ipairs(state.limits) do
-        if limit.kind == 'g' and limit:push_back(payload.released_at, running) then
+        if limit.kind == 'g' and limit:slow_down(payload.released_at, running) then
           backed_off = 1
         end
       end
@@ -532,7 +532,7 @@ local function handlers()
   end
 
   return {
-    ask = ask, renew = renew, adjust = renew, ['return'] = renew, pushback = push_back,
+    ask = ask, renew = renew, adjust = renew, ['return'] = renew, slowdown = slow_down,
     decide = take_decisions, sync = take_counts, firstended = first_ended, leave = leave,
   }
 end

@@ -107,7 +107,7 @@ function AdaptiveRate.adjust(adaptive, at, cost, charged, started)
   TokenBucket.adjust(adaptive, at, cost, charged, started)
 end
 
-function AdaptiveRate.push_back(adaptive, released_at, running)
+function AdaptiveRate.slow_down(adaptive, released_at, running)
   if released_at <= adaptive.backed_off_at then  -- the call started before the last slow-down
     return false
   end

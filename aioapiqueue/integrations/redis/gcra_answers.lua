@@ -203,7 +203,7 @@ end
 
 local ANSWERS = {
   {'counted', 'counted', ALWAYS, nil, now + YEAR},  -- the slot of the latest call with a response
-  {'heard', 'received_at', ALWAYS, nil, now + YEAR},  -- when the latest response was received
+  {'received', 'received_at', ALWAYS, nil, now + YEAR},  -- when the latest response was received
   {'follows', 'follows', ALWAYS, nil, now + YEAR},  -- of the queue: since when lanes are counted
 }
 
@@ -213,7 +213,7 @@ local ANSWERS = {
 local function load_answers(state, read)
   state.bounds, state.extra = {}, 0
   state.counted, state.received_at, state.follows = ALWAYS, ALWAYS, ALWAYS
-  if state.fields.follows or state.fields.heard then  -- most states have neither
+  if state.fields.follows or state.fields.received then  -- most states have neither
     load_figures(state, ANSWERS, read, '')
   end
   local function add(limit, kind)

@@ -109,7 +109,7 @@ local function exchange()
     return one[MAKER] == other[MAKER] and tonumber(one[AT]) == tonumber(other[AT])
   end
 
-  -- By kind: merge a decision; return whether that is news, and whether a later one outdates it.
+  -- By kind: merge a decision; return whether it changes what holds, and whether a later one outdates it.
   local Known = {}
 
   function Known.pause(known, one)
@@ -153,7 +153,7 @@ local function exchange()
       return false, not is_same(one, other)
     end
     known.sets[one[KEY]] = one
-    -- The same limits again, as when many processes learn them, are no news to any process.
+    -- The same limits again, as when many processes learn them, change nothing for any process.
     local changed = not other or one[VALUE] ~= other[VALUE]
     if not changed then
       one[SINCE] = other[SINCE]
@@ -206,8 +206,8 @@ local function exchange()
       one[AT], outdated = string.format('%.0f', latest), true
     end
     one[SINCE] = token
-    local is_news, too_late = Known[one[KIND]](known, one)
-    changed, outdated = changed or is_news, outdated or too_late
+    local has_effect, too_late = Known[one[KIND]](known, one)
+    changed, outdated = changed or has_effect, outdated or too_late
   end
   forget_earliest(known)
   local list, paused_until = as_list(known), ALWAYS

@@ -40,15 +40,20 @@ STEPS = st.one_of(
 )
 
 
-def take(limits, decisions, what, detail):
-    """Take a step."""
+def take(limits, terms, decisions, step):
+    """Take a step; keep `terms` as those that are there."""
+    what, detail = step
     if what in (statements.SetLimits, statements.Learnt):
         made = decisions.make(*(what(key, its) for key, its in detail.items()))
         limits.note([one.statement for one in made])
-    elif what != "remove":
-        getattr(limits, what)(detail)
-    elif len(known := list(limits.terms)) > 1:
-        limits.remove(known[detail % len(known)])
+    elif what == LATENESS:
+        limits.set_lateness(detail)
+    elif what == "add":
+        terms[limits.add(detail)] = None
+    elif len(terms) > 1:
+        gone = list(terms)[detail % len(terms)]
+        limits.remove(gone)
+        del terms[gone]
 
 
 def named(limits):
@@ -86,40 +91,56 @@ def test_limits_follow_from_terms(first, steps, each):
     """The same are in force as if all that holds at the end had been there from the beginning."""
     decisions = decided.Decisions(lambda: 0.0)
     limits = in_force.LimitsInForce(first, 0.0, decisions)
-    before, has_changed = named(limits), False
+    before, has_changed, terms = named(limits), False, {first: None}
     knowers = [Knower() for _ in steps]
     for number, step in enumerate(steps):
-        take(limits, decisions, *step)
+        take(limits, terms, decisions, step)
         if each:
             limits.update()
             has_changed |= limits.names_changed
         for names in knowers[: number + 1 : 2]:
             names.hear(limits.names)
     limits.update()
-    start, *others = limits.terms
+    start, *others = terms
     latenesses = [one for what, one in steps if what == LATENESS]
     fresh = in_force.LimitsInForce(start, [0.0, *latenesses][-1], decisions)
-    for terms in others:
-        fresh.add(terms)
+    for one in others:
+        fresh.add(one)
     fresh.note([one.statement for one in decisions])
     fresh.update()
     # A name that was given limits once is still listed, with those of a pattern that fits it.
     assert {name: limits.by_name[name] for name in fresh.by_name} == fresh.by_name
-    for terms in limits.terms:
-        assert limits.names.are_all_in(terms.lanes) is (named(limits) <= terms.lanes.keys())
+    for one in terms:
+        assert limits.names.are_all_in(one.lanes) is (named(limits) <= one.lanes.keys())
     for names in knowers:
         names.hear(limits.names)
         assert names.known == named(limits)
     assert limits.names_changed or has_changed or named(limits) == before
 
 
+class Asked(decided.Decisions):
+    """Decisions that note which lanes are looked at: each of them may have been set."""
+
+    def __init__(self):
+        super().__init__(float)
+        self.lanes = []
+
+    def limits_of(self, kind, key):
+        """Return the limits that were set, or learnt."""
+        if kind is statements.SetLimits:
+            self.lanes.append(key)
+        return super().limits_of(kind, key)
+
+
 def test_equal_lanes_are_not_looked_at():
     """Terms that differ in the queue's limits alone: what they say of lanes changes nothing."""
     lanes = {f"tenant:{number}": (Rate(5),) for number in range(20)} | {"tenant:*": (Rate(9),)}
+    asked = Asked()
     limits = in_force.LimitsInForce(
-        wire.Terms((Rate(1),), lanes, None, 0.05, None, ("calls",)), 0.02, decided.Decisions(float)
+        wire.Terms((Rate(1),), lanes, None, 0.05, None, ("calls",)), 0.02, asked
     )
-    before = limits.looks
+    assert sorted(asked.lanes) == sorted(lanes)
+    asked.lanes.clear()
     limits.add(wire.Terms((Rate(2),), lanes, None, 0.05, None, ("calls",)))
     assert list(limits.update()) == [in_force.QUEUE]
-    assert limits.looks == before + 1
+    assert not asked.lanes

@@ -86,7 +86,7 @@ async def test_push_back_is_heard_once(valkey, name, repeats):
     """Also where it is about no call in particular."""
     rates = []
     for lost in (0, 3):
-        client = Deaf(valkey, "pushback", lost, repeats=repeats)
+        client = Deaf(valkey, "slowdown", lost, repeats=repeats)
         schedule = SharedSchedule(client, f"{name}{lost}")
         async with ApiQueue("100/s", adaptive=Adaptive(), schedule=schedule) as queue:
             await starts(queue, 1000, 2.0)

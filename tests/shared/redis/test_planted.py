@@ -397,7 +397,7 @@ def test_no_figure_of_ours_is_refused(valkey, seed):
         elif what == "push":
             hold = chance.choice([None, 0, 100_000, 10**18])
             fields = {} if hold is None else {"hold": hold}
-            script.send("pushback", now, released_at=EPOCH + now, **fields)
+            script.send("slowdown", now, released_at=EPOCH + now, **fields)
         elif what == "pause":
             until = chance.choice(["inf", f"{EPOCH + now + 1000}", f"{10**25}"])
             script.decide(now, "pause", until)
