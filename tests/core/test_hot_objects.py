@@ -139,7 +139,7 @@ async def test_dispatcher_sets_few_attributes(options):
     slot.throttled()
     queue.set_rate("20/s", key="a2")
     slot.release()
-    assert attributes_set(dispatcher) == made_with | {"server"}  # as it has heard of one
+    assert attributes_set(dispatcher) == made_with | {"server_quotas"}  # as it has heard of one
     assert len(made_with) < MOST_OF_DISPATCHER
 
 

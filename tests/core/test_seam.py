@@ -57,9 +57,9 @@ def of_servers(queue):
     found = {
         one.__qualname__ for one in attributes_of([queue]) if "_server_quotas" in one.__module__
     }
-    if "server" in vars(dispatcher):
+    if "server_quotas" in vars(dispatcher):
         found.add("Dispatcher")
-    if "server" in vars(dispatcher.limiter):
+    if "server_quotas" in vars(dispatcher.limiter):
         found.add("LocalLimiter")
     return found
 

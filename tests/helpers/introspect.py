@@ -170,7 +170,7 @@ def followed_keys(answers: Any) -> Collection[Hashable]:
 
 def server_quotas_of(queue: ApiQueue) -> Any:
     """Return what servers have said of a queue's quotas, noted from now on, as integrations do."""
-    return dispatcher_of(queue).server_quotas()
+    return dispatcher_of(queue).find_server_quotas()
 
 
 def bounds_of(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:
