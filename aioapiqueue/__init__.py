@@ -21,7 +21,8 @@ from aioapiqueue.exceptions import (
 )
 
 if _typing.TYPE_CHECKING:
-    from aioapiqueue._core.observers import Event, Observer
+    from aioapiqueue._core.events import Event
+    from aioapiqueue._core.observers import Observer
     from aioapiqueue._core.quota_policy import QuotaPolicy as _QuotaPolicy
     from aioapiqueue._core.stats import LaneStats, Stats
     from aioapiqueue._core.view import LimiterView
@@ -64,7 +65,8 @@ _LAZY = {
     **dict.fromkeys(("Registry", "ServiceLimits", "registry"), "registry"),
     **dict.fromkeys(("Adaptive", "adaptive"), "adaptive"),
     **dict.fromkeys(("LaneStats", "Stats"), "_core.stats"),
-    **dict.fromkeys(("Event", "Observer"), "_core.observers"),
+    "Event": "_core.events",
+    "Observer": "_core.observers",
     "LimiterView": "_core.view",
     **dict.fromkeys(("HostSchedule", "schedules"), "schedules"),
 }

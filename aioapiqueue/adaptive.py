@@ -392,7 +392,7 @@ class AdaptiveRate(algorithms.TokenBucket):
         else:
             curve.value = math.inf if value >= curve.ceiling else max(curve.floor, value)
 
-    def push_back(self, now: float, since: float, running: int) -> bool:
+    def back_off(self, now: float, since: float, running: int) -> bool:
         if since <= self.slowed:  # it started at the old rate, which has been lowered since
             return False
         used, unlimited = None, self.pace.allowed == math.inf
@@ -427,11 +427,11 @@ class AdaptiveRate(algorithms.TokenBucket):
             else self.permit_curve.ceiling
         )
 
-    def idle_at(self) -> float:
+    def idle_at(self, now: float) -> float:
         # A slowed lane stays in memory until it would forget that anyway.
         if min(self.pace.value, self.permit_curve.value) < math.inf:
             return max(self.held, self.last + _MEMORY, self.slowed + _MEMORY)
-        return super().idle_at()
+        return super().idle_at(now)
 
     def carry_over(self, old: algorithms.LimitState, now: float) -> None:  # noqa: ARG002 - as in the base class
         """Carry over the slow-down, under the new ceiling."""

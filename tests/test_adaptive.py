@@ -817,9 +817,9 @@ def test_floor_of_another_unit_keeps_period(limit, remedy):
 def test_rounds_that_are_not_over_are_kept():
     """However many lanes slow down, each does so once for the calls that had started by then."""
     host = SimpleNamespace(started=5, ended=5)
-    rounds = seam.PushbackRounds(host)
+    rounds = seam.SlowDownRounds(host)
     for lane in range(100):
         rounds.begin(lane)
-    assert not any(rounds.is_news(lane) for lane in range(100))
+    assert not any(rounds.is_new(lane) for lane in range(100))
     host.ended = 6
-    assert all(rounds.is_news(lane) for lane in range(100))
+    assert all(rounds.is_new(lane) for lane in range(100))

@@ -99,11 +99,11 @@ class Reporter:
 
     def track(self) -> None:
         """Track calls in flight from now on, so that a later report can be compared with them."""
-        self._dispatcher.server_quotas()  # the first use attaches the policy, which tracks calls
+        self._dispatcher.find_server_quotas()  # attaches the policy, which tracks calls
 
     def learn(self, units: Iterable[str]) -> None:
         """Learn limits of these units: until a lane's first response, one call of it is sent."""
-        self._dispatcher.server_quotas().learn(units)
+        self._dispatcher.find_server_quotas().learn(units)
 
     # After a call.
 
@@ -153,11 +153,11 @@ class Reporter:
             period_is_minimum=period_is_minimum,
             call=_call_of(slot),
         )
-        self._dispatcher.server_quotas().sync(count)
+        self._dispatcher.find_server_quotas().sync(count)
 
     def adopt(self, slot: Slot, limits: Sequence[Rate]) -> None:
         """Adopt limits that a response states, for units without a configured limit."""
-        self._dispatcher.server_quotas().adopt(_call_of(slot), limits)
+        self._dispatcher.find_server_quotas().adopt(_call_of(slot), limits)
 
     # What a call is charged.
 

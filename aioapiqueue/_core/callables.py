@@ -6,7 +6,7 @@ import inspect
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._core.events import report_error
+from aioapiqueue._core.loop import report_error
 from aioapiqueue._core.slot import keys_of
 from aioapiqueue._limits.checks import is_coroutine_function
 

@@ -100,7 +100,7 @@ class Dispatcher:
         make = LocalLimiter if factory is None else factory.make_limiter
         self.limiter: Limiter = make(self, settings)
         self.waiters: WaitQueue[Call] = WaitQueue(
-            self._ticker.wake,
+            wake_ticker=self._ticker.wake,
             order=self.limiter.traits.order or order,
             maxsize=maxsize,
             ranked=drop_oldest and maxsize > 0,
@@ -138,7 +138,7 @@ class Dispatcher:
     @property
     def learnt(self) -> Mapping[Hashable, tuple[Limit, ...]]:
         """The limits that servers have stated, by key; None: the queue itself."""
-        return {} if self.server is None else self.server.learnt
+        return {} if self.server_quotas is None else self.server_quotas.learnt
 
     @property
     def running(self) -> int:
@@ -165,7 +165,7 @@ class Dispatcher:
 
     def stats(self) -> Stats:
         """Return the queue's current figures."""
-        unaccounted = 0 if self.server is None else self.server.unaccounted
+        unaccounted = 0 if self.server_quotas is None else self.server_quotas.unaccounted
         return self.figures.stats(self, self.lanes, unaccounted)
 
     # How a call starts.
@@ -187,7 +187,9 @@ class Dispatcher:
             self._bind(loop_of_this_thread())
         clock = loop.now
         call.joined_at = now = clock()
-        fast = self._fast_one  # None while closed
+        # What `Limiter.fast_acquire` returned: for one rate, `TokenBucket.try_consume_one`. It
+        # charges the call, or returns the later instant at which it may start. None while closed.
+        fast = self._fast_one
         if fast is not None and call.costs is ONE_CALL:
             if self.waiters.live or fast(now) > now:
                 return False
@@ -440,16 +442,16 @@ class Dispatcher:
 
     # What servers report of their quotas.
 
-    server: QueueQuotas | None = None
+    server_quotas: QueueQuotas | None = None
     """The policy for servers' reports. The first report sets it, on the instance."""
 
-    def server_quotas(self, *, begins: bool = True) -> QueueQuotas:
+    def find_server_quotas(self, *, begins: bool = True) -> QueueQuotas:
         """Return the policy for servers' reports, attached by the first call; see `Host`."""
-        found = self.server
+        found = self.server_quotas
         if found is None:
             found = policy.load()[0](self, self.figures.costs)
             if begins:
-                self.server = found
+                self.server_quotas = found
                 self.follow(found)
         return found
 
@@ -468,12 +470,13 @@ class Dispatcher:
         self.bind()
         place = self.units.known_place_of(unit)
         count = ServerCount(place, remaining, reset, limit, call=call, key=key)
-        self.server_quotas().sync(count)  # only now: a report that is refused attaches no policy
+        # Only now: a report that is refused attaches no policy.
+        self.find_server_quotas().sync(count)
 
     def answered(self, call: Call) -> None:
         """Note that the server has answered a call, if the queue follows its reports."""
-        if self.server is not None:
-            self.server.answered(call)
+        if self.server_quotas is not None:
+            self.server_quotas.answered(call)
 
     # Counters and followers.
 
@@ -534,7 +537,7 @@ class Dispatcher:
         self.waiters = self.waiters.empty_copy()
         self._timeouts.clear()
         self._ticker.forget_loop()
-        self.ended = self.started  # their tasks are gone with the loop
+        self.ended = self.started  # their tasks ended with the loop
         self.nesting.forget_callers()
         if self._followers is not None and (notify := self._followers.loop_changed) is not None:
             notify(clock_changed=clock_changed)
@@ -551,8 +554,11 @@ class Dispatcher:
         self._note_ends()
 
     def _note_ends(self) -> None:
+        # The end of a body is only counted, without a call of `finished`, unless one of these needs
+        # it: a limit (permits, reports of servers), a follower, or a body that began on an earlier
+        # loop, which must not be counted again.
         follows = self._followers is not None and self._followers.ended is not None
-        had_another_loop = self.loop.bound_at > -math.inf  # see `finished`
+        had_another_loop = self.loop.bound_at > -math.inf
         self.follows_ends = self.limits_follow_ends or follows or had_another_loop
 
     def abandon_loop(self) -> tuple[object, ...]:

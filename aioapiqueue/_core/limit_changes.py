@@ -29,10 +29,10 @@ class LimitsHost(QuotaHost, Protocol):
 
     lanes: LaneFigures | None
     nesting: Nesting
-    server: QueueQuotas | None
+    server_quotas: QueueQuotas | None
     """What servers have reported; None: nothing so far."""
 
-    def server_quotas(self, *, begins: bool = True) -> QueueQuotas:
+    def find_server_quotas(self, *, begins: bool = True) -> QueueQuotas:
         """Return the policy for servers' reports, attached by the first call."""
 
     def follow(self, follower: Follower) -> None:
@@ -45,9 +45,9 @@ def set_limits(host: LimitsHost, key: Hashable, limits: tuple[Limit, ...]) -> No
     Raises:
         ValueError: limits are too small for a waiting call.
     """
-    server = host.server
+    quotas = host.server_quotas
     # Keys under this pattern keep the limits that they have learnt, beside the new ones.
-    beside = {} if server is None else server.beside(key, limits)
+    beside = {} if quotas is None else quotas.beside(key, limits)
     known, waiting = len(host.units), host.waiters.not_left()
     declare_units(host.units, limits)  # first: the states of limits are made with their units
     try:
@@ -58,9 +58,9 @@ def set_limits(host: LimitsHost, key: Hashable, limits: tuple[Limit, ...]) -> No
         host.units.forget(known)  # refused limits must leave no unit behind
         raise
     _note_limits(host, key, limits, waiting)
-    if server is not None:
+    if quotas is not None:
         for name, its in beside.items():
-            server.note_limits(name, its, of_pattern=True)
+            quotas.note_limits(name, its, of_pattern=True)
     host.find_fast_acquire()  # the former steps are bound to states that may be out of force
     host.emit("limits_changed", key=key, limits=limits, origin="user")
 
@@ -71,7 +71,7 @@ def note_remote_limits(host: LimitsHost, key: Hashable, limits: Sequence[Limit])
     if any(isinstance(one, LearntRate) for one in limits):
         # Learnt by another process: the policy is attached here too, so that `Stats.learnt` has
         # them.
-        host.server_quotas().note_limits(key, limits)
+        host.find_server_quotas().note_limits(key, limits)
     else:
         _note_limits(host, key, limits, host.waiters.not_left())
 
@@ -95,8 +95,8 @@ def _note_limits(
     host.nesting.set_limits(key, limits)
     if host.nesting.of_lanes:  # `follow` ignores a follower that it has
         host.follow(host.nesting)
-    if host.server is not None:
-        host.server.note_limits(key, limits)
+    if host.server_quotas is not None:
+        host.server_quotas.note_limits(key, limits)
     if key is None:
         host.unknown_keys.permit()  # the user has decided which limits calls without a lane have
         return

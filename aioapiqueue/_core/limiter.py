@@ -21,7 +21,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from aioapiqueue._core.events import report_error
+from aioapiqueue._core.loop import report_error
+from aioapiqueue._core.slow_downs import SlowDownRounds
 from aioapiqueue._limits.state_maker import StateMaker
 from aioapiqueue._limits.windows import Permits
 
@@ -46,7 +47,7 @@ __all__ = [
     "LimiterFactory",
     "LimiterStats",
     "LimiterTraits",
-    "PushbackRounds",
+    "SlowDownRounds",
 ]
 
 
@@ -130,7 +131,7 @@ class Host(Protocol):
         A disconnection that no observer receives is logged: see `LimiterStats.lost`.
         """
 
-    def server_quotas(self, *, begins: bool = True) -> CallsOut:
+    def find_server_quotas(self, *, begins: bool = True) -> CallsOut:
         """Return which calls are in flight.
 
         Args:
@@ -310,43 +311,6 @@ class Limiter(Protocol):
 
     async def aclose(self) -> None:
         """End the tasks of the limiter; no call waits any more."""
-
-
-class PushbackRounds:
-    """Distinguishes rounds of push-back: all throttled calls of one round slow down once.
-
-    A throttled call that is not named is assumed to have run at the last slow-down, until as many
-    calls have ended as had started by then.
-
-    Args:
-        host: counts the calls that have started and ended.
-    """
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._started: dict[Hashable, int] = {}
-        """Number of calls that had started when each scope slowed down."""
-        self._prune_at = _FEW_ROUNDS
-
-    def is_news(self, scope: Hashable) -> bool:
-        """Return whether a throttled call of `scope` that is not named belongs to a new round."""
-        # -1: a scope without an entry has never slowed down, so that throttling there is news even
-        # before any call has ended.
-        return self._host.ended > self._started.get(scope, -1)
-
-    def begin(self, scope: Hashable) -> None:
-        """Note that `scope` has slowed down."""
-        # Once as many calls have ended as had started by then, an entry makes no difference. Scopes
-        # are keys of users, so that entries must not accumulate.
-        ended = self._host.ended
-        if len(self._started) >= self._prune_at:  # so rarely that the total cost stays linear
-            self._started = {of: n for of, n in self._started.items() if n >= ended}
-            self._prune_at = 2 * len(self._started) + _FEW_ROUNDS
-        self._started[scope] = self._host.started
-
-
-_FEW_ROUNDS = 32
-"""Number of scopes that are kept even if their rounds are over: clearing them would cost more."""
 
 
 class LimitSettings(NamedTuple):

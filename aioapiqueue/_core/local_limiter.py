@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aioapiqueue._core.limiter import LimiterStats, LimiterTraits, PushbackRounds
+from aioapiqueue._core.limiter import LimiterStats, LimiterTraits
 from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.resorting import Sorter
 from aioapiqueue._core.slot import Call, DetailedCall
+from aioapiqueue._core.slow_downs import SlowDownRounds
 from aioapiqueue._core.statements import Hold, Pause, Resume, SetLimits, Settled, Throttled
 from aioapiqueue._limits.algorithms import (
     TokenBucket,
@@ -29,7 +30,7 @@ from aioapiqueue._limits.units import ONE_CALL, UNSTATED, LateCosts, is_stated
 from aioapiqueue._limits.windows import Permits, QueuePermits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from aioapiqueue._core.limiter import FastAcquire, Host, LimitSettings
     from aioapiqueue._core.quota_policy import LimiterQuotas
@@ -57,7 +58,7 @@ class LocalLimiter:
     """
 
     traits = LimiterTraits((Call, DetailedCall), alone=True)
-    server: LimiterQuotas | None = None
+    server_quotas: LimiterQuotas | None = None
     """The policy for servers' reports, attached by the first of them."""
 
     def __init__(self, host: Host, settings: LimitSettings) -> None:
@@ -81,7 +82,7 @@ class LocalLimiter:
         limit that was replaced, and that may come back."""
         self._paused = self._held = -math.inf
         """The instants until which a pause and a hold of the whole queue last."""
-        self._rounds = PushbackRounds(host)
+        self._rounds = SlowDownRounds(host)
 
     def reset(self, *, clock_changed: bool) -> None:
         """Start on another loop; charges still count, unless its clock is another one."""
@@ -107,9 +108,15 @@ class LocalLimiter:
         return self.own.states if call.limits is None else call.limits
 
     def _is_in_use(self, _key: Hashable, lane: Lane) -> bool:
-        # While all calls are sorted again, a lane in which calls wait does not look like it.
         sorter = self._sorter
-        return sorter.steps is not None or any(map(sorter.is_waited_for, lane.all_states()))
+        if not self._host.waiters.live:
+            return False
+        if sorter.steps is not None:  # a lane in which calls wait does not look like it meanwhile
+            return True
+        for state in lane.all_states():  # noqa: SIM110 - `any` would take longer, for each call
+            if sorter.is_waited_for(state):
+                return True
+        return False
 
     def find_limits(self, call: Call, now: float, *, evicts: bool = True) -> States:
         """Find the limits that apply to a new call, and note them in the call.
@@ -200,7 +207,7 @@ class LocalLimiter:
         for limit in limits:  # no call waits: what was not used before `now` is lost
             limit.on_idle(now)
         if self.counts_permits:
-            own.adapt_permits()  # after a long rest, push-back is forgotten
+            own.adapt_permits()  # after a long rest, a slow-down is forgotten
         return now >= own.held and consume_if_due(limits, now, costs) <= now
 
     def _try_overtake(self, call: Call, limits: States, now: float) -> bool:
@@ -209,7 +216,7 @@ class LocalLimiter:
         if call.limits is not None:
             # A lane in which no call waits is idle, even if calls wait in others.
             for limit in limits:
-                if not sorter.is_waited_for(limit) and limit not in own.states:
+                if limit not in own.states and not sorter.is_waited_for(limit):
                     limit.on_idle(now)
         if now < own.held or not sorter.is_settled:
             return False
@@ -258,35 +265,25 @@ class LocalLimiter:
         if alone:
             return self._earliest(call, now)
         limits, when = self.find_limits(call, now), max(now, self.own.held)
-        goes_before = self._host.waiters.goes_before
         for limit in limits:
-            ahead: float = 0
-            if not all(goes_before(call, line) for line in self._lines_under(limit)):
-                ahead = self._waiting_cost(limit)
+            lines = None if limit in self.own.states else self._sorter.lines_under(limit)
+            ahead = self._host.waiters.cost_ahead(call, limit.unit, lines)
             when = max(when, limit.estimate(now, ahead + call.costs[limit.unit]))
         return when
 
-    def _lines_under(self, limit: LimitState) -> Collection[Line[Call]]:
-        if limit in self.own.states:
-            return self._host.waiters.lines.values()
-        return self._sorter.lines_under(limit)
-
-    def _waiting_cost(self, limit: LimitState) -> float:
-        if limit in self.own.states:  # also of calls that are being sorted, and are in no line
-            return self._host.waiters.total(limit.unit)
-        return sum(line.total(limit.unit) for line in self._sorter.lines_under(limit))
-
     def _all_started(self, now: float) -> float:
         """Return when the last waiting call will have started, as far as the limits tell."""
-        when = max(now, self.own.held)
+        waiters, when = self._host.waiters, max(now, self.own.held)
         largest: dict[LimitState, float] = dict.fromkeys(self.own.states, 0)
-        lines = self._host.waiters.lines.values()
-        for call in [call for line in lines if (call := line.first()) is not None]:
+        for call in [call for line in waiters.lines.values() if (call := line.first()) is not None]:
             for limit in self.states_of(call):
                 cost = call.costs[limit.unit] if is_stated(call.costs, limit.unit) else 0
                 largest[limit] = max(largest.get(limit, 0), cost)
         for limit, first in largest.items():
-            cost = self._waiting_cost(limit)
+            if limit in self.own.states:
+                cost = waiters.total(limit.unit)
+            else:
+                cost = sum(line.total(limit.unit) for line in self._sorter.lines_under(limit))
             if cost:
                 when = max(when, limit.all_started(now, cost, min(first, cost)))
         return when
@@ -296,6 +293,7 @@ class LocalLimiter:
         waiters = self._host.waiters
         scheduler, sorter = self._scheduler, self._sorter
         scheduler.disturbed = False
+        # Nothing is granted if no call waits, while calls are being sorted, or during a hold.
         if not waiters.live:
             return None
         # No call starts while some are unsorted: one of them may be the first by rank.
@@ -306,10 +304,7 @@ class LocalLimiter:
         if now < (held := self.own.held):
             return held
         if scheduler.active:
-            wake = scheduler.step(now)
-            if not waiters.live:
-                scheduler.end()
-            return wake
+            return scheduler.step(now)
         for line in waiters.lines.values():  # there is at most one
             return self._release_line(line, now)
         return math.inf  # all waiting calls were cancelled, and have not left yet
@@ -325,17 +320,18 @@ class LocalLimiter:
             if call is None:
                 break
             costs = call.costs
+            # Three ways to do the same, `consume_if_due`: for most queues, in one call or two.
             if bucket is not None and costs is ONE_CALL:
                 due = bucket.consume_one_if_due(now)
             elif alone is None:
                 due = consume_if_due(limits, now, costs)
-            elif (due := alone.next_at(now, costs)) <= now:  # the same, for one limit
+            elif (due := alone.next_at(now, costs)) <= now:
                 alone.consume(now, costs)
             if due > now:
                 return due
             waiters.pop(call)
             grant(call, now)
-            if self._scheduler.disturbed:  # an observer has changed the limits: look again
+            if self._scheduler.disturbed:  # an observer of the grant has changed something
                 return now
         else:  # `_AT_ONCE` calls have started: other tasks run before the next ones do
             return now
@@ -368,8 +364,8 @@ class LocalLimiter:
     def _refund(self, call: Call) -> None:
         now, at = self._host.loop.now(), call.waited_until
         charged = self._charged(call)
-        if self.server is not None:
-            charged = self.server.refunded(charged, call, now)
+        if self.server_quotas is not None:
+            charged = self.server_quotas.refunded(charged, call, now)
         for limit in charged:
             if limit.concerns(call.costs):  # one that was added since may not concern it
                 limit.refund(now, at, call.costs)
@@ -389,8 +385,8 @@ class LocalLimiter:
         call, costs = settled.call, settled.costs
         now, at = self._host.loop.now(), call.waited_until
         charged = self._charged(call)
-        if self.server is not None:
-            charged = self.server.settled(charged, call, now)
+        if self.server_quotas is not None:
+            charged = self.server_quotas.settled(charged, call, now)
         # A higher cost is charged to all limits in force: also to one of which the call was to use
         # nothing when it started, and to a lane that has been evicted meanwhile.
         in_force = dict.fromkeys((*charged, *self.own.states))
@@ -429,14 +425,14 @@ class LocalLimiter:
         if call is not None and call.started:
             released_at = call.waited_until
         else:  # a report without a call counts once until the calls of its round have ended
-            released_at = now if self._rounds.is_news(scope) else -math.inf
+            released_at = now if self._rounds.is_new(scope) else -math.inf
         # In any case, also if this round has been slowed down already.
         if throttled.retry_after is not None:
             self._hold(Hold(key, now + throttled.retry_after))
         lane = None if key is None else self.lanes.find(key, now)
         states = self.own.states if lane is None else lane.states
         running = host.started - host.ended
-        if any([state.push_back(now, released_at, running) for state in states]):  # noqa: C419 - none may be skipped
+        if any([state.back_off(now, released_at, running) for state in states]):  # noqa: C419 - none may be skipped
             self.own.adapt_permits()
             self._look_again(states)
             self._rounds.begin(scope)
@@ -455,9 +451,9 @@ class LocalLimiter:
             self._hold_all()
 
     def _pass_to_server(self, statement: Statement) -> None:
-        if self.server is None:
-            self.server = policy.load()[1](self, self._host, self._own_permits)
-        self.server.apply(statement)
+        if self.server_quotas is None:
+            self.server_quotas = policy.load()[1](self, self._host, self._own_permits)
+        self.server_quotas.apply(statement)
 
     def state_changed(self, state: LimitState) -> None:
         """Look again at the calls to which a state applies."""
@@ -505,7 +501,7 @@ class LocalLimiter:
 
     def idle_at(self, now: float) -> float:
         """Return the instant from which all limits are fully recovered."""
-        return max(self.own.idle_at(), self.lanes.idle_at(now))
+        return max(self.own.idle_at(now), self.lanes.idle_at(now))
 
     def snapshot(self, key: Hashable = None, *, deep: bool = False) -> LimiterStats:
         """Return the figures of this moment."""
@@ -556,5 +552,5 @@ def _has_permits(*limits: Sequence[Limit]) -> bool:
 
 
 def _calls_allowed(states: Iterable[LimitState]) -> float:
-    """Return the calls per second that push-back has left; inf: whatever the limits say."""
+    """Return the calls per second that a slow-down has left; inf: whatever the limits say."""
     return min((state.allowed() for state in states if not state.unit), default=math.inf)

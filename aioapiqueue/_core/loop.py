@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from asyncio import get_running_loop
+from asyncio.log import logger
 from contextvars import Context
 from threading import get_ident
 from types import FunctionType
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
-__all__ = ["clock_of", "running_loop"]
+__all__ = ["clock_of", "report_error", "running_loop"]
 
 
 class BoundLoop:
@@ -131,3 +132,13 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     function = getattr(loop.time, "__func__", None)
     virtual = isinstance(function, FunctionType) and function is not asyncio.BaseEventLoop.time
     return loop.time if virtual else time.monotonic
+
+
+def report_error(message: str, error: BaseException) -> None:
+    """Report an error that no caller can receive to the running loop's exception handler."""
+    try:
+        loop = get_running_loop()
+    except RuntimeError:  # no loop runs: log it, as a loop's own handler does
+        logger.error(message, exc_info=error)
+    else:
+        loop.call_exception_handler({"message": message, "exception": error})

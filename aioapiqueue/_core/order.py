@@ -112,13 +112,13 @@ class Ordering(Generic[W]):
         """Note that a call has left a line without a slot."""
 
     def ended(self, line: OrderedLine, lines: int) -> None:
-        """Note that a line is empty and gone; `lines` are left."""
+        """Note that a line is empty and was dropped; `lines` are left."""
 
     def dissolved(self, line: OrderedLine) -> None:
-        """Note that a line is gone: its calls will be sorted into other lines."""
+        """Note that a line was dropped: its calls will be sorted into other lines."""
 
     def begin_sorting(self) -> None:
-        """Note that all lines are gone: all calls will be sorted into lines again."""
+        """Note that all lines were dropped: all calls will be sorted into lines again."""
 
 
 class FairTurns(Ordering[W]):

@@ -136,8 +136,9 @@ class Sorter:
                 self._partial -= line.partial
         if not self._waiters.live:
             self.scheduler.end()
-            self.steps = None
-            self._waiters.end_sorting()
+            if self.steps is not None:
+                self.steps = None
+                self._waiters.end_sorting()
 
     def is_waited_for(self, limit: LimitState) -> bool:
         """Return whether a limit applies to a line, or a call has reserved it."""

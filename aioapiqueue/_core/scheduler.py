@@ -108,7 +108,11 @@ class Scheduler:
         self.active = False
         """Whether there are several lines, or were since the last time that no call waited."""
         self.disturbed = False
-        """Whether limits or lines were changed from outside during a step, so that it must end."""
+        """Whether limits or lines were changed from outside during a step, so that it must end.
+
+        An observer of a grant runs within the step. `begin` sets this (a second line), `Sorter`
+        (new limits or states) and `LocalLimiter` (pause, hold, resume); `release_due` clears it.
+        """
         self.looks = self.moves = 0
         """Numbers of calls that were looked at, and of lines and groups that moved."""
 
@@ -202,7 +206,7 @@ class Scheduler:
 
     # The step.
 
-    def step(self, now: float, budget: int = BUDGET) -> float | None:
+    def step(self, now: float) -> float | None:
         """Start all calls that are due, in their order.
 
         Returns:
@@ -211,7 +215,7 @@ class Scheduler:
         """
         # At most half of the budget is for timers, so that calls which may start are not delayed by
         # thousands of limits that open at one instant.
-        budget -= self._open_due(now, budget // 2)
+        budget = BUDGET - self._open_due(now, BUDGET // 2)
         touched, by_rank, line = self._touched, self._open, None
         while True:
             # Before each start, as the last one may have changed which wait list is the first.

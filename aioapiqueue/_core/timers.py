@@ -1,8 +1,12 @@
 """The timers of waiting calls: for the instant at which one is due, and for the `timeout` of each.
 
 The ticker is a task that exists only while calls wait, and sleeps until the next one is due. It has
-the limiter release all due calls. The limiter returns when to look again, and the ticker sets one
-timer for that. Every change of which call is next, or when, wakes it to look again.
+the limiter release all due calls (`Limiter.release_due`). The limiter returns when to look again,
+and the ticker sets one timer for that. Every change of which call is next, or when, wakes it.
+
+Both the task and its timer call `release_due`. The task looks when it begins or is woken, usually
+finds that no call is due yet, and sets the timer. The timer's callback, `Ticker._on_time`, is what
+grants most calls.
 """
 
 from __future__ import annotations

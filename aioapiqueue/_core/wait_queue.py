@@ -22,7 +22,7 @@ from aioapiqueue._core.unsorted import Unsorted
 from aioapiqueue._limits.units import ONE_CALL, CostTotals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 
     from aioapiqueue._core.order import Order, Rank
 
@@ -252,7 +252,7 @@ class WaitQueue(asyncio.Queue[W]):
     """All waiting calls of a queue, in lines.
 
     Args:
-        on_first: called when a call becomes the first of a line.
+        wake_ticker: called when a call becomes the first of a line, as it may be due earlier.
         order: which call goes first among those of one priority.
         maxsize: how many calls may wait; 0: any number. `put_nowait` leaves this to its caller.
         ranked: whether `oldest_of_least_urgent` is used.
@@ -263,14 +263,14 @@ class WaitQueue(asyncio.Queue[W]):
 
     def __init__(
         self,
-        on_first: Callable[[], None],
+        wake_ticker: Callable[[], None],
         *,
         order: Order | type[Ordering[Any]] = "fifo",
         maxsize: int = 0,
         ranked: bool = False,
     ) -> None:
         self.maxsize = maxsize
-        self.on_first = on_first
+        self.wake_ticker = wake_ticker
         kind = ORDERINGS[order] if isinstance(order, str) else order
         self.ordering: Ordering[W] | None = None if kind is Ordering else kind()
         """The order; None: by arrival, which has nothing to be informed of."""
@@ -298,7 +298,7 @@ class WaitQueue(asyncio.Queue[W]):
     def empty_copy(self) -> WaitQueue[W]:
         """Return an empty wait queue of the same kind."""
         new: WaitQueue[W] = WaitQueue(
-            self.on_first,
+            self.wake_ticker,
             order="fifo" if self.ordering is None else type(self.ordering),
             maxsize=self.maxsize,
             ranked=self._by_urgency is not None,
@@ -348,7 +348,7 @@ class WaitQueue(asyncio.Queue[W]):
                 level.append(item)
                 line.live += 1
             elif line.put(item):
-                self.on_first()
+                self.wake_ticker()
         # Only for users of `get`. The dispatcher has none, and takes calls out by `pop`.
         if self._getters:  # type: ignore[attr-defined]  # typeshed leaves it out
             self._wakeup_next(self._getters)  # type: ignore[attr-defined]  # as above
@@ -403,7 +403,7 @@ class WaitQueue(asyncio.Queue[W]):
             self.unsorted.order_again()
         is_first: bool = waiter.line.move_by_number(waiter)
         if is_first:
-            self.on_first()
+            self.wake_ticker()
         return is_first
 
     def add_to_line(self, item: W) -> None:
@@ -424,12 +424,7 @@ class WaitQueue(asyncio.Queue[W]):
                 line.costs = CostTotals()
             line.costs.add(item.costs)
         if line.put(item):
-            self.on_first()
-
-    @property
-    def is_by_arrival(self) -> bool:
-        """Whether calls of one priority start in the order in which they joined."""
-        return self.ordering is None
+            self.wake_ticker()
 
     def name_of_line(self, item: W) -> Hashable:
         """Return the name of the line that a call belongs to."""
@@ -447,6 +442,14 @@ class WaitQueue(asyncio.Queue[W]):
         """Return whether a newcomer would go before all calls of a line."""
         rank = line.rank_now()
         return rank is None or self.rank_of(item) < rank
+
+    def cost_ahead(self, item: W, unit: int, lines: Collection[Line[W]] | None = None) -> float:
+        """Return the cost of all calls, or of these lines, unless a newcomer goes before them."""
+        under = self.lines.values() if lines is None else lines
+        if all(self.goes_before(item, line) for line in under):
+            return 0
+        # `self.total` counts calls that are being sorted, too, and are in no line.
+        return self.total(unit) if lines is None else sum(line.total(unit) for line in lines)
 
     # A call starts or leaves.
 

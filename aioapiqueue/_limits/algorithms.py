@@ -285,7 +285,7 @@ class TokenBucket(LimitState):
         due = self.anchor + (self.used + first - self.burst) * self.interval
         return max(now, self.held, due) + (cost - first) * self.interval
 
-    def idle_at(self) -> float:
+    def idle_at(self, now: float) -> float:  # noqa: ARG002 - only a calendar needs it
         return max(self.held, self.tat, self.last + self.catch_up)
 
     def counts_like(self, limit: Rate) -> bool:

@@ -220,13 +220,10 @@ class Lane:
 
     def idle_at(self, now: float) -> float:
         """Return the instant from which this is in the same state as a new lane."""
+        latest = self.held
         for state in self.states:
-            state.look(now)  # the wall clock may have been set
-        return self.counts_until()
-
-    def counts_until(self) -> float:
-        """Return the same as `idle_at`, as of the last look at the clock."""
-        return max((state.idle_at() for state in self.states), default=self.held)
+            latest = max(latest, state.idle_at(now))
+        return latest
 
 
 def takes_one(states: Sequence[LimitState]) -> bool:
@@ -426,7 +423,7 @@ class Lanes:
         if lane.version != self.version:
             changes = self._changes.get(self.name_of(key), ())
             set_at = next((at for version, at, _ in changes if version > lane.version), math.inf)
-            if lane.counts_until() > set_at:  # the new limits may count earlier calls for longer
+            if lane.idle_at(set_at) > set_at:  # the new limits may count earlier calls for longer
                 replaced = self.states_replaced
                 self.refresh(key)
                 self.states_replaced = replaced  # no call waits in it that would have to be sorted

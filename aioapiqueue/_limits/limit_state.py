@@ -86,7 +86,7 @@ class LimitState:
         return False
 
     def forget_callers(self) -> None:
-        """Note that all waiting and running calls are gone with their loop."""
+        """Note that all waiting and running calls ended with their loop."""
         # Its lines hold futures of the old loop; the next loop has a scheduler of its own.
         self.wait_list = None
 
@@ -113,16 +113,16 @@ class LimitState:
         # and below, would hide a new kind of limit that forgot to define it.
         raise NotImplementedError
 
-    def idle_at(self) -> float:
-        """Return the instant from which this is in the same state as a new one."""
+    def idle_at(self, now: float) -> float:
+        """Return the instant from which this is in the same state as a new one.
+
+        Any thread may call it, as it does not change the state.
+        """
         raise NotImplementedError
 
     def counts_like(self, limit: Any) -> bool:  # noqa: ANN401 - as of `change`
         """Return whether another limit of its kind counts the same calls, for as long."""
         raise NotImplementedError
-
-    def look(self, now: float) -> None:
-        """Forget what is over, so that `idle_at` is right even after the wall clock was set."""
 
     def change(self, limit: Any, now: float) -> None:  # noqa: ANN401 - of the kind that it is made from
         """Become the state of another limit of the same kind and unit, and keep the charges.
@@ -147,8 +147,8 @@ class LimitState:
     def carry_over(self, old: LimitState, now: float) -> None:
         """Take over what another state of this kind has learnt under other limits."""
 
-    def push_back(self, now: float, since: float, running: int) -> bool:  # noqa: ARG002 - a plain limit ignores it
-        """Process push-back on a call; return whether this limit slows down.
+    def back_off(self, now: float, since: float, running: int) -> bool:  # noqa: ARG002 - a plain limit ignores it
+        """Process a throttled call; return whether this limit slows down.
 
         Args:
             now: the present instant.
@@ -158,9 +158,9 @@ class LimitState:
         return False
 
     def allowed(self) -> float:
-        """Return the calls per second that push-back has left; inf: whatever the limits say."""
+        """Return the calls per second that a slow-down has left; inf: whatever the limits say."""
         return math.inf
 
     def permits(self) -> float:
-        """Return how many bodies may run at once after push-back; inf: whatever the limits say."""
+        """Return how many bodies may run after a slow-down; inf: as many as the limits say."""
         return math.inf

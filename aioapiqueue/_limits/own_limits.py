@@ -111,13 +111,13 @@ class OwnLimits:
         return tuple([state for state in self.states if self.since(state) < at])
 
     def adapt_permits(self) -> None:
-        """Have as many permits as push-back has left."""
+        """Have as many permits as a slow-down has left."""
         # A state of `adaptive` has the number and `Permits` enforce it; neither knows the other.
         most = min((state.permits() for state in self.states), default=math.inf)
         for state in self.states:
             if isinstance(state, Permits):
                 state.most = min(state.number, most)
 
-    def idle_at(self) -> float:
+    def idle_at(self, now: float) -> float:
         """Return the instant from which these are in the same state as new ones."""
-        return max([self.held, *(state.idle_at() for state in self.states)])
+        return max([self.held, *(state.idle_at(now) for state in self.states)])

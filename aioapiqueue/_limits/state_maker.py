@@ -35,7 +35,7 @@ class AdaptivePolicy(Protocol):
         report: Callable[[str, Exception], None],
         units: Units,
     ) -> Sequence[LimitState]:
-        """Return further states, which process `push_back`, for these limits."""
+        """Return further states, which process `back_off`, for these limits."""
 
 
 class StateMaker:

@@ -91,12 +91,11 @@ class Units:
         for unit in units:
             self.place_of(unit)
 
-    def costs_of(self, cost: Cost, *, of: str = "cost") -> tuple[float, ...]:
+    def costs_of(self, cost: Cost) -> tuple[float, ...]:
         """Return costs by place; NaN: the cost does not name that unit.
 
         Args:
             cost: a number of calls, or amounts by unit.
-            of: name of the argument, for messages.
 
         Raises:
             TypeError: the cost is neither, or an amount is not a number.
@@ -111,17 +110,17 @@ class Units:
                 if type(amount) is int and 0 <= amount <= _LARGEST:
                     return 1, amount
         elif not isinstance(cost, Mapping):
-            positive(cost, of=of, least=0)
+            positive(cost, of="cost", least=0)
             return (cost,) if cost != 1 else ONE_CALL
         costs, places = self._blank.copy(), self._places
         for unit in cost:
             amount = cost[unit]
             if type(amount) is not int or not 0 <= amount <= _LARGEST:  # else it is valid
-                positive(amount, of=f"{of}[{unit!r}]", least=0)
+                positive(amount, of=f"cost[{unit!r}]", least=0)
             try:
                 costs[places[unit]] = amount
             except KeyError:
-                raise ValueError(f"{of} names {unit!r}, which {self._remedy(unit)}") from None
+                raise ValueError(f"cost names {unit!r}, which {self._remedy(unit)}") from None
         return tuple(costs)
 
     def named(self, costs: Sequence[float]) -> dict[str, float]:

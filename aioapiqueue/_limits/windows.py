@@ -45,9 +45,6 @@ class SlidingWindow(LimitState):
         self.forget(now)
         return max(self.held, self.frees(self.total + costs[self.unit] - self.calls))
 
-    def look(self, now: float) -> None:
-        self.forget(now)
-
     def forget(self, now: float) -> None:
         """Drop the entries that have left the window."""
         log = self.log
@@ -123,7 +120,7 @@ class SlidingWindow(LimitState):
         end = started + self.per
         return end if end - started >= self.per else math.nextafter(end, math.inf)
 
-    def idle_at(self) -> float:
+    def idle_at(self, now: float) -> float:  # noqa: ARG002 - only a calendar needs it
         return max(self.held, self.ends(self.log[-1][0]) if self.log else -math.inf)
 
     def counts_like(self, limit: Window) -> bool:
@@ -237,14 +234,13 @@ class CalendarWindow(LimitState):
             when += (rounds - _PERIODS) * (when - self.end) / (_PERIODS - 1)
         return max(when, self.held)
 
-    def idle_at(self) -> float:
-        return max(self.held, self.end if self.used else -math.inf)
+    def idle_at(self, now: float) -> float:
+        # As of `now`: the wall clock may have been set since the latest `advance`.
+        left = self.end_wall - self.to_wall(now)
+        return max(self.held, now + left) if self.used and left > 0 else self.held
 
     def counts_like(self, limit: Calendar) -> bool:
         return self.calendar == limit
-
-    def look(self, now: float) -> None:
-        self.advance(now)
 
     def charges(self, now: float) -> Sequence[Charge]:
         """Return the count as charged now: the true instants are not known."""
@@ -282,7 +278,7 @@ class Permits(LimitState):
         super().__init__()
         self.number: float = concurrency.number  # inf once they no longer limit anything
         self.most: float = concurrency.number
-        """Number of permits in force: less than `number` after push-back."""
+        """Number of permits in force: less than `number` after a slow-down."""
         self.used = 0
         """Number of permits that running bodies hold; more than `most` after it was lowered."""
 
@@ -322,7 +318,7 @@ class Permits(LimitState):
         # One for the call that starts now, and one to keep: no body is known to end before `by`.
         return self.most - self.in_use() > 1
 
-    def idle_at(self) -> float:
+    def idle_at(self, now: float) -> float:  # noqa: ARG002 - only a calendar needs it
         # A lane with a held permit must stay in memory, or the end of the body would be lost.
         return math.inf if self.used else self.held
 

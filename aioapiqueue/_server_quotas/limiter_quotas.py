@@ -45,7 +45,7 @@ class LocalQuotas:
     ) -> None:
         self._limiter = limiter
         self._host = host
-        self._calls = host.server_quotas()
+        self._calls = host.find_server_quotas()
         self._permits = permits
         self._learns = False
         self._first: tuple[windows.Permits, ...] = ()

@@ -365,7 +365,7 @@ class ServerBound(algorithms.LimitState):
     def estimate(self, now: float, cost: float) -> float:
         return max(now, self.held, self._fits_at(cost, now))
 
-    def idle_at(self) -> float:
+    def idle_at(self, now: float) -> float:  # noqa: ARG002 - only a calendar needs it
         full = self.until
         if self.refill and self.limit is not None:
             full = self.at + max(0.0, self.limit - self.left) / self.refill

@@ -12,7 +12,7 @@ from aioapiqueue.hub import protocol
 from aioapiqueue.hub.records import Kind, Process, ProcessLoad
 from aioapiqueue.hub.watcher import Ended, notify
 from aioapiqueue.integrations.spi import account_of, is_throttle
-from aioapiqueue.spi import events
+from aioapiqueue.spi import loops
 
 if TYPE_CHECKING:
     from aioapiqueue.hub.calls import Calls
@@ -296,7 +296,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         try:
             request.advise(advice)
         except Exception as error:  # noqa: BLE001 - no server may end a client's connection
-            events.report_error(
+            loops.report_error(
                 f"cannot apply the response headers of {request.kind.service}", error
             )
 

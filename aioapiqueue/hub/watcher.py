@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, ParamSpec
 
-from aioapiqueue.spi import events
+from aioapiqueue.spi import loops
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,4 +59,4 @@ def notify(method: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None
     try:
         method(*args, **kwargs)
     except Exception as error:  # noqa: BLE001 - the watcher's error must not fail the call
-        events.report_error(f"a watcher of the hub raised an error in {method!r}", error)
+        loops.report_error(f"a watcher of the hub raised an error in {method!r}", error)

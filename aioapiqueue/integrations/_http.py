@@ -14,7 +14,7 @@ from aioapiqueue.integrations._apply_advice import Settling, apply_advice
 from aioapiqueue.integrations._headers import read_advice, reads_body
 from aioapiqueue.integrations._learning import Learner, Learning
 from aioapiqueue.integrations._usage import CarefulReader, MalformedUsageError, UsageReader
-from aioapiqueue.spi import CALLS, Reporter, checks, events
+from aioapiqueue.spi import CALLS, Reporter, checks, loops
 from aioapiqueue.threads.spi import refuse_to_block
 
 if TYPE_CHECKING:
@@ -331,7 +331,7 @@ class HttpPacer:
         try:
             return self._checked(self._advise(response))
         except Exception as error:  # noqa: BLE001 - the user's: the caller gets the response
-            events.report_error(f"advise={self._advise!r} failed on {response!r}", error)
+            loops.report_error(f"advise={self._advise!r} failed on {response!r}", error)
             return None
 
     def _read_advice(
@@ -375,7 +375,7 @@ class HttpPacer:
         try:
             reader = self.usage_reader(request, status, headers)
         except Exception as error:  # noqa: BLE001 - a subclass's: the caller gets the response
-            events.report_error(f"{type(self).__name__}.usage_reader failed", error)
+            loops.report_error(f"{type(self).__name__}.usage_reader failed", error)
             return None
         return None if reader is None else CarefulReader(reader)
 
@@ -396,7 +396,7 @@ class HttpPacer:
         except MalformedUsageError as error:
             wire.apply(slot, partial(self._settle_to, cost=error.cost, wrong=str(error)))
         except Exception as error:  # noqa: BLE001 - the user's: the caller gets the response
-            events.report_error(f"settle={self._settle!r} failed on {response!r}", error)
+            loops.report_error(f"settle={self._settle!r} failed on {response!r}", error)
         finally:
             slot.__exit__(None, None, None)
 

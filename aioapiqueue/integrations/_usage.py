@@ -6,7 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioapiqueue.spi import events
+from aioapiqueue.spi import loops
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -81,7 +81,7 @@ class CarefulReader:
         except Exception as error:  # noqa: BLE001 - a subclass's: the caller gets the response
             # What was found so far may be half of the usage.
             self._failed = True
-            events.report_error(f"{self._reader!r} failed to read the body of a response", error)
+            loops.report_error(f"{self._reader!r} failed to read the body of a response", error)
 
     def usage(self) -> Mapping[str, Any] | None:
         """Return the usage found so far, or None.
@@ -170,7 +170,7 @@ class UsageStream(WatchedStream):
                 self._last = usage
                 self._found(usage)
         except Exception as error:  # noqa: BLE001 - the caller gets the stream in any case
-            events.report_error(
+            loops.report_error(
                 f"the call could not be settled to the usage in {self._stream!r:.200}", error
             )
 

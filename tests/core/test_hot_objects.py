@@ -132,9 +132,8 @@ async def test_dispatcher_sets_few_attributes(options):
     slot.throttled()
     queue.set_rate("20/s", key="a2")
     slot.release()
-    assert introspect.attributes_of_dispatcher(queue) == made_with | {
-        "server"
-    }  # as it has heard of one
+    used = introspect.attributes_of_dispatcher(queue)
+    assert used == made_with | {"server_quotas"}  # as it has heard of one
     assert len(made_with) < MOST_OF_DISPATCHER
 
 

@@ -56,9 +56,9 @@ def of_servers(queue):
     found = {
         one.__qualname__ for one in attributes_of([queue]) if "_server_quotas" in one.__module__
     }
-    if "server" in introspect.attributes_of_dispatcher(queue):
+    if "server_quotas" in introspect.attributes_of_dispatcher(queue):
         found.add("Dispatcher")
-    if "server" in introspect.attributes_of_limiter(queue):
+    if "server_quotas" in introspect.attributes_of_limiter(queue):
         found.add("LocalLimiter")
     return found
 

@@ -148,6 +148,10 @@ def lanes_of(queue: ApiQueue) -> Collection[Hashable]:
     return _lane_table_of(queue).by_key
 
 
+LOOKS_AT_IDLE_LANE = ("lanes.py", "Lanes._evict")
+"""The file and the function that find out whether a lane that was idle may be forgotten."""
+
+
 def lane_limits_of(queue: ApiQueue) -> Mapping[Hashable, Any]:
     """Return the limits of each key or pattern, as they were set."""
     return _lane_table_of(queue).limits
@@ -210,7 +214,7 @@ def followed_keys(answers: Any) -> Collection[Hashable]:
 
 def _server_quotas_of(queue: ApiQueue) -> Any:
     """Return what servers have said of a queue's quotas, noted from now on, as integrations do."""
-    return _dispatcher_of(queue).server_quotas()
+    return _dispatcher_of(queue).find_server_quotas()
 
 
 def bounds_of(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:

@@ -64,9 +64,9 @@ class States:
         """Return when the last of `cost` may start."""
         return max((state.estimate(now, cost) for state in self.states), default=now)
 
-    def idle_at(self) -> float:
+    def idle_at(self, now: float) -> float:
         """Return the instant from which they are as new."""
-        return max((state.idle_at() for state in self.states), default=float("-inf"))
+        return max((state.idle_at(now) for state in self.states), default=float("-inf"))
 
     def check(self, cost: float) -> None:
         """Refuse what could never start."""

@@ -427,7 +427,7 @@ def test_rested_schedule_acts_as_new(limits):
     used = States(limits, catch_up=0.01)
     used.on_idle(0.0)
     run(used, start=0.0, calls=7)
-    later = math.nextafter(max(used.idle_at(), 1.0), math.inf)
+    later = math.nextafter(max(used.idle_at(1.0), 1.0), math.inf)
     fresh = States(limits, catch_up=0.01)
     used.on_idle(later)
     fresh.on_idle(later)
@@ -475,7 +475,7 @@ def test_calendar_counts_each_day():
     assert run(state, start=day - 10, calls=7) == [day - 10] * 3 + [day] * 3 + [2 * day]
     assert state.estimate(2 * day, 2) == 2 * day
     assert state.estimate(2 * day, 3) == 3 * day
-    assert state.idle_at() == 3 * day
+    assert state.idle_at(2 * day) == 3 * day
 
 
 def test_calendar_gives_back_the_same_day():
@@ -498,6 +498,18 @@ def test_calendar_ignores_clocks_set_back():
     assert state.next_at(86_401.0, (1,)) == 2 * 86_400.0 + 3600.0
     state.change(Calendar(1, "hour"), 86_401.0)
     assert state.next_at(86_401.0, (1,)) > 86_401.0
+
+
+def test_idle_calendar_follows_its_clock():
+    """It is as new when its day is over, by the wall clock as it is set now."""
+    ahead = [0.0]
+    state = windows.CalendarWindow(Calendar(1, "day"), to_wall=lambda now: now + ahead[0])
+    state.consume(86_400.0, (1,))
+    assert state.idle_at(86_401.0) == 2 * 86_400.0
+    ahead[0] = -3600.0
+    assert state.idle_at(86_401.0) == 2 * 86_400.0 + 3600.0
+    ahead[0] = 86_400.0
+    assert state.idle_at(86_401.0) == -math.inf
 
 
 def test_calendar_ends_later_than_now():
@@ -530,7 +542,7 @@ def test_permits_come_back():
     for _ in range(2):
         assert algorithms.consume_if_due((state,), 0.0, (5,)) <= 0.0
     assert state.next_at(0.0, (5,)) == math.inf
-    assert state.idle_at() == math.inf
+    assert state.idle_at(0.0) == math.inf
     assert state.release(0.0)
     assert state.next_at(0.0, (5,)) <= 0.0
     state.change(Concurrency(1), 0.0)

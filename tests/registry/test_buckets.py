@@ -319,5 +319,5 @@ def test_shared_queue_is_fair_if_one_is(fair):
             for service, operation in (("apigateway", "GetRestApis"), ("apigatewayv2", "GetApis"))
         ]
         assert calls[0].queue is calls[1].queue
-        by_arrival.append(introspect.waiters_of(calls[0].queue).is_by_arrival)
+        by_arrival.append(introspect.waiters_of(calls[0].queue).ordering is None)
     assert by_arrival == [True, False]

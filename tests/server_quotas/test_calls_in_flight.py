@@ -296,7 +296,7 @@ def test_hold_outlasts_what_remains():
     assert starts_at(bound, now=1.0) == 3
     assert (bound.estimate(1.0, 5), bound.estimate(1.0, 6)) == (3, 10)
     bound.held = 30.0
-    assert bound.estimate(1.0, 6) == bound.idle_at() == 30
+    assert bound.estimate(1.0, 6) == bound.idle_at(1.0) == 30
 
 
 def test_no_room_while_the_first_is_out():
@@ -474,7 +474,7 @@ def test_bucket_is_not_used_to_its_edge():
     assert algorithms.consume_if_due((bound,), 0.0, ONE) <= 0
     # 3 are left, a twentieth of 60: one more needs what comes back at 3 per second.
     assert starts_at(bound) == pytest.approx(1 / 3)
-    assert bound.idle_at() == pytest.approx((60 - 3) / 3)
+    assert bound.idle_at(0.0) == pytest.approx((60 - 3) / 3)
 
 
 def test_bucket_takes_what_fits_at_all():

@@ -268,9 +268,9 @@ class HostLimiter:
         self._running[ticket] = call
         self._scopes.left(call)
         for state in self._scopes.states(call, now):
-            # The hub decides when to start, so nothing else looks at these states, and a window
-            # would keep an entry of each call for ever.
-            state.look(now)
+            # The hub decides when to start, so nothing else asks these states for an instant. A
+            # window forgets its old calls when it is asked, and would keep all of them otherwise.
+            state.next_at(now, call.costs)
             state.consume(now, call.costs)
         self._host.grant(call, now)
 
@@ -448,7 +448,7 @@ class HostLimiter:
         lane = None if lane_key is None else self._limits.lanes.get(lane_key, now)
         # The copies here slow down, too: estimates use them.
         for state in self._limits.states if lane is None else lane.states:
-            state.push_back(now, now, self._host.started - self._host.ended)
+            state.back_off(now, now, self._host.started - self._host.ended)
         if call is not None and seconds is not None:
             line = self._host.waiters.name_of_line(call)
             self._requests.set_due(line, now + seconds, call.priority)

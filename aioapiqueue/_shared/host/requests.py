@@ -141,7 +141,7 @@ class Requests:
     def _most(self) -> int:
         # The hub grants in the order of requests. With `order="fair"`, 64 of one key would so start
         # before the first of another.
-        return _MOST if self._host.waiters.is_by_arrival else 1
+        return _MOST if self._host.waiters.ordering is None else 1
 
     def request(self, call: HostCall, line: Hashable) -> None:
         """Request a grant for a call."""
@@ -301,7 +301,10 @@ class Estimates:
         if line is None or not waiters.goes_before(call, line):
             when = max(when, self._requests.due(name, call.priority))
         for lane, state in self._scopes.states_by_lane(call, now):
-            when = max(when, state.estimate(now, self._ahead(call, lane, state.unit)))
+            # None: the limit applies to all calls.
+            under = None if lane is None else self._lines_in(lane)
+            ahead = waiters.cost_ahead(call, state.unit, under)
+            when = max(when, state.estimate(now, ahead + call.costs[state.unit]))
         return when
 
     def all_started(self, now: float) -> float:
@@ -323,15 +326,6 @@ class Estimates:
             when = max(when, state.all_started(now, cost, min(first[state], cost)))
         return when
 
-    def _ahead(self, call: Call, lane: Hashable, unit: int) -> float:
-        """Return the cost of a newcomer and all before it in a lane; None: in the queue."""
-        lines = [
-            line
-            for line in self._host.waiters.lines.values()
-            if lane is None or (line.limits is not None and lane in line.limits.lanes)
-        ]
-        waiters = self._host.waiters
-        if all(waiters.goes_before(call, line) for line in lines):
-            return call.costs[unit]
-        waiting = waiters.total(unit) if lane is None else sum(line.total(unit) for line in lines)
-        return waiting + call.costs[unit]
+    def _lines_in(self, lane: Hashable) -> list[Line[Call]]:
+        lines = self._host.waiters.lines.values()
+        return [line for line in lines if line.limits is not None and lane in line.limits.lanes]

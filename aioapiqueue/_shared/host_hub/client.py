@@ -250,13 +250,13 @@ class HubClient:
         self._quota.send_rate()
 
     def _sync(self, count: statements.ServerCount) -> None:
-        self._quota.dispatcher.server_quotas().sync(count)
+        self._quota.dispatcher.find_server_quotas().sync(count)
 
     def _answered(self, answered: statements.Answered) -> None:
         self._quota.dispatcher.answered(answered.call)
 
     def _learn(self, _: statements.Learn) -> None:
-        self._quota.dispatcher.server_quotas().learn(())
+        self._quota.dispatcher.find_server_quotas().learn(())
 
     # What it sends its queue.
 

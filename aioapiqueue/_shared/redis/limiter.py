@@ -60,7 +60,7 @@ class SharedLimiter:
         self._transport = transport
         self._limits = limits
         self._catch_up = catch_up
-        self._rounds = seam.PushbackRounds(host)
+        self._rounds = seam.SlowDownRounds(host)
         self._counts = ServerCounts(host, limits)
         self._known = KnownDecisions(host)
         self._outage = Outage(host, transport.settings.fallback, catch_up=catch_up)
@@ -331,7 +331,7 @@ class SharedLimiter:
         if lease is not None:
             released_at: float = lease.timestamp
         else:
-            released_at = math.inf if self._rounds.is_news(lane) else -math.inf
+            released_at = math.inf if self._rounds.is_new(lane) else -math.inf
         until = -math.inf
         if retry_after is not None:
             until = self._host.loop.now() + retry_after

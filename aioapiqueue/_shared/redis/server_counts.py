@@ -128,7 +128,7 @@ class ServerCounts:
         """Count calls in flight from now on."""
         if not self.follows:
             self.follows = self._limits.reports_lanes = True
-            self._host.server_quotas()
+            self._host.find_server_quotas()
 
     def learn(self) -> None:
         """Allow each lane one call in flight until its first answer, from now on."""
@@ -162,7 +162,7 @@ class ServerCounts:
     def _cost_in_flight(self, lane: Hashable, unit: int, *, with_ended: bool = True) -> float:
         """Return the cost of calls in flight and of leases in a lane; None: in the queue."""
         leased = self._leases.costs.of(lane, unit)
-        calls = self._host.server_quotas(begins=self.follows)
+        calls = self._host.find_server_quotas(begins=self.follows)
         out = calls.cost_out(key_of(lane), unit, with_ended=with_ended)
         return max(0, out + leased)
 
@@ -193,7 +193,7 @@ class ServerCounts:
         for lane, status in statuses.items() if self.follows else ():
             if lane is not NO_KEY:  # its calls are counted in the queue only
                 at = self._clock.to_local(status.counted) - self._clock.uncertainty
-                self._host.server_quotas().counted(lane, at)
+                self._host.find_server_quotas().counted(lane, at)
             # Below 0, more is in flight and leased than remains: leases up to the refill go back.
             ends = [bound.until for bound in self._statuses.lane(lane).bounds if bound.left < 0]
             if ends:

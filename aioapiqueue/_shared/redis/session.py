@@ -17,7 +17,7 @@ from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.outbox import Outbox, merged
 from aioapiqueue.exceptions import SharedError
-from aioapiqueue.spi import events, statements
+from aioapiqueue.spi import loops, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -185,7 +185,7 @@ class RedisSession:
             self._drop_refused()
             self._refused(error)
         else:
-            events.report_error(f"{self._transport!r} failed", error)
+            loops.report_error(f"{self._transport!r} failed", error)
             self.outbox.waiting.clear()  # a message that cannot be sent would block all later ones
             self._refused(SharedError(f"{self._transport!r} failed: {error!r}"))
 
