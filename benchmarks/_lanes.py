@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import ApiQueue, Rate
-from aioapiqueue._core.queue import dispatcher_of
+from aioapiqueue.spi import LocalLimiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aioapiqueue import Slot
+    from aioapiqueue.spi import Host, seam
 
 __all__ = ["CATCH_UP", "ENDPOINT", "TENANT", "Tenants"]
 
@@ -53,6 +54,8 @@ class Tenants:
     """How often one was looked at."""
     waited: int = 0
     """How many did not start at once."""
+    limiter: LocalLimiter | None = None
+    """The limiter of their queue."""
 
     def __post_init__(self) -> None:
         rng = random.Random(1)  # noqa: S311 - the same ones every time
@@ -71,11 +74,7 @@ class Tenants:
         """Let them all join; return when the last one started."""
         limits = [] if self.rate is None else [Rate(self.rate)]
         lanes = {"tenant:*": Rate(TENANT), "endpoint:*": Rate(ENDPOINT)}
-        queue = ApiQueue(*limits, lanes=lanes, catch_up=CATCH_UP)
-        dispatcher: Any = dispatcher_of(queue)
-        limiter = dispatcher.limiter
-        limiter.release_due = self.timed(limiter.release_due)
-        dispatcher.grant = self.timed_apart(dispatcher.grant)
+        queue = ApiQueue(*limits, lanes=lanes, catch_up=CATCH_UP, schedule=self)
         calls = []
         for first in range(0, self.calls, BATCH):
             for keys in self.keys[first : first + BATCH]:
@@ -88,11 +87,18 @@ class Tenants:
             await asyncio.sleep(0)
         await asyncio.wait(calls)
         await asyncio.sleep(0)
-        scheduler = limiter._scheduler  # noqa: SLF001 - what it has counted has no public name
-        self.looks = scheduler.looks
+        limiter: Any = self.limiter
+        self.looks = limiter._scheduler.looks  # noqa: SLF001 - it has no public name
         await queue.aclose()
         assert queue.stats.released == self.calls  # noqa: S101 - a simulation that checks itself
         return max(at[-1] for at in self.starts.values())
+
+    def make_limiter(self, host: Host, settings: seam.LimitSettings) -> LocalLimiter:
+        """Make the limiter that the queue would have by itself, with its time measured."""
+        host.grant = self.timed_apart(host.grant)  # type: ignore[assignment]  # of this one
+        limiter = self.limiter = LocalLimiter(host, settings)
+        limiter.release_due = self.timed(limiter.release_due)  # type: ignore[assignment]  # too
+        return limiter
 
     def start(self, keys: tuple[str, str], call: asyncio.Future[Slot]) -> None:
         """Note that a call has started, and end it."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aioapiqueue._shared.host.directory import HUB_DIR
+from aioapiqueue._shared import HUB_DIR
 from aioapiqueue.demo.moto_server import REGION
 
 if TYPE_CHECKING:

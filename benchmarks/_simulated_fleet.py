@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioapiqueue import Rate, Slot, Window
-    from aioapiqueue._core.limiter import Host, Limiter, LimitSettings
-    from aioapiqueue._core.slot import Call
-    from aioapiqueue._shared.redis.leases import LeasedCall
+    from aioapiqueue.spi import Call, Host, seam
 
     Limit = str | Rate | Window
 
@@ -103,10 +101,10 @@ class _Elsewhere:
         self._apart = apart
         self._pace = 1 + drift
 
-    def make_limiter(self, host: Host, settings: LimitSettings) -> Limiter:
+    def make_limiter(self, host: Host, settings: seam.LimitSettings) -> seam.Limiter:
         there = _There(host, self)
         limiter = self._schedule.make_limiter(cast("Host", there), settings)
-        return cast("Limiter", _Here(limiter, self))
+        return cast("seam.Limiter", _Here(limiter, self))
 
     def there(self, instant: float) -> float:
         """Return an instant of the loop on that clock."""
@@ -149,7 +147,7 @@ class _There:
 class _Here:
     """A limiter, as the host sees it."""
 
-    def __init__(self, limiter: Limiter, clocks: _Elsewhere) -> None:
+    def __init__(self, limiter: seam.Limiter, clocks: _Elsewhere) -> None:
         self._limiter = limiter
         self._clocks = clocks
 
@@ -220,7 +218,7 @@ async def watch(fleet: Fleet, new_client: Callable[..., Any], name: str) -> Seen
             return  # the queue is closed: this is the end
         with future.result() as slot:
             now = loop.time()
-            lease = cast("LeasedCall", slot).lease
+            lease = cast("Any", slot).lease
             if lease is not None and begin <= now < end:
                 seen.starts.append(now)
                 seen.instants.append((lease.timestamp - zero) / 1e6)

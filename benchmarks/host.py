@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from _common import Report, main, ratios, spread
 
 from aioapiqueue import ApiQueue, HostSchedule
-from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
-from aioapiqueue._shared.host.reach import command
+from aioapiqueue._shared import HUB_DIR, HubLocation, command
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

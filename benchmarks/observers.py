@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from _contenders import Worker
 
-    from aioapiqueue import Event, Observer
-    from aioapiqueue._core.queue import ObserverFactory
+    from aioapiqueue import Event
+    from aioapiqueue.spi import Observers
 
 CALLS = 10_000
 NONE = "no observer"
@@ -58,7 +58,7 @@ def slots(report: Report, /, *, quick: bool) -> None:
         await worker(CALLS)
         return (time.perf_counter() - begun) / CALLS * 1e9
 
-    def queue(*observers: Observer | ObserverFactory) -> Callable[[], float]:
+    def queue(observers: Observers = ()) -> Callable[[], float]:
         def measure() -> float:
             made = ApiQueue(Rate(1e9), name="bench", observers=observers)
             return run(nanoseconds(contenders.ours(made)))
@@ -68,10 +68,10 @@ def slots(report: Report, /, *, quick: bool) -> None:
     costs = interleave(
         {
             NONE: queue(),
-            "every event": queue(Nothing()),
-            "Prometheus": queue(prometheus),
-            "report": queue(ReportObserver()),
-            "OpenTelemetry": queue(telemetry),
+            "every event": queue([Nothing()]),
+            "Prometheus": queue([prometheus]),
+            "report": queue([ReportObserver()]),
+            "OpenTelemetry": queue([telemetry]),
             TWO: lambda: run(nanoseconds(two_records)),
         },
         11 if quick else 31,
@@ -98,7 +98,7 @@ def keys(report: Report, /, *, quick: bool) -> None:
     """Slots of 20,000 keys, in turns, under one pattern of lanes: what Prometheus adds."""
     tenants = [f"tenant:{number}" for number in range(20_000)]
 
-    def measure(*observers: ObserverFactory) -> float:
+    def measure(observers: Observers = ()) -> float:
         queue = ApiQueue(name="bench", lanes={"tenant:*": "unlimited"}, observers=observers)
 
         async def nanoseconds() -> float:
@@ -112,7 +112,7 @@ def keys(report: Report, /, *, quick: bool) -> None:
 
     prometheus = PrometheusObserver(CollectorRegistry())
     costs = interleave(
-        {NONE: measure, "Prometheus": lambda: measure(prometheus)}, 5 if quick else 15
+        {NONE: measure, "Prometheus": lambda: measure([prometheus])}, 5 if quick else 15
     )
     added = [mine - none for mine, none in zip(costs["Prometheus"], costs[NONE], strict=True)]
     rows = [

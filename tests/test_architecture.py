@@ -15,10 +15,6 @@ from tests.helpers.wall import library
 MOST_LINES = 600
 DATA = {"registry/presets/operations.py"}
 """Files that may be longer: they are tables."""
-PLANTED = {"helpers/private_names.py", "test_architecture.py", "test_private_names.py"}
-"""Files of tests that have private names as examples, and plant violations."""
-MOST_PRIVATE = 80
-"""Bound of the private names that `introspect` may use."""
 MOST_OF_CORE = 84
 """Number of names by which other wings use the core, directly or in a module of `spi`."""
 
@@ -180,60 +176,6 @@ def test_exported_names_are_used():
     assert wall.unused_names(planted, ["spi", "hub"]) == ["spi.statements.Hold", "hub.Hub"]
     planted["cli"] = "from aioapiqueue.spi import statements\nstatements.Hold(1).until"
     assert wall.unused_names(planted, ["spi"]) == []
-
-
-def test_tests_use_no_private_names():
-    """What the library's inside calls itself may change: `introspect` alone follows."""
-    sources = {name: one for name, one in wall.tests().items() if name not in PLANTED}
-    inside = wall.private_names(sources.pop("helpers/introspect.py"))
-    assert len(inside) < MOST_PRIVATE, len(inside)
-    found = {
-        name: [*sorted(wall.private_names(source)), *wall.set_privately(source)]
-        for name, source in sources.items()
-    }
-    assert {name: names for name, names in found.items() if names} == {}
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "from aioapiqueue._limits.rates import Rate",
-        "from aioapiqueue.registry import _names",
-        "from aioapiqueue._shared import decisions",
-        "import aioapiqueue._core.queue",
-        "from aioapiqueue.gateway.confinement import _connect_to_first",
-        "def test():\n    from aioapiqueue.threads import _loop",
-        "monkeypatch.setattr('aioapiqueue.hub.calls._MAX_STATS', 2)",
-        "CODE = 'import json; from aioapiqueue._shared.host import start; {more}'",
-        "from aioapiqueue.hub.calls import (\n    Calls as Known,\n    _MAX_STATS as MOST,\n)",
-        "NAME = b'aioapiqueue._shared.host_hub.main'",
-    ],
-)
-def test_private_name_is_found(source):
-    """In an import, in a program that a test runs, or in a string with dots."""
-    assert len(wall.private_names(source)) == 1
-
-
-def test_private_name_that_is_set_is_found():
-    """Of a module that may be imported, such as those of programs."""
-    assert wall.set_privately("monkeypatch.setattr(calls, '_MAX', 2)") == ["_MAX"]
-    assert wall.set_privately("monkeypatch.setattr(calls, 'MAX', 2)") == []
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "from aioapiqueue import ApiQueue, __version__",
-        "from aioapiqueue.spi import statements",
-        "from aioapiqueue._shared import HubLocation",
-        "import aioapiqueue.gateway.confinement",
-        "from tests.helpers import introspect",
-        "CODES = ('from aioapiqueue import ApiQueue', _another)",
-    ],
-)
-def test_doors_are_allowed(source):
-    """So are public names, and modules of programs."""
-    assert wall.private_names(source) == set()
 
 
 def names_in(*nodes):

@@ -88,7 +88,7 @@ def apart(folder, *, virtual):
 
     Yields what it prints.
     """
-    before = set(REGISTRY._collector_to_names)  # noqa: SLF001 - it has no public list
+    register, registered = REGISTRY.register, []
     folder.mkdir()
     printed = io.StringIO()
     try:
@@ -97,11 +97,12 @@ def apart(folder, *, virtual):
             contextlib.chdir(folder),
             contextlib.redirect_stdout(printed),
         ):
+            patch.setattr(REGISTRY, "register", lambda one: registered.append(one) or register(one))
             if virtual:
                 patch.setattr(asyncio, "run", run_virtually)
             yield printed
     finally:
-        for collector in set(REGISTRY._collector_to_names) - before:  # noqa: SLF001 - as above
+        for collector in registered:
             REGISTRY.unregister(collector)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import math
 import socket
 import threading
@@ -16,7 +17,6 @@ from hypothesis import strategies as st
 
 import aioapiqueue
 from aioapiqueue.testing import VirtualLoop
-from tests.helpers import introspect
 
 RESOLUTION = 1e-9
 instants = st.floats(0, 1e6) | st.integers(0, 10**6).map(lambda ms: ms / 1000)
@@ -157,7 +157,10 @@ async def test_cancelled_timers_do_not_accumulate():
     for _ in range(5000):
         loop.call_later(3600, int).cancel()
     assert loop.pending_timers == 0
-    assert len(introspect.timers_kept(loop)) <= 256
+    await asyncio.sleep(0)  # in which asyncio drops its own
+    gc.collect()
+    kept = [one for one in gc.get_objects() if isinstance(one, asyncio.TimerHandle)]
+    assert len(kept) <= 300
 
 
 async def test_many_timers():

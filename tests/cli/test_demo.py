@@ -31,19 +31,22 @@ PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 MOTO = "aioapiqueue.demo.moto_server"
 # The same in seconds: few things, twice EC2's refill for less at once, and botocore tries again in
 # a tenth of the time. A bystander calls as often as the refill leaves room for.
-SMALL = """
+SMALL = f"""
 import dataclasses
 from botocore.retries.standard import ExponentialBackoff
 from aioapiqueue import Rate
+from aioapiqueue.registry import spi as registry
+published = registry.published_limits
+def published_limits(service):
+    for limit in published(service):
+        reads = service == "ec2" and limit.name == "non-mutating"
+        yield dataclasses.replace(limit, rate=Rate(40, burst=56)) if reads else limit
+registry.published_limits = published_limits
 from aioapiqueue.__main__ import main
-from aioapiqueue.cli import demo
-from aioapiqueue.demo import calibration, gate, scan
-demo._MIN_SNAPSHOTS = 1
+from aioapiqueue.demo import scan
+{introspect.code_to_replace("snapshots of a demo", 1)}
 scan.ScanPlan.buckets = property(lambda _: 1)
 scan.ScanPlan.often = property(lambda plan: 4 * plan.scale)
-reads = gate._PUBLISHED["non-mutating"]
-gate._PUBLISHED["non-mutating"] = dataclasses.replace(reads, rate=Rate(40, burst=56))
-gate.EC2_READS = scan.EC2_READS = calibration.EC2_READS = Rate(40, burst=56)
 delay = ExponentialBackoff.delay_amount
 ExponentialBackoff.delay_amount = lambda *context: delay(*context) / 10
 """

@@ -214,25 +214,24 @@ def test_forked_child_is_another_maker(clock, monkeypatch):
     assert len(list(decisions)) == 2
 
 
-def test_most_limits_are_kept(clock, monkeypatch):
+def test_most_limits_are_kept(clock):
     """Of more, the latest; what was forgotten does not come back as if it were the latest."""
-    introspect.keep_few_limits(monkeypatch, 3)
     known, other = decided.Decisions(clock), decided.Decisions(clock)
     old = other.make(statements.SetLimits(0, (Rate(9),)))
     clock.now = 1
     known.make(
-        *(statements.SetLimits(key, (Rate(1),)) for key in range(5)),
+        *(statements.SetLimits(key, (Rate(1),)) for key in range(11_001)),
         statements.Resume(),
         statements.Hold(None, 9.0),
     )
-    assert list(known.limits(statements.SetLimits)) == [2, 3, 4]
+    assert list(known.limits(statements.SetLimits)) == list(range(1001, 11_001))
     assert not known.merge(old)
     assert known.held_until(None) == 9
 
 
 def test_makers_are_forgotten(clock, monkeypatch):
     """The earliest of hundreds: what they have decided is sent again, and changes nothing."""
-    introspect.keep_few_makers(monkeypatch, 4)
+    introspect.replace(monkeypatch, "makers of decisions", 4)
     known, said = decided.Decisions(clock), []
     for number in range(9):
         clock.now = number

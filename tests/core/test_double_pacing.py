@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
-import weakref
 
 import pytest
 
 from aioapiqueue import ApiQueue, NestedSlotWarning, rate_limited
+from aioapiqueue.spi import Reporter
 from tests.helpers import introspect
 from tests.helpers.instants import now
 
@@ -227,7 +227,7 @@ async def test_clients_call_within_a_slot(way):
                 slot = queue.try_slot()
             else:
                 slot = await queue.slot().__aenter__()
-            (await introspect.made_by("client", queue.enqueue)).release()
+            (await Reporter.request(queue.enqueue)).release()
             if way == "slot":
                 await slot.__aexit__(None, None, None)
             else:
@@ -271,7 +271,7 @@ async def test_watching_ends(way):
             if way == "slots":
                 await by_slot(queue)
             else:
-                (await introspect.made_by("client", queue.enqueue)).release()
+                (await Reporter.request(queue.enqueue)).release()
         assert [one async for one in results] == [0, 0, 200, 200]
     with pytest.warns(NestedSlotWarning):
         await use_map(queue, lambda: by_slot(queue))
@@ -304,7 +304,7 @@ async def test_tasks_keep_no_queue_alive():
         assert len([one async for one in queue.map(call, range(3))]) == 3
         async with queue.slot():
             tasks.append(asyncio.create_task(stop.wait()))
-        left.append(weakref.ref(introspect.dispatcher_of(queue)))
+        left.append(introspect.reference_to(queue))
         del queue
     await asyncio.sleep(1)  # the last queue's own task ends
     gc.collect(0)

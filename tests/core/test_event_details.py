@@ -24,9 +24,9 @@ from aioapiqueue import (
 )
 from aioapiqueue.integrations.redis import SharedSchedule
 from aioapiqueue.integrations.report import ReportObserver
+from aioapiqueue.spi import Reporter
 from aioapiqueue.testing import VirtualLoop
 from aioapiqueue.threads import blocking
-from tests.helpers.introspect import server_quotas_of
 from tests.helpers.servers import fresh_name
 from tests.helpers.virtual_client import VirtualClient
 from tests.helpers.virtual_hub import VirtualHub
@@ -321,7 +321,7 @@ async def test_changed_limits_are_told(limiter, recorder):
 async def test_learnt_limits_are_told(recorder):
     """What an answer states is a change by itself."""
     queue = ApiQueue(lanes={"*": ()}, observers=[recorder])
-    quotas = server_quotas_of(queue)
+    quotas = Reporter(queue)
     quotas.learn(["tokens"])
     async with queue.slot(key="m", cost={"tokens": 1}) as slot:
         quotas.adopt(slot, [Rate(60, 60, 60, "tokens")])

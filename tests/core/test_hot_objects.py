@@ -100,12 +100,6 @@ async def test_hot_objects_have_few_attributes(kind, valkey):
         await queue.aclose(drain=False)
 
 
-def attributes_set(one):
-    """Return the names of the attributes that an object has of its own, in slots or not."""
-    slots = [name for base in type(one).__mro__ for name in getattr(base, "__slots__", ())]
-    return {*getattr(one, "__dict__", ()), *(name for name in slots if hasattr(one, name))}
-
-
 def test_attributes_are_counted_in_slots():
     """As in a `__dict__`; those that are not set do not count."""
 
@@ -117,7 +111,7 @@ def test_attributes_are_counted_in_slots():
 
     both = Both()
     both.one = both.third = None
-    assert attributes_set(both) == {"one", "third"}
+    assert introspect.attributes_of(both) == {"one", "third"}
 
 
 @pytest.mark.parametrize(
@@ -132,14 +126,14 @@ def test_attributes_are_counted_in_slots():
 async def test_dispatcher_sets_few_attributes(options):
     """Whatever the queue is made with, and is used for later."""
     queue = ApiQueue("10/s burst 3", **options)
-    dispatcher = introspect.dispatcher_of(queue)
-    made_with = attributes_set(dispatcher)
+    made_with = introspect.attributes_of_dispatcher(queue)
     slot = await queue.enqueue(key="a1")
     slot.sync(1000, reset=60)
     slot.throttled()
     queue.set_rate("20/s", key="a2")
     slot.release()
-    assert attributes_set(dispatcher) == made_with | {"server_quotas"}  # as it has heard of one
+    used = introspect.attributes_of_dispatcher(queue)
+    assert used == made_with | {"server_quotas"}  # as it has heard of one
     assert len(made_with) < MOST_OF_DISPATCHER
 
 
@@ -147,5 +141,5 @@ async def test_wait_queue_has_few_attributes():
     """A wait queue has 19, asyncio's own included, whatever it is used for."""
     queues = await queues_in_use(Limiter())
     for queue in queues:
-        assert len(vars(introspect.waiters_of(queue))) <= 19
+        assert len(introspect.attributes_of_waiters(queue)) <= 19
         await queue.aclose(drain=False)

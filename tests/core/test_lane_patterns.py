@@ -6,7 +6,7 @@ from collections import defaultdict
 import pytest
 
 from aioapiqueue import ApiQueue, Window
-from aioapiqueue.spi import QueueReader
+from aioapiqueue.spi import QueueReader, Reporter
 from tests.helpers import introspect
 from tests.helpers.instants import exactly
 
@@ -138,7 +138,7 @@ async def test_call_may_have_a_pattern_for_a_key():
     """A key that reads as a pattern is held as any other by the answer to its call."""
     queue = ApiQueue(lanes={"a*": "10/s"})
     with queue.try_slot(key="a*") as slot:
-        introspect.dispatcher_of(queue).hold(5, slot, slot.key)
+        Reporter(queue).hold(slot, 5)
     assert [queue.estimate(key=key) for key in ("a*", "ab")] == [5, 0]
     with pytest.raises(ValueError, match="is a pattern of lanes, not a key"):
         queue.hold(5, key="a*")

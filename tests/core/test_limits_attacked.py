@@ -8,6 +8,7 @@ import time
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, WouldWait
+from aioapiqueue.spi import QueueReader
 from tests.helpers import introspect
 from tests.helpers.work import work
 
@@ -189,9 +190,9 @@ async def test_adaptive_permits_survive_set_rate():
     slots = [await queue.enqueue() for _ in range(10)]
     waiting = [queue.enqueue() for _ in range(20)]
     slots[-1].throttled()
-    permits = introspect.dispatcher_of(queue).limiter.snapshot().permits
+    permits = QueueReader(queue).snapshot().permits
     queue.set_rate("1000/s", "10 at once")
-    assert introspect.dispatcher_of(queue).limiter.snapshot().permits == permits < 10
+    assert QueueReader(queue).snapshot().permits == permits < 10
     del waiting
 
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 import pytest
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window, WouldWait
+from aioapiqueue.spi import QueueReader, Reporter
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
 from tests.helpers.instants import exactly, free
@@ -50,9 +51,10 @@ both_loops = pytest.mark.parametrize("factory", [VirtualLoop, asyncio.new_event_
 
 def test_no_loop_is_on_real_time():
     """Before the first loop, instants are the machine's, and converted to its time of day."""
-    dispatcher = introspect.dispatcher_of(ApiQueue("1/s"))
-    assert dispatcher.loop.is_real
-    assert abs(dispatcher.loop.to_wall(dispatcher.loop.now()) - time.time()) < 60
+    queue = ApiQueue("1/s")
+    now = Reporter(queue).now()
+    assert abs(now - time.monotonic()) < 60
+    assert abs(QueueReader(queue).to_wall(now) - time.time()) < 60
 
 
 def test_no_slot_without_a_loop():
@@ -292,7 +294,7 @@ def test_nothing_is_spawned_without_a_loop():
         made.append(None)
 
     def spawn():
-        return introspect.dispatcher_of(queue).loop.spawn(task, name="task", on_end=lambda _: None)
+        return introspect.spawn(queue, task)
 
     async def main():
         queue.try_slot()

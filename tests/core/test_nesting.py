@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, rate_limited
+from aioapiqueue.spi import Reporter
 from tests.helpers import introspect
 from tests.helpers.instants import now
 from tests.helpers.learning import learning
@@ -191,7 +192,7 @@ async def test_permit_before_the_first_answer():
     with pytest.raises(RuntimeError, match=WAITS):
         await asyncio.wait_for(nested(queue, {}, {}), 60)
     with queue.try_slot() as slot:
-        introspect.answered(queue, slot)
+        Reporter(queue).answered(slot)
     assert await nested(queue, {}, {}) == (0, 0)
 
 

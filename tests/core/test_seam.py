@@ -53,13 +53,12 @@ def test_core_can_be_read(method, name):
 
 def of_servers(queue):
     """Return what a queue's objects have that is for what servers say: classes and attributes."""
-    dispatcher = introspect.dispatcher_of(queue)
     found = {
         one.__qualname__ for one in attributes_of([queue]) if "_server_quotas" in one.__module__
     }
-    if "server_quotas" in vars(dispatcher):
+    if "server_quotas" in introspect.attributes_of_dispatcher(queue):
         found.add("Dispatcher")
-    if "server_quotas" in vars(dispatcher.limiter):
+    if "server_quotas" in introspect.attributes_of_limiter(queue):
         found.add("LocalLimiter")
     return found
 
@@ -113,4 +112,4 @@ async def test_local_limiter_has_few_parts():
     await use(queue)
     async with queue.slot(key="a", cost={"tokens": 1}) as slot:
         slot.sync(100, unit="tokens", reset=60)
-    assert len(vars(introspect.dispatcher_of(queue).limiter)) <= 12
+    assert len(introspect.attributes_of_limiter(queue)) <= 12

@@ -9,9 +9,10 @@ import pytest
 
 from aioapiqueue import ApiQueue, UnknownKeyWarning, rate_limited
 from aioapiqueue.registry import Registry, ServiceLimits
+from aioapiqueue.spi import Reporter
 from aioapiqueue.threads import blocking
+from tests.helpers import introspect
 from tests.helpers.instants import now
-from tests.helpers.introspect import dispatcher_of, server_quotas_of
 from tests.helpers.limiters import OnHost, Shared
 
 LANES = {"search": "1000/s", "tenant:*": "1000/s"}
@@ -126,7 +127,7 @@ async def test_error_once_a_call_has_started():
     queue = ApiQueue(concurrency=1, lanes=LANES)
     with queue.try_slot(key="serach") as slot:
         for _ in range(2):
-            dispatcher_of(queue).starts_unpaced(slot)
+            introspect.start_unpaced(queue, slot)
     (context,) = reported
     assert isinstance(context["exception"], UnknownKeyWarning)
     assert "did you mean 'search'?" in str(context["exception"])
@@ -205,7 +206,7 @@ async def test_free_calls_hide_no_warning():
 async def test_learning_queues_warn_of_nothing(limiter):
     """A key's limits may come with its first answer."""
     queue = limiter.queue(lanes=LANES)
-    server_quotas_of(queue).learn(["tokens"])
+    Reporter(queue).learn(["tokens"])
     await by_enqueue(queue, "unknown")
     await limiter.settled()
 

@@ -13,7 +13,7 @@ import h11
 import pytest
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.gateway import hub_turns as _turns
+from aioapiqueue.gateway import hub_turns
 from aioapiqueue.gateway.calls import HTTP, ApiCall, HttpRequest
 from aioapiqueue.gateway.hub_client import NotPacedError
 from aioapiqueue.gateway.hub_turns import HubTurns, StaleError
@@ -35,7 +35,7 @@ def clock(monkeypatch):
         def time(cls):
             return START + asyncio.get_running_loop().time() - cls.behind
 
-    monkeypatch.setattr(_turns, "time", Clock)
+    monkeypatch.setattr(hub_turns, "time", Clock)
     return Clock
 
 
@@ -187,13 +187,17 @@ async def test_clients_that_bear_few_interim_answers(headers, expected):
 
 async def test_place_taken_up_in_the_moment_of_its_turn():
     """The turn is used, and not given back besides, though the place is still to be informed."""
-    hub = Hub("1 per 10s")
+    hub, client = Hub("1/h"), Client()
+    turns = HubTurns(hub)
     await empty(hub)
-    ask = hub.ask(CALL)
-    place = _turns._KeptPlace(ask)  # noqa: SLF001 - the race is within one pass of the loop
-    ask.turn.set_result(None)
-    assert place.take_up(CALL, hub) is ask
+    link = await client.connect()
+    with pytest.raises(StaleError):
+        await turns.wait(CALL, request(), link)
+    ask = hub.asked[-1]
+    ask.turn.set_result(None)  # the client's retry comes within the same pass of the loop
+    await turns.wait(CALL, request(), link)
     await asyncio.sleep(0)
+    assert hub.asked[-1] is ask
     assert not ask.turn.cancelled()
     assert hub.queue.stats.waiting == 1  # it has not left
 

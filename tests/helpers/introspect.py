@@ -12,9 +12,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
+import weakref
 from collections import deque
 from datetime import UTC, datetime
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,31 +41,66 @@ if TYPE_CHECKING:
     from aioapiqueue import ApiQueue, LimiterView, Slot
     from aioapiqueue._shared import HubLocation
     from aioapiqueue.hub import Hub
-    from aioapiqueue.testing import VirtualLoop
 
 # A queue: what runs for it.
 
 
-def dispatcher_of(queue: ApiQueue) -> Any:
+def _dispatcher_of(queue: ApiQueue) -> Any:
     """Return what is under a queue; its attributes are looked at here only."""
     from aioapiqueue._core.queue import dispatcher_of
 
     return dispatcher_of(queue)
 
 
+def attributes_of(part: object) -> set[str]:
+    """Return the names of the attributes that an object has of its own, in slots or not."""
+    slots = [name for base in type(part).__mro__ for name in getattr(base, "__slots__", ())]
+    return {*getattr(part, "__dict__", ()), *(name for name in slots if hasattr(part, name))}
+
+
+def attributes_of_dispatcher(queue: ApiQueue) -> set[str]:
+    """Return the names of all that is kept of a queue, but for its public object."""
+    return attributes_of(_dispatcher_of(queue))
+
+
+def attributes_of_limiter(queue: ApiQueue) -> set[str]:
+    """Return the names of all that its limiter keeps."""
+    return attributes_of(_dispatcher_of(queue).limiter)
+
+
+def attributes_of_waiters(queue: ApiQueue) -> set[str]:
+    """Return the names of all that its wait queue keeps."""
+    return attributes_of(waiters_of(queue))
+
+
+def reference_to(queue: ApiQueue) -> weakref.ref[Any]:
+    """Return a reference to what is under a queue, which does not keep that."""
+    return weakref.ref(_dispatcher_of(queue))
+
+
+def spawn(queue: ApiQueue, task: Callable[[], Awaitable[None]]) -> asyncio.Task[None] | None:
+    """Start a task of the queue's own on its loop; None: no loop runs."""
+    return _dispatcher_of(queue).loop.spawn(task, name="task", on_end=lambda _: None)
+
+
+def start_unpaced(queue: ApiQueue, slot: Slot) -> None:
+    """Note that a call starts under no limit, as a limiter does that finds it out then."""
+    _dispatcher_of(queue).starts_unpaced(slot)
+
+
 def ticker_of(queue: ApiQueue) -> asyncio.Task[None] | None:
     """Return the task that releases waiters; None: nobody waits."""
-    return dispatcher_of(queue)._ticker.task
+    return _dispatcher_of(queue)._ticker.task
 
 
 def timer_of(queue: ApiQueue) -> asyncio.TimerHandle | None:
     """Return the timer that wakes the ticker next."""
-    return dispatcher_of(queue)._ticker._timer
+    return _dispatcher_of(queue)._ticker._timer
 
 
 def timeouts_of(queue: ApiQueue) -> Collection[object]:
     """Return the timers of waiters that gave a `timeout`."""
-    return dispatcher_of(queue)._timeouts
+    return _dispatcher_of(queue)._timeouts
 
 
 def wrap_posts_of_threads(
@@ -73,8 +110,12 @@ def wrap_posts_of_threads(
     from aioapiqueue.threads import _loop, _slot
 
     post = _loop.post
-    for module in (_loop, _slot):
-        monkeypatch.setattr(module, "post", lambda loop, what: wrapper(lambda: post(loop, what)))
+
+    def posting(loop: asyncio.AbstractEventLoop, what: Callable[[], object]) -> None:
+        wrapper(lambda: post(loop, what))
+
+    monkeypatch.setattr(_loop, "post", posting)
+    monkeypatch.setattr(_slot, "post", posting)
 
 
 def clock_for(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
@@ -89,12 +130,12 @@ def clock_for(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
 
 def waiters_of(queue: ApiQueue) -> Any:
     """Return the wait queue."""
-    return dispatcher_of(queue).waiters
+    return _dispatcher_of(queue).waiters
 
 
 def waiting_scopes_of(queue: ApiQueue) -> Any:
     """Return the lines of calls that wait for a server, by scope."""
-    return dispatcher_of(queue).limiter._waiting
+    return _dispatcher_of(queue).limiter._waiting
 
 
 def heap_entries(waiting: Any) -> int:
@@ -107,29 +148,34 @@ def lanes_of(queue: ApiQueue) -> Collection[Hashable]:
     return _lane_table_of(queue).by_key
 
 
+LOOKS_AT_IDLE_LANE = ("lanes.py", "Lanes._evict")
+"""The file and the function that find out whether a lane that was idle may be forgotten."""
+
+
 def lane_limits_of(queue: ApiQueue) -> Mapping[Hashable, Any]:
     """Return the limits of each key or pattern, as they were set."""
     return _lane_table_of(queue).limits
 
 
 def _lane_table_of(queue: ApiQueue) -> Any:
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     return limiter.lanes if hasattr(limiter, "lanes") else limiter._limits.lanes
 
 
-def own_states(queue: ApiQueue) -> Sequence[Any]:
-    """Return the states of the queue's own limits."""
-    return dispatcher_of(queue).limiter.own.states
+def own_states(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:
+    """Return the states of a lane's limits, or (None) of the queue's own."""
+    limiter = _dispatcher_of(queue).limiter
+    return limiter.own.states if key is None else limiter.lanes.by_key[key].states
 
 
 def limits_to_look_at(queue: ApiQueue) -> Collection[object]:
     """Return the limits of which something has changed since they were looked at."""
-    return dispatcher_of(queue).limiter._scheduler._touched
+    return _dispatcher_of(queue).limiter._scheduler._touched
 
 
 def is_sorting(queue: ApiQueue) -> bool:
     """Return whether those who wait are being sorted into lines, as their limits have changed."""
-    return dispatcher_of(queue).limiter._sorter.steps is not None
+    return _dispatcher_of(queue).limiter._sorter.steps is not None
 
 
 def take_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,19 +188,17 @@ def take_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def turns_of(queue: ApiQueue) -> Mapping[Hashable, int]:
     """Return the last turn that each key was given."""
-    return dispatcher_of(queue).waiters.ordering.last_of
+    return _dispatcher_of(queue).waiters.ordering.last_of
 
 
 def allowed_rate(queue: ApiQueue, key: Hashable = None) -> float:
     """Return the calls per second that adaptive lets through in a lane; None: in the queue."""
-    limiter = dispatcher_of(queue).limiter
-    states = limiter.own.states if key is None else limiter.lanes.by_key[key].states
-    return min(state.allowed() for state in states)
+    return min(state.allowed() for state in own_states(queue, key))
 
 
 def nesting_sizes(queue: ApiQueue) -> list[int]:
     """Return how many entries each table has by which nested calls are found."""
-    nesting = dispatcher_of(queue).nesting
+    nesting = _dispatcher_of(queue).nesting
     return [len(table) for table in (nesting.held, nesting._in_use, nesting._counted)]
 
 
@@ -168,23 +212,23 @@ def followed_keys(answers: Any) -> Collection[Hashable]:
     return {*answers._scopes}
 
 
-def server_quotas_of(queue: ApiQueue) -> Any:
+def _server_quotas_of(queue: ApiQueue) -> Any:
     """Return what servers have said of a queue's quotas, noted from now on, as integrations do."""
-    return dispatcher_of(queue).find_server_quotas()
+    return _dispatcher_of(queue).find_server_quotas()
 
 
 def bounds_of(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:
     """Return the states of what the server has said remains, of a lane or (None) of the queue."""
     from aioapiqueue._server_quotas.server_bound import ServerBound
 
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     states = limiter.own.states if key is None else limiter.lanes.by_key[key].extra
     return [state for state in states if isinstance(state, ServerBound)]
 
 
 def followers_of(queue: ApiQueue) -> object:
     """Return those who are told of the turns in a call's life; None: there are none."""
-    return dispatcher_of(queue)._followers
+    return _dispatcher_of(queue)._followers
 
 
 # A queue: hooks.
@@ -192,30 +236,30 @@ def followers_of(queue: ApiQueue) -> object:
 
 def follow(queue: ApiQueue, follower: Any) -> None:
     """Have a `Follower` told of the turns in each call's life, from now on."""
-    dispatcher_of(queue).follow(follower)
+    _dispatcher_of(queue).follow(follower)
 
 
 def release_due(queue: ApiQueue) -> float | None:
     """Look for whom to release now, as the ticker does; return when it would look again."""
-    dispatcher = dispatcher_of(queue)
+    dispatcher = _dispatcher_of(queue)
     return dispatcher.limiter.release_due(dispatcher.loop.now())
 
 
 def wrap_looks(queue: ApiQueue, wrap: Callable[[Any], Callable[[float], float | None]]) -> None:
     """Replace what looks for whom to release, given the time, by what `wrap` makes of it."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     limiter.release_due = wrap(limiter.release_due)
 
 
 def wrap_replies(queue: ApiQueue, wrap: Callable[[Any], Callable[..., None]]) -> None:
     """Replace what applies the authority's replies by what `wrap` makes of it."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     limiter.processed = wrap(limiter.processed)
 
 
 def wrap_grants(queue: ApiQueue, wrap: Callable[[Any], Callable[[Slot, float], None]]) -> None:
     """Replace what grants a slot to a waiter, at a time, by what `wrap` makes of it."""
-    dispatcher = dispatcher_of(queue)
+    dispatcher = _dispatcher_of(queue)
     dispatcher.grant = wrap(dispatcher.grant)
     scheduler = getattr(dispatcher.limiter, "_scheduler", None)
     if scheduler is not None:  # of the loop that it is bound to; one made later asks again
@@ -247,23 +291,13 @@ def record_releases(queue: ApiQueue) -> list[tuple[float, Slot]]:
     When a body starts after its release is the loop's affair: it may stall in between.
     """
     releases: list[tuple[float, Slot]] = []
-    dispatcher = dispatcher_of(queue)
-    try_start = dispatcher.try_start
-
-    def starting(slot: Slot) -> bool:
-        at_once = try_start(slot)
-        if at_once:
-            releases.append((dispatcher.loop.now(), slot))
-        return at_once
-
-    dispatcher.try_start = starting
-    after_grants(queue, lambda slot, now: releases.append((now, slot)))
+    after_starts(queue, lambda slot, now: releases.append((now, slot)))
     return releases
 
 
 def after_starts(queue: ApiQueue, heard: Callable[[Slot, float], object]) -> None:
     """Call `heard(slot, now)` after each start: at once, or by a grant to a waiter."""
-    dispatcher = dispatcher_of(queue)
+    dispatcher = _dispatcher_of(queue)
     try_start = dispatcher.try_start
 
     def starting(slot: Slot) -> bool:
@@ -278,7 +312,7 @@ def after_starts(queue: ApiQueue, heard: Callable[[Slot, float], object]) -> Non
 
 def looks_of(queue: ApiQueue) -> tuple[int, int]:
     """Return how often a waiter was looked at, and how often one went over to another limit."""
-    scheduler = dispatcher_of(queue).limiter._scheduler
+    scheduler = _dispatcher_of(queue).limiter._scheduler
     return scheduler.looks, scheduler.moves
 
 
@@ -302,7 +336,7 @@ def work_of_steps(
 
 def left_over(queue: ApiQueue) -> list[str]:
     """Return what is still there of those who waited, where nobody does any more."""
-    limiter, waiters = dispatcher_of(queue).limiter, waiters_of(queue)
+    limiter, waiters = _dispatcher_of(queue).limiter, waiters_of(queue)
     found = [f"line {name!r}" for name in waiters.lines]
     found += ["a timeout"] * len(timeouts_of(queue))
     found += ["a ticker"] * (ticker_of(queue) is not None)
@@ -343,7 +377,7 @@ def _states_by_key(limiter: Any) -> dict[Hashable, Any]:
 
 def charge_one_limit_only(queue: ApiQueue) -> None:
     """Charge a call that has waited to the first of its limits, and give the others back."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
 
     def give_back(call: Any, now: float) -> None:
         for limit in limiter.states_of(call)[1:]:
@@ -354,7 +388,7 @@ def charge_one_limit_only(queue: ApiQueue) -> None:
 
 def charge_twice_on_regrant(queue: ApiQueue) -> None:
     """Charge the call that gets the place of one that was given back once more."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     refund, pending = limiter._refund, []
 
     def refunding(call: Any) -> None:
@@ -373,7 +407,7 @@ def charge_twice_on_regrant(queue: ApiQueue) -> None:
 
 def forget_refund_of_last_unit(queue: ApiQueue) -> None:
     """Give back all that a call was charged but for the last unit that the queue knows."""
-    dispatcher = dispatcher_of(queue)
+    dispatcher = _dispatcher_of(queue)
     limiter, refund = dispatcher.limiter, dispatcher.limiter._refund
 
     def refunding(call: Any) -> None:
@@ -388,7 +422,7 @@ def forget_refund_of_last_unit(queue: ApiQueue) -> None:
 
 def forget_who_met_full_buckets(queue: ApiQueue) -> None:
     """Give back what calls turn out not to need, whatever has started on top of it."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     apply = limiter.apply
 
     def applying(*statements: Any) -> None:
@@ -402,12 +436,12 @@ def forget_who_met_full_buckets(queue: ApiQueue) -> None:
 
 def count_nothing_as_out(queue: ApiQueue) -> None:
     """Take what a server says remains for what is left, whatever is under way."""
-    server_quotas_of(queue).costs_uncounted = lambda *_: (0, 0)
+    _server_quotas_of(queue).costs_uncounted = lambda *_: (0, 0)
 
 
 def forget_unanswered_ends(queue: ApiQueue) -> None:
     """Take calls that ended without an answer for counted."""
-    quotas = server_quotas_of(queue)
+    quotas = _server_quotas_of(queue)
     cost_out = quotas.cost_out
     quotas.costs_uncounted = lambda _, key, count: (
         cost_out(key, count.unit, with_ended=False),
@@ -417,7 +451,7 @@ def forget_unanswered_ends(queue: ApiQueue) -> None:
 
 def charge_no_bound(queue: ApiQueue) -> None:
     """Take nothing of what starts off what remains."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
 
     def give_back(call: Any, now: float) -> None:
         for limit in limiter.states_of(call):
@@ -429,26 +463,26 @@ def charge_no_bound(queue: ApiQueue) -> None:
 
 def overtake_reservations(queue: ApiQueue) -> None:
     """Let anybody start who has room, whatever an earlier call has reserved."""
-    dispatcher_of(queue).bind()
-    scheduler = dispatcher_of(queue).limiter._scheduler
+    _dispatcher_of(queue).bind()
+    scheduler = _dispatcher_of(queue).limiter._scheduler
     scheduler._is_reserved = lambda *_: False
 
 
 def reserve_nothing(queue: ApiQueue) -> None:
     """Let nobody reserve a limit."""
-    dispatcher_of(queue).bind()
-    scheduler = dispatcher_of(queue).limiter._scheduler
+    _dispatcher_of(queue).bind()
+    scheduler = _dispatcher_of(queue).limiter._scheduler
     scheduler._reserve = lambda *_: None
 
 
 def lose_refunds(queue: ApiQueue) -> None:
     """Let nothing be given back for a slot whose caller was cancelled before it resumed."""
-    dispatcher_of(queue).limiter._refund = lambda _slot: None
+    _dispatcher_of(queue).limiter._refund = lambda _slot: None
 
 
 def ignore_priorities(queue: ApiQueue) -> None:
     """Let every caller wait with the same priority."""
-    dispatcher = dispatcher_of(queue)
+    dispatcher = _dispatcher_of(queue)
     join = dispatcher.join
 
     def joining(slot: Slot, future: asyncio.Future[Slot]) -> None:
@@ -461,7 +495,7 @@ def ignore_priorities(queue: ApiQueue) -> None:
 
 def ignore_lane_limits(queue: ApiQueue) -> None:
     """Let all calls come under the queue's own limits only."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     limiter.find_limits = lambda *_, **__: limiter.own.states
 
 
@@ -470,7 +504,7 @@ def shorten_holds(queue: ApiQueue) -> None:
     throttled = queue.throttled
 
     def replacing(retry_after: float | None = None, *, key: Hashable = None) -> None:
-        dispatcher_of(queue).limiter._held = -math.inf
+        _dispatcher_of(queue).limiter._held = -math.inf
         throttled(retry_after, key=key)
 
     queue.throttled = replacing
@@ -482,12 +516,12 @@ def shorten_holds(queue: ApiQueue) -> None:
 def decisions_of(part: Any) -> Any:
     """Return what users have decided, as a queue or a hub's quota knows it."""
     found = getattr(part, "decisions", None)
-    return dispatcher_of(part).limiter._decisions if found is None else found
+    return _dispatcher_of(part).limiter._decisions if found is None else found
 
 
 def let_all_wait(queue: ApiQueue) -> None:
     """Refuse no time-out at once because of a hold that is known, but let the caller wait."""
-    limiter = dispatcher_of(queue).limiter
+    limiter = _dispatcher_of(queue).limiter
     estimate = limiter.estimate
 
     def estimating(call: Any, now: float, *, alone: bool = False) -> float:
@@ -498,7 +532,7 @@ def let_all_wait(queue: ApiQueue) -> None:
 
 def planner_sizes(queue: ApiQueue) -> dict[str, int]:
     """Return how many entries each of the planner's tables has; those by lane."""
-    planner = dispatcher_of(queue).limiter._planner
+    planner = _dispatcher_of(queue).limiter._planner
     scopes = planner._scopes
     return {
         "grants": len(planner.leases.by_scope),
@@ -512,31 +546,29 @@ def planner_sizes(queue: ApiQueue) -> dict[str, int]:
 
 def leases_of(queue: ApiQueue) -> int:
     """Return how many slots the queue has been granted and not used yet."""
-    return dispatcher_of(queue).limiter._planner.leases.number
+    return _dispatcher_of(queue).limiter._planner.leases.number
 
 
 def expect_late_timers(queue: ApiQueue) -> None:
     """Let a queue on virtual time ask for slots as on a real loop, whose timers may be late."""
-    from aioapiqueue._shared.redis.planner import _TIMER_LAG
-
-    lateness = dispatcher_of(queue).limiter._planner.leases.lateness
+    lateness = _dispatcher_of(queue).limiter._planner.leases.lateness
     usual = lateness.usual
-    lateness.usual = lambda least: usual(max(least, _TIMER_LAG))
+    lateness.usual = lambda least: usual(max(least, 0.005))  # as asyncio's timers may be
 
 
 def messages_of(queue: ApiQueue) -> Collection[object]:
     """Return what is to be sent to the server and has not been."""
-    return dispatcher_of(queue).limiter._session.outbox.waiting
+    return _dispatcher_of(queue).limiter._session.outbox.waiting
 
 
 def own_timers_of(queue: ApiQueue) -> Collection[object]:
     """Return the timers by which permits in use are kept, among others of its session."""
-    return dispatcher_of(queue).limiter._session._timers
+    return _dispatcher_of(queue).limiter._session._timers
 
 
 def before_requests(queue: ApiQueue, heard: Callable[[int], object]) -> None:
     """Call `heard(lanes)` before each request, with the number of lanes that it names."""
-    transport = dispatcher_of(queue).limiter._transport
+    transport = _dispatcher_of(queue).limiter._transport
     send: Callable[[Any], Awaitable[Any]] = transport.send
 
     async def sending(envelope: Any) -> Any:
@@ -562,13 +594,6 @@ def replace_script(monkeypatch: pytest.MonkeyPatch, script: str, sha: str) -> No
 
 
 # Slots.
-
-
-def made_by(maker: str, make: Callable[[], Any]) -> Any:
-    """Make a slot as `map`, or a client that a queue paces, does."""
-    from aioapiqueue._core import double_pacing
-
-    return double_pacing.made_by(maker, make)
 
 
 def slots_around() -> Sequence[int]:
@@ -602,19 +627,12 @@ def stop_waiting(slot: Slot) -> None:
 # Threads.
 
 
-def thread_loop() -> asyncio.AbstractEventLoop:
-    """Return the loop, in a thread of its own, of all queues that threads use."""
-    from aioapiqueue.threads import _loop
-
-    return _loop.background.loop()
-
-
 def let_threads_look(monkeypatch: pytest.MonkeyPatch, *, every: float) -> None:
     """Let threads that wait look every so many seconds whether their loop still runs."""
     from aioapiqueue.threads import _loop, _slot
 
-    for module in (_loop, _slot):
-        monkeypatch.setattr(module, "PATIENCE", every)
+    monkeypatch.setattr(_loop, "PATIENCE", every)
+    monkeypatch.setattr(_slot, "PATIENCE", every)
 
 
 def interrupt_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -635,13 +653,6 @@ def wait_queue(wake: Callable[[], object], **options: Any) -> Any:
     from aioapiqueue._core.wait_queue import WaitQueue
 
     return WaitQueue(wake, **options)
-
-
-def most_stale_entries() -> int:
-    """Return how many entries a heap keeps beyond twice those that count."""
-    from aioapiqueue._core.wait_lists import MANY_STALE
-
-    return MANY_STALE
 
 
 def calls_in_flight(**options: Any) -> Any:
@@ -669,32 +680,19 @@ def server_bound(unit: int, limit: float | None) -> Any:
 
 
 def decisions() -> Any:
-    """Return the module of what users of a quota decide: stamps, and how they are merged."""
-    from aioapiqueue._shared import decisions
+    """Return what users of a quota decide: stamps, and how they are merged."""
+    from aioapiqueue._shared.decisions import Decision, Decisions, Stamp, newest_from
 
-    return decisions
-
-
-def keep_few_limits(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    """Let the earliest limits that were decided be forgotten beyond so many and one."""
-    from aioapiqueue._shared import decisions
-
-    monkeypatch.setattr(decisions, "_MOST", most)
-    monkeypatch.setattr(decisions, "_SLACK", 1)
-
-
-def keep_few_makers(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    """Let makers of decisions be forgotten beyond so many."""
-    from aioapiqueue._shared import decisions
-
-    monkeypatch.setattr(decisions, "_MOST_MAKERS", most)
+    return SimpleNamespace(
+        Decision=Decision, Decisions=Decisions, Stamp=Stamp, newest_from=newest_from
+    )
 
 
 def scopes() -> Any:
-    """Return the module of scopes: the lanes and units that a call's limits count."""
-    from aioapiqueue._shared import limit_table
+    """Return what is said of scopes: the lanes and units that a call's limits count."""
+    from aioapiqueue._shared.limit_table import NO_KEY, NO_LANES, Scope
 
-    return limit_table
+    return SimpleNamespace(NO_KEY=NO_KEY, NO_LANES=NO_LANES, Scope=Scope)
 
 
 def waiting_scopes(host: object) -> Any:
@@ -712,17 +710,19 @@ def clock_of_server() -> Any:
 
 
 def redis_messages() -> Any:
-    """Return the module of the messages to a Redis server."""
-    from aioapiqueue._shared.redis import messages
+    """Return messages to a Redis server, and the settings of what sends them."""
+    from aioapiqueue._shared.redis.messages import Adjust, CostChange, Return, SharedSettings
 
-    return messages
+    return SimpleNamespace(
+        Adjust=Adjust, CostChange=CostChange, Return=Return, SharedSettings=SharedSettings
+    )
 
 
-def redis_codec() -> Any:
-    """Return the module that writes what the script on a Redis server reads."""
-    from aioapiqueue.integrations.redis import _codec
+def redis_codec(*parts: Any, **options: Any) -> Any:
+    """Make what writes what the script on a Redis server reads."""
+    from aioapiqueue.integrations.redis._codec import Codec
 
-    return _codec
+    return Codec(*parts, **options)
 
 
 # The registry.
@@ -735,88 +735,11 @@ def lines_of_keys(text: str) -> Mapping[tuple[str, ...], int]:
     return lines_of(text)
 
 
-def service_names() -> Collection[str]:
-    """Return the names of AWS services that are known without botocore."""
-    from aioapiqueue.registry import _names
-
-    return _names.NAMES
-
-
-def service_ids() -> Mapping[str, str]:
-    """Return the name of each service that is known by another one, too."""
-    from aioapiqueue.registry import _names
-
-    return _names.IDS
-
-
-def operations_of(service: str) -> Collection[str]:
-    """Return the operations of a service that are known without botocore."""
-    from aioapiqueue.registry import _names
-
-    return _names.operations(service)
-
-
 def presets() -> Any:
-    """Return the module that reads published limits."""
-    from aioapiqueue.registry import _published
+    """Return what reads published limits."""
+    from aioapiqueue.registry._published import PRESET_KEYS, scaled
 
-    return _published
-
-
-def read_presets_in(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Have published limits read from files in another folder."""
-    from aioapiqueue.registry import _published
-
-    monkeypatch.setattr(_published, "_FOLDER", folder)
-
-
-def bucket_cost(factor: float) -> Any:
-    """Make the cost of a call in a bucket."""
-    from aioapiqueue.registry import _buckets
-
-    return _buckets.Cost(factor)
-
-
-def bucket_key(name: str) -> str:
-    """Return the key of the calls of a bucket."""
-    from aioapiqueue.registry import _buckets
-
-    return _buckets.bucket_key(name)
-
-
-def units_of_buckets(buckets: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return the unit of each bucket that counts something of its own."""
-    from aioapiqueue.registry import _buckets
-
-    return _buckets.units_of(buckets)
-
-
-def lane_problem(lane: str) -> str | None:
-    """Return what is wrong with a lane of a host; None: nothing."""
-    from aioapiqueue.registry import _hosts
-
-    return _hosts.lane_problem(lane)
-
-
-def lanes_of_request(operation: str, names: Collection[str]) -> Sequence[str]:
-    """Return the lanes of a host that a request comes under."""
-    from aioapiqueue.registry import _hosts
-
-    return _hosts.lanes_of(operation, names)
-
-
-def known_operations(service: str) -> Mapping[str, Collection[str]]:
-    """Return the parameters of each operation of a service, as the botocore installed has them."""
-    from aioapiqueue.registry import _names
-
-    return _names._operations(service)
-
-
-def lookups() -> object:
-    """Return a figure that changes when operations are looked up in botocore's files."""
-    from aioapiqueue.registry import _names
-
-    return _names._operations.cache_info()
+    return SimpleNamespace(PRESET_KEYS=PRESET_KEYS, scaled=scaled)
 
 
 # The hub.
@@ -842,13 +765,6 @@ def open_journal(path: Path) -> Any:
     from aioapiqueue._shared.host_hub.journal import Journal
 
     return Journal(path)
-
-
-def fail_reads_of_journals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no hub read its file, as after an error of the disk."""
-    from aioapiqueue._shared.host_hub.journal import Journal
-
-    monkeypatch.setattr(Journal, "rows", lambda *_: None)
 
 
 def close_file_of(journal: Any) -> None:
@@ -897,18 +813,13 @@ def connect_to_hub(place: HubLocation) -> socket.socket | None:
     return reach.connect(place)
 
 
-def ask_over(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[Any, bytes]:
-    """Send a hub its first line; return the answer, and what has come after it."""
-    from aioapiqueue._shared.host import reach
-
-    return reach.ask(sock, hello)
-
-
 def hub_messages() -> Any:
-    """Return the module of what queues and a hub send each other."""
-    from aioapiqueue._shared.host import messages
+    """Return what queues and a hub send each other."""
+    from aioapiqueue._shared.host.messages import PROTOCOL, Terms, decode, encode, own_version
 
-    return messages
+    return SimpleNamespace(
+        PROTOCOL=PROTOCOL, Terms=Terms, decode=decode, encode=encode, own_version=own_version
+    )
 
 
 def hub_quotas(journal: object = None) -> Any:
@@ -933,10 +844,10 @@ def hub_steps() -> Any:
 
 
 def limits_in_force() -> Any:
-    """Return the module that finds the limits in force from the terms of a quota's queues."""
-    from aioapiqueue._shared.host_hub import limits_in_force
+    """Return what finds the limits in force from the terms of a quota's queues."""
+    from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
 
-    return limits_in_force
+    return SimpleNamespace(QUEUE=QUEUE, LimitsInForce=LimitsInForce)
 
 
 def host_call(slot: Slot) -> Any:
@@ -978,22 +889,6 @@ async def connect_to_first(addresses: Sequence[Any], port: int, dial: Callable[.
     from aioapiqueue.gateway import confinement
 
     return await confinement._connect_to_first(addresses, port, dial)
-
-
-# `run --shared`.
-
-
-def server_check() -> str:
-    """Return the script by which `run --shared` tries what a server allows."""
-    from aioapiqueue.cli.run.shared_server import _CHECK
-
-    return _CHECK
-
-
-async def check_server(shared: Any, client: Any) -> None:
-    """Try on a server all that queues of `run --shared` will do."""
-    shared._client = client
-    await shared._check()
 
 
 # Integrations.
@@ -1041,13 +936,6 @@ def aws_throttle_codes() -> Collection[str]:
     return _aws.THROTTLE_CODES
 
 
-def longest_aws_hold() -> float:
-    """Return the seconds that a response of AWS can make callers wait at most."""
-    from aioapiqueue.integrations import _aws
-
-    return _aws.AWS_MAX_HOLD
-
-
 def malformed_usage() -> type[ValueError]:
     """Return the error of a response that reports an impossible usage."""
     from aioapiqueue.integrations._usage import MalformedUsageError
@@ -1056,10 +944,10 @@ def malformed_usage() -> type[ValueError]:
 
 
 def llm_usage() -> Any:
-    """Return the module that reads the usage in the response of a language model."""
-    from aioapiqueue.integrations.llm import _usage
+    """Return what reads the usage in the response of a language model."""
+    from aioapiqueue.integrations.llm._usage import BodyUsageReader, read_usage
 
-    return _usage
+    return SimpleNamespace(BodyUsageReader=BodyUsageReader, read_usage=read_usage)
 
 
 def token_counter(model: str) -> Callable[[str], float]:
@@ -1074,9 +962,7 @@ def token_counter(model: str) -> Callable[[str], float]:
 
 def import_again() -> None:
     """Do what the import of the package does to Ctrl-C."""
-    from aioapiqueue._core import interrupt
-
-    importlib.reload(interrupt)
+    importlib.reload(importlib.import_module("aioapiqueue._core.interrupt"))
 
 
 def set_time_of_day(
@@ -1085,7 +971,7 @@ def set_time_of_day(
     """Let all queues find the time of day of an instant by `to_wall`, a method of their loop."""
     from aioapiqueue import ApiQueue
 
-    monkeypatch.setattr(type(dispatcher_of(ApiQueue()).loop), "to_wall", to_wall)
+    monkeypatch.setattr(type(_dispatcher_of(ApiQueue()).loop), "to_wall", to_wall)
 
 
 def forget_zones() -> None:
@@ -1096,23 +982,22 @@ def forget_zones() -> None:
 
 
 _PLACES = {
-    "bytes of an answer": "aioapiqueue._shared.host.reach._LONGEST",
     "connections without a password": "aioapiqueue.gateway.server._UNAUTHENTICATED",
+    "folder of presets": "aioapiqueue.registry._published._FOLDER",
     "hook of Node.js": "aioapiqueue.gateway.environment._NODE_HOOK",
     "keys cached for figures": "aioapiqueue._core.figures._KEYS",
-    "keys that were answered": "aioapiqueue._server_quotas.limiter_quotas._MANY_KEYS",
     "kinds of calls counted": "aioapiqueue.hub.calls._MAX_STATS",
     "kinds of calls until queues are dropped": "aioapiqueue.hub.calls._MANY_KINDS",
     "lanes that learn": "aioapiqueue._server_quotas.queue_quotas._MANY_LANES",
     "last seconds of a gateway": "aioapiqueue.gateway.main._LAST_SECONDS",
     "look-up of a name": "aioapiqueue.gateway.confinement._look_up",
+    "makers of decisions": "aioapiqueue._shared.decisions._MOST_MAKERS",
     "name of a boot": "aioapiqueue._shared.host_hub.saved_states._boot",
     "names in a log": "aioapiqueue._shared.host_hub.limits_in_force._FEW",
     "pages of a listing": "aioapiqueue.cli.limits.service_quotas._MAX_PAGES",
     "points of series": "aioapiqueue._recording.series._MAX_POINTS",
-    "recorded changes": "aioapiqueue._recording.changes._MOST",
-    "recorded lanes": "aioapiqueue._recording.queues._MOST_LANES",
-    "recorded queues": "aioapiqueue._recording.queues._MOST_QUEUES",
+    "reads of a journal": "aioapiqueue._shared.host_hub.journal.Journal.rows",
+    "seconds after an interruption": "aioapiqueue.cli.run.program._STILL_RUNNING_SECONDS",
     "seconds for a locked file": "aioapiqueue._shared.host_hub.journal._LOCKED_AT_FIRST",
     "seconds of a check of a server": "aioapiqueue.cli.run.shared_server._CHECK_SECONDS",
     "seconds of a silent client": "aioapiqueue.gateway.server._SILENT_SECONDS",
@@ -1121,7 +1006,6 @@ _PLACES = {
     "seconds until a password": "aioapiqueue.gateway.server._PASSWORD_SECONDS",
     "slack of a verdict": "aioapiqueue.demo.verdict._SLACK",
     "snapshots of a demo": "aioapiqueue.cli.demo._MIN_SNAPSHOTS",
-    "values of a recorded rate": "aioapiqueue._recording.rates._MOST_PAIRS",
 }
 """Where the library keeps what `replace` replaces."""
 
@@ -1137,17 +1021,19 @@ def replace(monkeypatch: pytest.MonkeyPatch, what: str, value: object) -> None:
     monkeypatch.setattr(_PLACES[what], value)
 
 
+def code_to_replace(what: str, value: object) -> str:
+    """Return a line of Python that replaces one of `_PLACES`, for a program that a test runs."""
+    module, _, name = _PLACES[what].rpartition(".")
+    assert hasattr(importlib.import_module(module), name), _PLACES[what]
+    return f"import {module} as module; module.{name} = {value!r}"
+
+
 # Other libraries, where they have no public name for it either.
 
 
 def scheduled_on(loop: asyncio.AbstractEventLoop) -> Collection[asyncio.TimerHandle]:
     """Return the timers of one of asyncio's own loops."""
     return loop._scheduled
-
-
-def timers_kept(loop: VirtualLoop) -> Collection[object]:
-    """Return all timers that a VirtualLoop remembers, also those that were cancelled."""
-    return loop._clock._timers
 
 
 def core_session(session: boto3.Session) -> botocore.session.Session:
@@ -1189,33 +1075,13 @@ def throttle_codes() -> set[str]:
 
 def known_states(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:
     """Return what a queue whose limits a hub keeps knows of them: its own, or those of a lane."""
-    limits = dispatcher_of(queue).limiter._limits
+    limits = _dispatcher_of(queue).limiter._limits
     return limits.states if key is None else limits.lanes.by_key[key].states
 
 
 def host_lateness(queue: ApiQueue) -> float:
     """Return how many seconds late a queue may use what the hub has let go."""
-    return dispatcher_of(queue).limiter._lateness
-
-
-# What the other side states.
-
-
-def learn(queue: ApiQueue, *units: str) -> None:
-    """Have limits of these units learnt, as integrations do."""
-    server_quotas_of(queue).learn(units)
-
-
-def adopt(queue: ApiQueue, slot: Slot, *limits: str) -> None:
-    """Adopt what the answer to a call states, as integrations do."""
-    from aioapiqueue import Rate
-
-    server_quotas_of(queue).adopt(slot, [Rate.parse(one) for one in limits])
-
-
-def answered(queue: ApiQueue, slot: Slot) -> None:
-    """Note that a call has its answer, as integrations do."""
-    dispatcher_of(queue).answered(slot)
+    return _dispatcher_of(queue).limiter._lateness
 
 
 # What is decided of a quota that a server keeps.
@@ -1229,7 +1095,7 @@ def set_clock_apart(queue: ApiQueue, epoch: float, drift: float) -> None:
         epoch: seconds since 1970 at the loop's zero.
         drift: seconds by which it goes ahead of the loop's in each, since the last reply.
     """
-    dispatcher = dispatcher_of(queue)
+    dispatcher = _dispatcher_of(queue)
 
     class Apart(type(dispatcher.loop)):
         def to_wall(self, at: float) -> float:
@@ -1250,7 +1116,7 @@ def decided_by(queue: ApiQueue) -> tuple[dict[Hashable, Any], float, dict[Hashab
     """Return what a queue knows: limits by key, the end of pauses, and of holds by key."""
     from aioapiqueue.spi import statements
 
-    known = dispatcher_of(queue).limiter._known
+    known = _dispatcher_of(queue).limiter._known
     decisions = known._decisions
     holds = {key: known._to_local(until) for key, until in decisions.holds().items()}
     return decisions.limits(statements.SetLimits), known._to_local(decisions.paused_until), holds
@@ -1258,6 +1124,6 @@ def decided_by(queue: ApiQueue) -> tuple[dict[Hashable, Any], float, dict[Hashab
 
 def held_by(queue: ApiQueue, key: Hashable) -> float:
     """Return until when a queue starts nothing of a key; None: nothing at all."""
-    planner = dispatcher_of(queue).limiter._planner
+    planner = _dispatcher_of(queue).limiter._planner
     statuses = planner.statuses
     return float(statuses.lane(key).held_until)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 
-from aioapiqueue import ApiQueue
+from aioapiqueue import ApiQueue, Rate
 from aioapiqueue.integrations.redis import SharedSchedule
-from tests.helpers import introspect
+from aioapiqueue.spi import Reporter
 
 if TYPE_CHECKING:
     from aioapiqueue import Slot
@@ -24,11 +24,8 @@ if TYPE_CHECKING:
 
 def hear(queue: ApiQueue, slot: Slot, answer: dict[str, float]) -> None:
     """Do with an answer what an integration does."""
-    introspect.adopt(
-        queue,
-        slot,
-        f"{answer['limit']:g} tokens per {answer['period']:g}s burst {answer['limit']:g}",
-    )
+    text = f"{answer['limit']:g} tokens per {answer['period']:g}s burst {answer['limit']:g}"
+    Reporter(queue).adopt(slot, [Rate.parse(text)])
     slot.sync(answer["remaining"], unit="tokens", reset=answer["reset"], limit=answer["limit"])
 
 
@@ -38,7 +35,7 @@ async def main(settings: dict[str, Any]) -> None:
     draw = random.Random(settings["number"])
     schedule = SharedSchedule(client, settings["name"], timeout=30)
     queue = ApiQueue(lanes={"*": ()}, schedule=schedule)
-    introspect.learn(queue, "tokens")
+    Reporter(queue).learn(["tokens"])
 
     async def caller() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", settings["port"])

@@ -8,9 +8,10 @@ import botocore
 from botocore.loaders import create_loader
 
 from aioapiqueue.registry.presets import operations
-from tests.helpers import introspect
+from aioapiqueue.registry.presets.services import SERVICES
 
-NAMES = introspect.service_names()
+NAMES = frozenset(entry.partition("=")[0] for entry in SERVICES.split())
+"""The services that the package knows."""
 
 
 def _numbers(version: str) -> list[int]:
@@ -24,3 +25,8 @@ OLDER = _numbers(botocore.__version__) < _numbers(LOCKED)
 INSTALLED = frozenset(create_loader().list_available_services("service-2"))
 UNLISTED = INSTALLED - NAMES
 """The services that only it has: new ones, or those of an older botocore that AWS has closed."""
+
+
+def operations_of(service: str) -> list[str]:
+    """Return the operations of a service, in the botocore that is installed."""
+    return sorted(create_loader().load_service_model(service, "service-2")["operations"])

@@ -11,7 +11,6 @@ from tests.helpers import introspect
 from tests.helpers.servers import fresh_name
 
 scopes = introspect.scopes()
-codecs = introspect.redis_codec()
 wire = introspect.redis_messages()
 
 EPOCH = 1_700_000_000_000_000
@@ -53,7 +52,9 @@ class Script:
         self.sender = fresh_name()
         settings = wire.SharedSettings(self.name, ahead=0, timeout=1, lease=10, fallback=None)
         self.units = cost_units.Units()
-        self.codec = codecs.Codec(settings, catch_up=0, adaptive=adaptive, units=self.units)
+        self.codec = introspect.redis_codec(
+            settings, catch_up=0, adaptive=adaptive, units=self.units
+        )
         self.revision = self.decided_at = 0
         self.position = self.lane_position = self.ask_at = 0
         self.short_of_permits = False

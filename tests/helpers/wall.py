@@ -16,7 +16,6 @@ from typing import NamedTuple
 import aioapiqueue
 
 ROOT = Path(aioapiqueue.__file__).parent
-TESTS = Path(__file__).parents[1]
 APART = ROOT / "hub" / "bootstrap"  # runs in other programs, without aioapiqueue
 PACKAGE = "aioapiqueue"
 CORE = ("exceptions", "_limits", "_core")
@@ -330,53 +329,6 @@ def unused_names(sources: Sources, modules: Collection[str]) -> list[str]:
 def is_private(name: str) -> bool:
     """Return whether a name has an underscore, and is not one of Python's own."""
     return len(name) > 1 and name.startswith("_") and not name.endswith("__")
-
-
-# Private names in tests.
-
-DOORS = {f"{PACKAGE}.{room}" for room in ("_recording", "_server_quotas", "_shared")}
-"""Packages with an underscore that are doors: tests may import what their `__all__` lists."""
-_NAMED = re.compile(
-    rf"from ({PACKAGE}[\w.]*) import (\([^)]*\)|[^\n;\"']*)|\b({PACKAGE}(?:\.\w+)+)"
-)
-"""An import of names from a module, or a name with dots."""
-_SET = re.compile(r"""setattr\(\s*[\w.]+,\s*["'](_\w+)""")
-
-
-def tests() -> Sources:
-    """Return the source of each file of tests, by its path from the folder "tests".
-
-    The mutants are left out: they change the source of private modules, which they name.
-    """
-    files = sorted(TESTS.rglob("*.py"))
-    found = {file.relative_to(TESTS).as_posix(): file.read_text("utf-8") for file in files}
-    return {name: source for name, source in found.items() if not name.startswith("mutants/")}
-
-
-def private_names(source: str) -> set[str]:
-    """Return the private names of the library that a test file has, with their modules.
-
-    A name is private if it, or its module, has an underscore. It counts wherever it stands: in an
-    import, in a string, as `monkeypatch.setattr` takes it, or in a program that a test runs. A
-    private module that is imported counts as one name, whatever the file reads of it.
-    """
-    found = set()
-    for module, names, dotted in _NAMED.findall(source):
-        each = [one.split() for one in names.strip("()").split(",")]
-        found |= {f"{module}.{words[0]}" for words in each if words} or {dotted}
-    return {name for name in found if not _is_allowed(name)}
-
-
-def set_privately(source: str) -> list[str]:
-    """Return the private names that a test file sets on an object, a module for instance."""
-    return _SET.findall(source)
-
-
-def _is_allowed(name: str) -> bool:
-    module, _, last = name.rpartition(".")
-    if name in DOORS or not any(map(is_private, name.split("."))):
-        return True
-    return module in DOORS and last in exports(library()[_short(module)])
 
 
 # Files.

@@ -264,11 +264,11 @@ async def test_refusal_races_the_question(bench, monkeypatch):
     monkeypatch.setattr("aioapiqueue.hub.protocol.MAX_CONNECTIONS_PER_PROCESS", 1)
     source = """
         from _aioapiqueue import HubWire
-        connect = HubWire._connect
-        def slow(self):
-            connect(self)
+        connect = HubWire.__init__
+        def slow(*arguments, **options):
+            connect(*arguments, **options)
             time.sleep(0.2)
-        HubWire._connect = slow
+        HubWire.__init__ = slow
         work(1)
     """
     async with bench.hub({}) as hub:

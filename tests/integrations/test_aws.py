@@ -16,7 +16,7 @@ from aioapiqueue.integrations.spi import account_of, hold_of, is_throttle
 from tests.helpers import introspect
 from tests.helpers.lazily import lazily
 
-AWS_MAX_HOLD = introspect.longest_aws_hold()
+AWS_MAX_HOLD = 300.0
 THROTTLE_CODES = introspect.aws_throttle_codes()
 
 moto = lazily("moto.iam.utils")

@@ -13,7 +13,6 @@ from aioapiqueue.hub.records import Kind, ProcessLoad
 from aioapiqueue.registry import Bucket, Registry, ServiceLimits
 from aioapiqueue.testing import VirtualLoop
 from aioapiqueue.threads import blocking
-from tests.helpers import introspect
 from tests.helpers.instants import now
 
 RUN = """
@@ -64,6 +63,15 @@ def test_quota_of_two_units():
         Registry.parse(text)
 
 
+LIMITS = """
+[ec2.buckets.b]
+operations = ["RunInstances"]
+rate = "1/s"
+cost = {RunInstances = 2}
+"""
+TWO = Registry.parse(LIMITS).services["ec2"].buckets["b"].cost
+
+
 @pytest.mark.parametrize(
     ("bucket", "problem"),
     [
@@ -72,7 +80,7 @@ def test_quota_of_two_units():
         (Bucket(("Run*",), (Rate(1),), per_operation=True),
          "with each = true, write full names, not 'Run*'"),
         (Bucket(("RunInstances",), (Rate(1),), per_operation=True,
-                cost={"RunInstances": introspect.bucket_cost(2)}),
+                cost=TWO),
          "a bucket with each = true cannot have a cost"),
     ],
 )  # fmt: skip

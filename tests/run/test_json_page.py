@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import re
@@ -21,6 +22,7 @@ from aioapiqueue.gateway.counts import GatewayCounts
 from aioapiqueue.hub import OTHERS, CallStats
 from aioapiqueue.registry import Registry
 from tests.helpers.plans import plan_of
+from tests.helpers.shared_client import open_without_server
 
 pytestmark = [
     pytest.mark.real,
@@ -126,7 +128,7 @@ def synthetic():
     registry = Registry.from_options(["ec2=1/s"])
     shared = Shared(read_address("redis://localhost"), None)
     queue = SimpleNamespace(stats=SimpleNamespace(asks=1, faults=0, fault=""))
-    shared._registry = SimpleNamespace(queues={"ec2": queue})  # noqa: SLF001 - no server is asked
+    asyncio.run(open_without_server(shared, SimpleNamespace(queues={"ec2": queue})))
     outcome.shared = shared.as_json()
     outcome.gateway = GatewayCounts().as_json()
     delay = {"queue": "ec2", "lane": "", "limit": "1/s", "whose": "scout (7)"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import functools
 import itertools
 import json
 import os
@@ -34,10 +33,14 @@ pytestmark = [
 @pytest.fixture
 def short_steps(monkeypatch):
     """Give time series steps of a tenth of a second, instead of one second; return that."""
-    step = 0.1
-    short = functools.partial(TimeSeries, step=step)
-    monkeypatch.setattr("aioapiqueue.cli.run.recorder.TimeSeries", short)
-    return step
+
+    class Short(TimeSeries):
+        def __init__(self, fields, *, began):
+            super().__init__(fields, began=began)
+            self.step = 0.1
+
+    monkeypatch.setattr("aioapiqueue.cli.run.recorder.TimeSeries", Short)
+    return 0.1
 
 
 def test_threads_and_children_share_one_limit(run, aws, python, tmp_path, stalls):

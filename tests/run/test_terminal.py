@@ -13,6 +13,7 @@ if os.name != "posix":
     pytest.skip("needs pseudo-terminals", allow_module_level=True)
 
 from aioapiqueue.cli.run.progress import fit
+from tests.helpers import introspect
 from tests.helpers.servers import Server
 from tests.helpers.terminal import Terminal
 
@@ -230,7 +231,7 @@ def test_ctrl_c_shows_what_is_awaited(terminal, run, python, tmp_path):
     """)
     told = tmp_path / "told"
     options = ("--limit", "ec2=20/s", "--", python, program, told)
-    soon = "from aioapiqueue.cli.run import program; program._STILL_RUNNING_SECONDS = 0.3"
+    soon = introspect.code_to_replace("seconds after an interruption", 0.3)
     screen = terminal(*options, under_shell=True, before=soon)
     screen.until(lambda: "ready" in screen.rows)
     screen.type("\x03")

@@ -8,11 +8,11 @@ import time
 import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window
-from aioapiqueue.spi import Reporter, algorithms, limit_types
+from aioapiqueue.spi import QueueReader, Reporter, algorithms, limit_types
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
 from tests.helpers.instants import exactly, line_up, now, released, use
-from tests.helpers.introspect import bounds_of, dispatcher_of, lanes_of, left_over
+from tests.helpers.introspect import bounds_of, lanes_of, left_over
 from tests.helpers.learning import answer, free_at_once, learning, learnt
 
 # One at a time, until the first answer.
@@ -74,7 +74,7 @@ async def test_answer_without_limits_opens_too():
     queue = learning(lanes={"*": ()})
     first = await queue.enqueue(key="a")
     assert free_at_once(queue, key="a") == 0
-    dispatcher_of(queue).answered(first)
+    Reporter(queue).answered(first)
     Reporter(queue).adopt(first, [])
     assert free_at_once(queue, key="a") == 3
     assert queue.stats.learnt == {}
@@ -191,11 +191,11 @@ async def test_only_units_that_are_free():
     answer(queue, first, calls=7, pages=8, tokens=9)
     assert learnt(queue) == {"a1": "9 tokens/min burst 9"}
     assert queue.limits == (Rate(10),)
-    assert dispatcher_of(queue).limiter.limits_of("a1") == (
+    assert QueueReader(queue).limits_of("a1") == (
         Rate(500, burst=9, unit="pages"),
         *queue.stats.learnt["a1"],
     )
-    assert dispatcher_of(queue).limiter.limits_of("a2") == (Rate(500, burst=9, unit="pages"),)
+    assert QueueReader(queue).limits_of("a2") == (Rate(500, burst=9, unit="pages"),)
 
 
 async def test_change_is_followed():
@@ -219,9 +219,9 @@ async def test_same_answer_changes_nothing():
     queue = learning(lanes={"*": ()})
     slot = await queue.enqueue(key="a")
     answer(queue, slot, tokens=10)
-    before = dispatcher_of(queue).limiter.limits_of("a")
+    before = QueueReader(queue).limits_of("a")
     answer(queue, slot, tokens=10)
-    assert dispatcher_of(queue).limiter.limits_of("a") == before == queue.stats.learnt["a"]
+    assert QueueReader(queue).limits_of("a") == before == queue.stats.learnt["a"]
 
 
 async def test_unstated_cost_is_no_error():
@@ -273,7 +273,7 @@ async def test_user_s_limits_replace_learnt():
     assert free_at_once(queue, key="a") == 2
     answer(queue, await queue.enqueue(key="a"), calls=10, remaining=10)
     assert learnt(queue) == {}
-    assert dispatcher_of(queue).limiter.limits_of("a") == (Window(4, 1),)
+    assert QueueReader(queue).limits_of("a") == (Window(4, 1),)
 
 
 async def test_several_keys_learn_the_first():
@@ -299,21 +299,20 @@ async def test_thousands_of_lanes(monkeypatch, lanes):
     assert free_at_once(queue, key=lanes + 51) == 3
 
 
-async def test_oldest_answers_are_forgotten(monkeypatch):
+async def test_oldest_answers_are_forgotten():
     """Of more than 10,000 keys that were answered, the oldest begin with one call at a time again.
 
     That is once their lanes, at rest, have been forgotten, too.
     """
-    introspect.replace(monkeypatch, "keys that were answered", 11)
     queue = learning(lanes={"*": ()})
-    for number in range(20):
+    for number in range(10_009):
         with queue.try_slot(key=number) as slot:
-            dispatcher_of(queue).answered(slot)
+            Reporter(queue).answered(slot)
     await asyncio.sleep(10)
-    for _ in range(20):  # a few are forgotten at each call
-        queue.try_slot(key=19).release()
+    for _ in range(10_009):  # a few are forgotten at each call
+        queue.try_slot(key=10_008).release()
     assert queue.stats.lanes_in_memory == 1
-    assert [free_at_once(queue, key=number) for number in (0, 9, 10, 19)] == [1, 1, 3, 3]
+    assert [free_at_once(queue, key=number) for number in (0, 9, 10, 10_008)] == [1, 1, 3, 3]
 
 
 async def test_time_per_lane_does_not_grow():
@@ -407,7 +406,7 @@ async def test_first_into_a_window_learns_nothing():
     first = queue.enqueue(key="a")
     tasks = line_up(queue, starts, 3, key="a")
     await asyncio.sleep(61)
-    dispatcher_of(queue).answered(first.result())
+    Reporter(queue).answered(first.result())
     await asyncio.gather(*tasks)
     assert starts == exactly([61] * 3)
     first.result().release()
@@ -454,10 +453,10 @@ async def test_other_answer_does_not_open_a_window():
     tasks = line_up(queue, starts, 3, cost={"tokens": 1})
     await asyncio.sleep(61)
     with queue.try_slot() as other:
-        dispatcher_of(queue).answered(other)
+        Reporter(queue).answered(other)
     await asyncio.sleep(1)
     assert starts == []
-    dispatcher_of(queue).answered(first.result())
+    Reporter(queue).answered(first.result())
     await asyncio.gather(*tasks)
     assert starts == exactly([62] * 3)
     first.result().release()
@@ -676,8 +675,8 @@ async def test_turns_while_lanes_change():
 async def test_repr_counts_lanes_that_learnt():
     """It says of how many lanes the limits are learnt, beside the queue's own."""
     queue = ApiQueue(lanes={"a": "100/s", "b": "100/s"})
-    introspect.learn(queue, "tokens")
+    Reporter(queue).learn(["tokens"])
     for key, lanes in (("a", "1 lane"), ("b", "2 lanes")):
         async with queue.slot(key=key, cost={"tokens": 1}) as slot:
-            introspect.adopt(queue, slot, "50 tokens/s burst 50")
+            Reporter(queue).adopt(slot, [Rate.parse("50 tokens/s burst 50")])
         assert f"unlimited (learnt limits: {lanes}): open" in repr(queue)

@@ -8,8 +8,9 @@ import math
 import pytest
 
 from aioapiqueue import ApiQueue, Calendar, Rate, Window
+from aioapiqueue.spi import Reporter
 from tests.helpers.instants import exactly, free, line_up, released
-from tests.helpers.introspect import bounds_of, dispatcher_of
+from tests.helpers.introspect import bounds_of
 
 PLENTY = "1000/s burst 1000"
 
@@ -303,7 +304,7 @@ async def test_settled_after_its_answer(key):
     answered, unanswered, told_nothing = calls
     answered.sync(100 + 2 * 80, unit="tokens", reset=60)
     await asyncio.sleep(1)
-    dispatcher_of(queue).answered(told_nothing)
+    Reporter(queue).answered(told_nothing)
     for call in calls:
         call.settle({"tokens": 5})
     ask = {"key": key, "cost": {"tokens": 100 + 2 * 75}}

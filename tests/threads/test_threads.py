@@ -21,6 +21,7 @@ from aioapiqueue import (
     WouldWait,
     rate_limited,
 )
+from aioapiqueue.spi import ThreadAccess
 from aioapiqueue.threads import Blocking, BlockingSlot, blocking
 from tests.helpers import introspect
 from tests.helpers.lazily import lazily
@@ -583,7 +584,7 @@ def test_all_queues_share_one_idle_thread():
                 pass
     assert threading.active_count() <= before + 1
     assert all(map(settled, queues))
-    loop = introspect.thread_loop()
+    loop = ThreadAccess(queues[0]).loop
     wait_until(lambda: not introspect.scheduled_on(loop) and not asyncio.all_tasks(loop))
 
 

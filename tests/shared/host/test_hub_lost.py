@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from aioapiqueue import Adaptive, ApiQueue, QueueClosed, SharedError
-from tests.helpers import introspect
+from aioapiqueue import Adaptive, ApiQueue, QueueClosed, Rate, SharedError
+from aioapiqueue.spi import Reporter
 from tests.helpers.virtual_hub import VirtualHub
 
 
@@ -536,11 +536,11 @@ async def test_set_rate_replaces_learnt_limits():
     hub = VirtualHub()
     queues = [ApiQueue("100/s", schedule=hub.schedule("crm")) for _ in range(2)]
     first, second = queues
-    introspect.learn(first, "tokens")
+    Reporter(first).learn(["tokens"])
     slot = await first.enqueue()
     waiting = [second.enqueue()]  # for the first answer, so that they need a hub
     for set_first in (True, False):
-        introspect.adopt(first, slot, "600 tokens/min burst 600")
+        Reporter(first).adopt(slot, [Rate.parse("600 tokens/min burst 600")])
         await asyncio.sleep(1)
         if set_first:
             assert len(second.limits) == 2

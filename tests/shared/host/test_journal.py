@@ -316,7 +316,7 @@ async def test_file_that_cannot_be_read_is_read_again(open_journal, monkeypatch)
     hub = VirtualHub(open_journal)
     queue = ApiQueue("10/h burst 10", schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 20, 1)) == 10
-    introspect.fail_reads_of_journals(monkeypatch)
+    introspect.replace(monkeypatch, "reads of a journal", lambda *_: None)
     queue.set_rate("10 in any 1h")
     assert await starts_of(queue, 1, 1) == []
     monkeypatch.undo()

@@ -3,24 +3,27 @@
 import re
 
 import pytest
-import redis.exceptions
 
-from aioapiqueue.cli.run.shared_address import connected, read_address
+from aioapiqueue import Registry
+from aioapiqueue.cli.run.errors import NotStarted
+from aioapiqueue.cli.run.shared_address import read_address
 from aioapiqueue.cli.run.shared_server import Shared
 from tests.helpers import introspect
 from tests.helpers.servers import Server
+from tests.helpers.shared_client import open_without_server
 
 CALLS = re.compile(r"redis\.call\('(\w+)'")
 PASSWORD = "sesame-open"  # noqa: S105 - of servers that live for a second
 
 
-def test_check_tries_each_script_command():
+async def test_check_tries_each_script_command():
     """It tries every command of the script.
 
     One that is forbidden would be found by the first call of the program.
     """
     script, _ = introspect.redis_script()
-    assert set(CALLS.findall(introspect.server_check())) == set(CALLS.findall(script))
+    (check,) = await open_without_server(Shared(read_address("redis://localhost")), Registry({}))
+    assert set(CALLS.findall(check)) == set(CALLS.findall(script))
 
 
 @pytest.mark.real
@@ -33,10 +36,11 @@ async def test_user_lacking_a_command_is_found(missing):
     with Server(users={"app": (PASSWORD, f"~{{aioapiqueue:* +@all -{missing}")}) as server:
         address = read_address(f"redis://app:{PASSWORD}@127.0.0.1:{server.port}/0")
         shared = Shared(address)
-        async with connected(address) as client:
-            with pytest.raises(redis.exceptions.ResponseError, match=missing):
-                await introspect.check_server(shared, client)
-            server.sync().execute_command("ACL", "SETUSER", "app", f"+{missing}")
-            await introspect.check_server(shared, client)
+        with pytest.raises(NotStarted, match=missing):
+            async with shared.open(Registry({}), print):
+                pass
+        server.sync().execute_command("ACL", "SETUSER", "app", f"+{missing}")
+        async with shared.open(Registry({}), print):
+            pass
         (key,) = server.sync().keys()
         assert 0 < server.sync().pttl(key) <= 1000

@@ -9,8 +9,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, Rate
 from aioapiqueue.integrations.redis import SharedSchedule
-from aioapiqueue.spi import limit_types
-from tests.helpers import introspect
+from aioapiqueue.spi import Reporter, limit_types
 from tests.helpers.instants import now
 from tests.helpers.virtual_client import VirtualClient
 from tests.shared.redis.test_server_bound import POLL, Waiting, fleet, started, take
@@ -29,14 +28,14 @@ COST = {"tokens": 10}
 def learning(*queues: ApiQueue) -> None:
     """Have these learn a limit of tokens."""
     for queue in queues:
-        introspect.learn(queue, "tokens")
+        Reporter(queue).learn(["tokens"])
 
 
 def answer(queue: ApiQueue, slot: Slot, *limits: str) -> None:
     """Let a call have its answer, with these limits."""
-    introspect.answered(queue, slot)
+    Reporter(queue).answered(slot)
     if limits:
-        introspect.adopt(queue, slot, *limits)
+        Reporter(queue).adopt(slot, [Rate.parse(one) for one in limits])
 
 
 async def test_learnt_limits_are_for_all(valkey, name):
