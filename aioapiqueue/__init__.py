@@ -7,7 +7,7 @@ from aioapiqueue._core.decorator import rate_limited
 from aioapiqueue._core.queue import ApiQueue
 from aioapiqueue._core.quota_policy import policy as _quota_policy
 from aioapiqueue._core.slot import Slot
-from aioapiqueue._limits.rates import Calendar, Concurrency, Limit, Rate, Window
+from aioapiqueue._limits.limit_types import Calendar, Concurrency, Limit, Rate, Window
 from aioapiqueue.exceptions import (
     ApiQueueError,
     LimitsError,

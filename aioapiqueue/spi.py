@@ -6,27 +6,29 @@ tests/test_architecture.py limits the number of names, and checks that each is u
 
 from __future__ import annotations
 
-from aioapiqueue._core import events, quota_policy, statements
-from aioapiqueue._core import limiter as seam
-from aioapiqueue._core import loop as loops
-from aioapiqueue._core import order as orders
+from aioapiqueue._core import events, loops, orders, quota_policy, seam, statements
 from aioapiqueue._core.access import QueueReader, Reporter, ThreadAccess, ThreadControls
 from aioapiqueue._core.dispatcher import Dispatcher
 from aioapiqueue._core.followers import Follower
-from aioapiqueue._core.limiter import Host
 from aioapiqueue._core.local_limiter import LocalLimiter
 from aioapiqueue._core.queue import Observers
+from aioapiqueue._core.seam import Host
 from aioapiqueue._core.slot import Call, DetailedCall
 from aioapiqueue._core.wait_lists import Ranked
 from aioapiqueue._core.wait_queue import Line
-from aioapiqueue._limits import algorithms, checks, grammar, windows
-from aioapiqueue._limits import lanes as lane_states
-from aioapiqueue._limits import rates as limit_types
-from aioapiqueue._limits import units as cost_units
+from aioapiqueue._limits import (
+    algorithms,
+    checks,
+    cost_units,
+    grammar,
+    lane_states,
+    limit_types,
+    windows,
+)
+from aioapiqueue._limits.cost_units import Cost
 from aioapiqueue._limits.grammar import CALLS
 from aioapiqueue._limits.printable import printable
 from aioapiqueue._limits.state_maker import AdaptivePolicy
-from aioapiqueue._limits.units import Cost
 
 __all__ = [  # noqa: RUF022 - in groups
     # Limits and costs: their types and texts, and checks of arguments.

@@ -48,7 +48,7 @@ RULES = {
         wall.upward,
         {"_core.queue": "from aioapiqueue._server_quotas import ServerQuotas"},
         {"adaptive": "def late():\n from aioapiqueue.registry import Registry"},
-        {"_limits.rates": "from aioapiqueue import _core"},
+        {"_limits.limit_types": "from aioapiqueue import _core"},
         {"_recording.series": "import aioapiqueue.cli"},
         {"_core.queue": "import_module('aioapiqueue.hub')", "hub": ""},
         {"_core.queue": "import aioapiqueue._core\naioapiqueue.hub.Hub", "_core": "", "hub": ""},
@@ -60,7 +60,7 @@ RULES = {
     ),
     "doors": (
         wall.past_doors,
-        {"adaptive": "from aioapiqueue._limits.rates import Rate"},
+        {"adaptive": "from aioapiqueue._limits.limit_types import Rate"},
         {"threads": "from aioapiqueue._core import queue"},
         {"cli.app": "from aioapiqueue.registry._names import NAMES"},
         {"cli.app": "from aioapiqueue.registry import _names", "registry._names": ""},

@@ -61,7 +61,7 @@ def test_attribute_is_found(source):
         "import aioapiqueue._core.queue",
         "import aioapiqueue._core.queue as q, json",
         "from aioapiqueue import ApiQueue, _core",
-        "from aioapiqueue._limits.rates import Rate",
+        "from aioapiqueue._limits.limit_types import Rate",
         "from aioapiqueue._shared import decisions",
         "from aioapiqueue.registry import _names",
         "from aioapiqueue . _core import queue",

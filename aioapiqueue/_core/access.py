@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from aioapiqueue._core.dispatcher import Dispatcher
     from aioapiqueue._core.double_pacing import WatchedSlot
-    from aioapiqueue._core.limiter import LimiterStats
     from aioapiqueue._core.observers import Observer
     from aioapiqueue._core.queue import ApiQueue
+    from aioapiqueue._core.seam import LimiterStats
     from aioapiqueue._core.slot import Call, Slot
     from aioapiqueue._core.stats import Stats
-    from aioapiqueue._limits.rates import Limit, Rate
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue._limits.cost_units import Cost
+    from aioapiqueue._limits.limit_types import Limit, Rate
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -6,14 +6,14 @@ import inspect
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._core.loop import report_error
+from aioapiqueue._core.loops import report_error
 from aioapiqueue._core.slot import keys_of
 from aioapiqueue._limits.checks import is_coroutine_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue._limits.cost_units import Cost
 
 _PACED_BY = "__rate_limited_by__"
 """Attribute of a decorated function: the queues that pace it, or the functions that find them."""

@@ -15,14 +15,14 @@ from aioapiqueue._core.slot import keys_of
 from aioapiqueue._core.statements import Pause, Resume
 from aioapiqueue._limits.checks import LONGEST, check_count, positive
 from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.rates import as_limits
+from aioapiqueue._limits.limit_types import as_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from aioapiqueue._core.dispatcher import Dispatcher
-    from aioapiqueue._limits.rates import Limit
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue._limits.cost_units import Cost
+    from aioapiqueue._limits.limit_types import Limit
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Sequence
     from contextlib import AbstractContextManager
 
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue._limits.cost_units import Cost
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -21,7 +21,7 @@ from aioapiqueue._core.followers import Follower, Followers
 from aioapiqueue._core.labels import log_loss, queue_text
 from aioapiqueue._core.limit_changes import declare_units, note_remote_limits
 from aioapiqueue._core.local_limiter import LocalLimiter
-from aioapiqueue._core.loop import BoundLoop, loop_of_this_thread, running_loop
+from aioapiqueue._core.loops import BoundLoop, loop_of_this_thread, running_loop
 from aioapiqueue._core.nesting import Nesting, tracking
 from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.slot import GRANTED, HELD, LEFT, WAITING, Call, SlotFuture
@@ -29,7 +29,7 @@ from aioapiqueue._core.statements import Hold, ServerCount, Settled, Throttled
 from aioapiqueue._core.timers import Ticker, Timeouts
 from aioapiqueue._core.unknown_keys import UnknownKeys
 from aioapiqueue._core.wait_queue import WaitQueue
-from aioapiqueue._limits.units import ONE_CALL, LateCosts, Units
+from aioapiqueue._limits.cost_units import ONE_CALL, LateCosts, Units
 from aioapiqueue.exceptions import QueueClosed, QueueFull
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, SupportsIndex
 
     from aioapiqueue._core.events import EventKind
-    from aioapiqueue._core.limiter import Limiter, LimiterFactory, LimitSettings
     from aioapiqueue._core.observers import Notifier, Observer
-    from aioapiqueue._core.order import Order
+    from aioapiqueue._core.orders import Order
     from aioapiqueue._core.quota_policy import QueueQuotas
+    from aioapiqueue._core.seam import Limiter, LimiterFactory, LimitSettings
     from aioapiqueue._core.stats import Stats
-    from aioapiqueue._limits.rates import Limit
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue._limits.cost_units import Cost
+    from aioapiqueue._limits.limit_types import Limit
 
 
 class Dispatcher:

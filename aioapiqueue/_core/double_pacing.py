@@ -26,15 +26,15 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Literal, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from aioapiqueue._core.unknown_keys import warn_user
-from aioapiqueue._limits.rates import unit_of
-from aioapiqueue._limits.units import is_stated
+from aioapiqueue._limits.cost_units import is_stated
+from aioapiqueue._limits.limit_types import unit_of
 from aioapiqueue.exceptions import NestedSlotWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-    from aioapiqueue._core.limiter import Core
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._core.seam import Core
+    from aioapiqueue._limits.limit_types import Limit
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.limit_types import Limit
 
 __all__ = ["EventKind", "Outcome"]
 

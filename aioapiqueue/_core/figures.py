@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._core.followers import Follower
 from aioapiqueue._core.slot import GRANTED
-from aioapiqueue._limits.lanes import find_patterns, fits
-from aioapiqueue._limits.units import ONE_CALL, CostTotals
+from aioapiqueue._limits.cost_units import ONE_CALL, CostTotals
+from aioapiqueue._limits.lane_states import find_patterns, fits
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Sequence
 
     from aioapiqueue._core.events import EventKind
-    from aioapiqueue._core.limiter import Core
+    from aioapiqueue._core.seam import Core
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.stats import LaneTable, Stats
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.rates import LearntRate
+from aioapiqueue._limits.limit_types import LearntRate
 
 if TYPE_CHECKING:
-    from aioapiqueue._core.limiter import Core
+    from aioapiqueue._core.seam import Core
     from aioapiqueue._core.stats import Stats
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.limit_types import Limit
 
 _LOG = logging.getLogger("aioapiqueue")
 

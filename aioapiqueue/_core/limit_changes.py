@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from aioapiqueue._core.figures import LaneFigures
 from aioapiqueue._core.quota_policy import QuotaHost
 from aioapiqueue._core.statements import SetLimits
-from aioapiqueue._limits.rates import Concurrency, LearntRate
+from aioapiqueue._limits.limit_types import Concurrency, LearntRate
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from aioapiqueue._core.nesting import Nesting
     from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.slot import Call
-    from aioapiqueue._limits.rates import Limit
-    from aioapiqueue._limits.units import Units
+    from aioapiqueue._limits.cost_units import Units
+    from aioapiqueue._limits.limit_types import Limit
 
 
 class LimitsHost(QuotaHost, Protocol):

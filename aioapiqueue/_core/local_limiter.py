@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aioapiqueue._core.limiter import LimiterStats, LimiterTraits
 from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.resorting import Sorter
+from aioapiqueue._core.seam import LimiterStats, LimiterTraits
 from aioapiqueue._core.slot import Call, DetailedCall
 from aioapiqueue._core.slow_downs import SlowDownRounds
 from aioapiqueue._core.statements import Hold, Pause, Resume, SetLimits, Settled, Throttled
@@ -22,23 +22,23 @@ from aioapiqueue._limits.algorithms import (
     consume_two_full_buckets,
     default_step,
 )
-from aioapiqueue._limits.lanes import Lanes, check_costs, limits_charged_by
+from aioapiqueue._limits.cost_units import ONE_CALL, UNSTATED, LateCosts, is_stated
+from aioapiqueue._limits.lane_states import Lanes, check_costs, limits_charged_by
 from aioapiqueue._limits.limit_state import LimitState
+from aioapiqueue._limits.limit_types import PERMITS, Concurrency
 from aioapiqueue._limits.own_limits import OwnLimits
-from aioapiqueue._limits.rates import PERMITS, Concurrency
-from aioapiqueue._limits.units import ONE_CALL, UNSTATED, LateCosts, is_stated
 from aioapiqueue._limits.windows import Permits, QueuePermits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
-    from aioapiqueue._core.limiter import FastAcquire, Host, LimitSettings
     from aioapiqueue._core.quota_policy import LimiterQuotas
+    from aioapiqueue._core.seam import FastAcquire, Host, LimitSettings
     from aioapiqueue._core.statements import Statement
     from aioapiqueue._core.wait_queue import Line
-    from aioapiqueue._limits.lanes import Lane
-    from aioapiqueue._limits.rates import Limit
-    from aioapiqueue._limits.units import CostTotals
+    from aioapiqueue._limits.cost_units import CostTotals
+    from aioapiqueue._limits.lane_states import Lane
+    from aioapiqueue._limits.limit_types import Limit
 
 _AT_ONCE = 5000
 """Largest number of calls of one line that start in one step: 5 to 10 milliseconds, as `BUDGET`."""

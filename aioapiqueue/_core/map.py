@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from aioapiqueue._core.callables import CallOptions, is_paced_by, refuse_all_but_coroutine_functions
-from aioapiqueue._core.loop import loop_of_this_thread
+from aioapiqueue._core.loops import loop_of_this_thread
 from aioapiqueue._limits.checks import whole
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._core.double_pacing import DoublePacing
     from aioapiqueue._core.slot import Slot
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue._limits.cost_units import Cost
 
 T = TypeVar("T")
 R = TypeVar("R")

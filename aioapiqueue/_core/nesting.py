@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from aioapiqueue._core.followers import Follower
 from aioapiqueue._core.slot import GRANTED, HELD, NEW, Call, CallOwner
-from aioapiqueue._limits.lanes import find_patterns, name_of
-from aioapiqueue._limits.rates import Concurrency
+from aioapiqueue._limits.lane_states import find_patterns, name_of
+from aioapiqueue._limits.limit_types import Concurrency
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 
-    from aioapiqueue._core.limiter import Core, LimitSettings
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._core.seam import Core, LimitSettings
+    from aioapiqueue._limits.limit_types import Limit
 
 
 class Nesting(Follower):

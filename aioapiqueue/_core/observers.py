@@ -19,16 +19,16 @@ from typing import (
 
 from aioapiqueue._core.events import ONE_CALL_COST, Costs, Event, EventKind, Outcome
 from aioapiqueue._core.followers import Follower
-from aioapiqueue._core.loop import report_error
+from aioapiqueue._core.loops import report_error
 from aioapiqueue._core.slot import UNKNOWN
-from aioapiqueue._limits.units import ONE_CALL
+from aioapiqueue._limits.cost_units import ONE_CALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
-    from aioapiqueue._core.loop import BoundLoop
+    from aioapiqueue._core.loops import BoundLoop
     from aioapiqueue._core.slot import Call
-    from aioapiqueue._limits.units import Units
+    from aioapiqueue._limits.cost_units import Units
 
 _CANCELLED = (asyncio.CancelledError, GeneratorExit)
 _KINDS: tuple[EventKind, ...] = get_args(EventKind)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from aioapiqueue._limits.checks import LONGEST, positive
-from aioapiqueue._limits.rates import Limit, Rate, Window, as_limits
+from aioapiqueue._limits.limit_types import Limit, Rate, Window, as_limits
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence

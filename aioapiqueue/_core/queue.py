@@ -21,8 +21,7 @@ from typing import (
 from aioapiqueue._core.controls import Controls
 from aioapiqueue._core.dispatcher import Dispatcher
 from aioapiqueue._core.labels import queue_html
-from aioapiqueue._core.limiter import LimitSettings
-from aioapiqueue._core.loop import loop_of_this_thread
+from aioapiqueue._core.loops import loop_of_this_thread
 from aioapiqueue._core.map import FanOut
 from aioapiqueue._core.options import (
     HINTS,
@@ -33,11 +32,12 @@ from aioapiqueue._core.options import (
     check_size,
     parsed_lanes,
 )
-from aioapiqueue._core.order import ORDERS, Order
+from aioapiqueue._core.orders import ORDERS, Order
+from aioapiqueue._core.seam import LimitSettings
 from aioapiqueue._core.slot import NO_KEYS, Slot, keys_of
 from aioapiqueue._limits.checks import LONGEST, positive, refuse_unknown, whole
 from aioapiqueue._limits.grammar import CALLS, duration_text
-from aioapiqueue._limits.rates import Limit, as_limits
+from aioapiqueue._limits.limit_types import Limit, as_limits
 from aioapiqueue.exceptions import QueueClosed, WouldWait
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from aioapiqueue._core.double_pacing import DoublePacing, WatchedSlot
-    from aioapiqueue._core.limiter import LimiterFactory
     from aioapiqueue._core.observers import Observer
+    from aioapiqueue._core.seam import LimiterFactory
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.stats import Stats
     from aioapiqueue._core.view import LimiterView
+    from aioapiqueue._limits.cost_units import Cost
     from aioapiqueue._limits.state_maker import AdaptivePolicy
-    from aioapiqueue._limits.units import Cost
 
 Observers: TypeAlias = "Sequence[Observer | ObserverFactory]"
 

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from aioapiqueue._core.followers import Follower
-from aioapiqueue._core.limiter import CallsOut, Core, Host
+from aioapiqueue._core.seam import CallsOut, Core, Host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.statements import ServerCount, Statement
     from aioapiqueue._core.unknown_keys import UnknownKeys
-    from aioapiqueue._limits.lanes import Lane, Lanes
+    from aioapiqueue._limits.cost_units import CostTotals
+    from aioapiqueue._limits.lane_states import Lane, Lanes
     from aioapiqueue._limits.limit_state import LimitState
+    from aioapiqueue._limits.limit_types import Concurrency, LearntRate, Limit, Rate
     from aioapiqueue._limits.own_limits import OwnLimits
-    from aioapiqueue._limits.rates import Concurrency, LearntRate, Limit, Rate
-    from aioapiqueue._limits.units import CostTotals
     from aioapiqueue._limits.windows import Permits
 
 __all__ = ["BoundedLimiter", "QueueQuotas", "QuotaHost"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue._core.scheduler import BUDGET, Scheduler
 from aioapiqueue._core.wait_lists import add_line, is_waited_for, lines_under, remove_line
-from aioapiqueue._limits.lanes import bounds_of, check_costs, find_patterns, fits, name_of
+from aioapiqueue._limits.lane_states import bounds_of, check_costs, find_patterns, fits, name_of
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    from aioapiqueue._core.limiter import Host
+    from aioapiqueue._core.seam import Host
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.wait_queue import Line
-    from aioapiqueue._limits.lanes import Bounds, Lane, Lanes
+    from aioapiqueue._limits.lane_states import Bounds, Lane, Lanes
     from aioapiqueue._limits.limit_state import LimitState
+    from aioapiqueue._limits.limit_types import Limit
     from aioapiqueue._limits.own_limits import OwnLimits
-    from aioapiqueue._limits.rates import Limit
 
 _QUICK = 8
 """Number of operations of a microsecond or two that count as one look of a step's budget."""

@@ -60,7 +60,7 @@ from aioapiqueue._limits.limit_state import LimitState
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioapiqueue._core.order import Rank
+    from aioapiqueue._core.orders import Rank
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.wait_queue import Line, WaitQueue
     from aioapiqueue._limits.own_limits import OwnLimits

@@ -11,16 +11,16 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from aioapiqueue._limits.checks import LONGEST, check_count, positive
+from aioapiqueue._limits.cost_units import ONE_CALL
 from aioapiqueue._limits.grammar import CALLS
-from aioapiqueue._limits.units import ONE_CALL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Hashable, Sequence
 
     from aioapiqueue._core.events import EventKind
-    from aioapiqueue._core.loop import BoundLoop
+    from aioapiqueue._core.loops import BoundLoop
     from aioapiqueue._core.wait_queue import Line
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue._limits.cost_units import Cost
 
 NEW, WAITING, GRANTED, HELD, OVER, LEFT = range(6)
 """The states of a call, in this order. LEFT: it left the queue, or refunded its slot, unused."""

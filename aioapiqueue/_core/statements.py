@@ -19,7 +19,7 @@ from collections.abc import Hashable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from aioapiqueue._core.slot import Call
-from aioapiqueue._limits.rates import Limit
+from aioapiqueue._limits.limit_types import Limit
 
 __all__ = [
     "Answered",

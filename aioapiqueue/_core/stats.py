@@ -16,7 +16,7 @@ from aioapiqueue._limits.grammar import duration_text
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.limit_types import Limit
 
 _MOST_LANES = 20
 """Largest number of lanes in an HTML table."""

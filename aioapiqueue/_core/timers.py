@@ -21,7 +21,7 @@ from aioapiqueue._limits.grammar import duration_text
 from aioapiqueue.exceptions import SlotTimeout
 
 if TYPE_CHECKING:
-    from aioapiqueue._core.limiter import Core
+    from aioapiqueue._core.seam import Core
     from aioapiqueue._core.slot import Call
 
 _LONGEST_TIMER = 86_400.0

@@ -19,8 +19,8 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from aioapiqueue._core.limiter import Core
-from aioapiqueue._core.loop import report_error
+from aioapiqueue._core.loops import report_error
+from aioapiqueue._core.seam import Core
 from aioapiqueue._core.slot import NEW, NO_KEYS
 from aioapiqueue.exceptions import UnknownKeyWarning
 

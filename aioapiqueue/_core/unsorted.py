@@ -5,12 +5,12 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Generic
 
-from aioapiqueue._core.order import W
+from aioapiqueue._core.orders import W
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from aioapiqueue._core.order import Ordering
+    from aioapiqueue._core.orders import Ordering
 
 
 class Unsorted(Generic[W]):

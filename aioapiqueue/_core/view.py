@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._core.nesting import Nesting
     from aioapiqueue._core.slot import Slot
-    from aioapiqueue._limits.units import Cost
+    from aioapiqueue._limits.cost_units import Cost
 
 
 class Paces(Protocol):

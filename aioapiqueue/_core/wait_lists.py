@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from aioapiqueue._core.order import Rank
+    from aioapiqueue._core.orders import Rank
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.wait_queue import Line
     from aioapiqueue._limits.limit_state import LimitState

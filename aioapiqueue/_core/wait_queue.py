@@ -17,14 +17,14 @@ from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic
 
-from aioapiqueue._core.order import ORDERINGS, Ordering, W, rank_of
+from aioapiqueue._core.orders import ORDERINGS, Ordering, W, rank_of
 from aioapiqueue._core.unsorted import Unsorted
-from aioapiqueue._limits.units import ONE_CALL, CostTotals
+from aioapiqueue._limits.cost_units import ONE_CALL, CostTotals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 
-    from aioapiqueue._core.order import Order, Rank
+    from aioapiqueue._core.orders import Order, Rank
 
 _EARLY = -(2**62)
 """Numbers from here on come before those of all calls that had to wait."""

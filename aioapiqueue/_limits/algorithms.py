@@ -9,14 +9,14 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
+from aioapiqueue._limits.cost_units import ONE_CALL, is_stated
 from aioapiqueue._limits.limit_state import ROUNDING, Charge, LimitState
-from aioapiqueue._limits.units import ONE_CALL, is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioapiqueue._limits.rates import Rate
-    from aioapiqueue._limits.units import CostTotals
+    from aioapiqueue._limits.cost_units import CostTotals
+    from aioapiqueue._limits.limit_types import Rate
 
 __all__ = ["Charge", "LearntBucket", "LimitState", "TokenBucket"]
 

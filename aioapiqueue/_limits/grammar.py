@@ -16,7 +16,7 @@ so they are in lower case, with a space before them: `1e3` is a number, and neit
 
 Text that is written here reads back as exactly the same numbers: a float has the fewest digits for
 that, and a time has the largest unit of which it is a whole number. This file knows words and
-numbers only; `_limits/rates.py` has the types.
+numbers only; `_limits/limit_types.py` has the types.
 """
 
 from __future__ import annotations

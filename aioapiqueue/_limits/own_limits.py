@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.lanes import bounds_of, takes_one
+from aioapiqueue._limits.lane_states import bounds_of, takes_one
 from aioapiqueue._limits.windows import Permits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioapiqueue._limits.limit_state import LimitState
-    from aioapiqueue._limits.rates import Limit
+    from aioapiqueue._limits.limit_types import Limit
     from aioapiqueue._limits.state_maker import StateMaker
 
 

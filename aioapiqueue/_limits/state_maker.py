@@ -11,14 +11,14 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 from aioapiqueue._limits.algorithms import LearntBucket, TokenBucket
-from aioapiqueue._limits.rates import Calendar, Concurrency, LearntRate, Limit, Rate
+from aioapiqueue._limits.limit_types import Calendar, Concurrency, LearntRate, Limit, Rate
 from aioapiqueue._limits.windows import CalendarWindow, Permits, SlidingWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from aioapiqueue._limits.cost_units import Units
     from aioapiqueue._limits.limit_state import LimitState
-    from aioapiqueue._limits.units import Units
 
 __all__ = ["AdaptivePolicy", "StateMaker"]
 

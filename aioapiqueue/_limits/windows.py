@@ -10,13 +10,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from aioapiqueue._limits.limit_state import ROUNDING, LimitState
-from aioapiqueue._limits.rates import Concurrency
+from aioapiqueue._limits.limit_types import Concurrency
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioapiqueue._limits.limit_state import Charge
-    from aioapiqueue._limits.rates import Calendar, Window
+    from aioapiqueue._limits.limit_types import Calendar, Window
 
 __all__ = ["CalendarWindow", "Permits", "SlidingWindow"]
 

@@ -95,7 +95,7 @@ async def test_lane_call_enters_nine_files():
     assert slot.waited == 1 / 8
     assert len(found.files) <= 9, found.files
     assert len(found.functions) <= 45, sorted(found.functions)
-    assert ("lanes.py", "Lanes.find") in found.functions
+    assert ("lane_states.py", "Lanes.find") in found.functions
     assert not found.files & OF_SEVERAL_LINES
 
 
@@ -146,7 +146,7 @@ async def test_call_in_turns():
     assert slot.waited == 1 / 4
     assert len(found.files) <= 11, found.files
     assert len(found.functions) <= 60, sorted(found.functions)
-    assert ("order.py", "FairTurns.served") in found.functions
+    assert ("orders.py", "FairTurns.served") in found.functions
     await others
 
 

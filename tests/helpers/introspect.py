@@ -148,7 +148,7 @@ def lanes_of(queue: ApiQueue) -> Collection[Hashable]:
     return _lane_table_of(queue).by_key
 
 
-LOOKS_AT_IDLE_LANE = ("lanes.py", "Lanes._evict")
+LOOKS_AT_IDLE_LANE = ("lane_states.py", "Lanes._evict")
 """The file and the function that find out whether a lane that was idle may be forgotten."""
 
 

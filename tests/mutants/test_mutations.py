@@ -135,14 +135,14 @@ def package(tmp_path_factory):
 @pytest.fixture
 def units(package):
     """Give the text of a module, which is the same in the copy afterwards."""
-    source = core_sources()["_limits/units.py"]
+    source = core_sources()["_limits/cost_units.py"]
     yield source
-    assert (package / "aioapiqueue" / "_limits/units.py").read_text() == source
+    assert (package / "aioapiqueue" / "_limits/cost_units.py").read_text() == source
 
 
 def change_of(source, text, change):
     """Return one change."""
-    found = mutations_of("_limits/units.py", source)
+    found = mutations_of("_limits/cost_units.py", source)
     return next(one for one in found if (one.text, one.change) == (text, change))
 
 

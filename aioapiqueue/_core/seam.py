@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from aioapiqueue._core.loop import report_error
+from aioapiqueue._core.loops import report_error
 from aioapiqueue._core.slow_downs import SlowDownRounds
 from aioapiqueue._limits.state_maker import StateMaker
 from aioapiqueue._limits.windows import Permits
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aioapiqueue._core.events import EventKind
-    from aioapiqueue._core.loop import BoundLoop
-    from aioapiqueue._core.order import Ordering
+    from aioapiqueue._core.loops import BoundLoop
+    from aioapiqueue._core.orders import Ordering
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.statements import ServerCount, Statement
     from aioapiqueue._core.wait_queue import Line, WaitQueue
-    from aioapiqueue._limits.rates import Concurrency, Limit
+    from aioapiqueue._limits.cost_units import CostTotals, Units
+    from aioapiqueue._limits.limit_types import Concurrency, Limit
     from aioapiqueue._limits.state_maker import AdaptivePolicy
-    from aioapiqueue._limits.units import CostTotals, Units
 
 __all__ = [
     "CallOutcome",

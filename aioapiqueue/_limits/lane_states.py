@@ -13,19 +13,19 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from aioapiqueue._limits.algorithms import LearntBucket
+from aioapiqueue._limits.cost_units import is_stated
 from aioapiqueue._limits.grammar import number_text
 from aioapiqueue._limits.limit_state import LimitState
-from aioapiqueue._limits.rates import Calendar, Window
+from aioapiqueue._limits.limit_types import Calendar, Window
 from aioapiqueue._limits.state_maker import StateMaker
-from aioapiqueue._limits.units import is_stated
 from aioapiqueue._limits.windows import Permits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
     from typing import NoReturn
 
-    from aioapiqueue._limits.rates import Limit
-    from aioapiqueue._limits.units import Units
+    from aioapiqueue._limits.cost_units import Units
+    from aioapiqueue._limits.limit_types import Limit
 
 __all__ = [
     "Lane",
