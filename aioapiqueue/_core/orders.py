@@ -71,6 +71,8 @@ class OrderedLine(Protocol):
 class Ordering(Generic[W]):
     """First come, first served; and the base of all other orders.
 
+    Turns order the lines, and numbers the calls of a line. `step = -1` alone makes an order in
+    which the last call that joined goes first. An order in which keys take turns is `FairTurns`.
     The wait queue informs its order of all that happens to calls and lines.
     """
 
@@ -78,7 +80,7 @@ class Ordering(Generic[W]):
 
     step = 1
     """Difference between the numbers of a call and of the next one that joins; -1: newcomers go
-    first."""
+    first. Users see the number of a call as `Event.call`."""
 
     def name_of_line(self, call: W) -> Hashable:
         """Return the name of the line that a call belongs to."""
@@ -198,7 +200,7 @@ Order = Literal["fifo", "fair"]
 """By arrival, or keys in turns; in either, lower priorities go first."""
 
 ORDERINGS: Mapping[Order, type[Ordering[Any]]] = {"fifo": Ordering, "fair": FairTurns}
-"""Every order by its name. If services that share a queue name several, the last one applies."""
+"""Every order by its name. Where AWS services share a queue, the last order that one names holds."""
 
 ORDERS = tuple(ORDERINGS)
 

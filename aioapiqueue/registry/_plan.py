@@ -148,7 +148,7 @@ class QueuePlan:
             "unlimited",  # so that operations without a lane cause no `UnknownKeyWarning`
             name=name,
             lanes=lanes,
-            # "fair" if one of the services has it: it comes last in `ORDERS`.
+            # "fair" if one of the services names it, as most of them name no order.
             order=max((limits.order for limits in several), key=orders.ORDERS.index),
             adaptive=next(filter(None, (limits.adaptive for limits in several)), None),
             schedule=schedule,
