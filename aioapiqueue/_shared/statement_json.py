@@ -202,10 +202,13 @@ def limits_from(texts: Iterable[str]) -> tuple[Limit, ...]:
 
 @lru_cache(maxsize=1024)  # hundreds of lanes and clients have the same few limits
 def _limit_from(text: str) -> Limit:
+    if not isinstance(text, str):
+        raise ValueError(f"a limit is sent as text, not as {text!r}")  # noqa: TRY004 - malformed
     limit = limit_types.as_limit(text.removeprefix("~"))
     if not text.startswith("~"):
         return limit
-    assert isinstance(limit, Rate)  # noqa: S101 - as `limits_to` writes it
+    if not isinstance(limit, Rate):
+        raise ValueError(f"a learnt limit must be a rate, not {text!r}")  # noqa: TRY004 - malformed
     return limit_types.LearntRate(limit.calls, limit.per, limit.burst, limit.unit)
 
 

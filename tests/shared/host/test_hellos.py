@@ -71,7 +71,10 @@ async def test_who_says_nothing_is_refused(connect):
             writer.close()
 
 
-@pytest.mark.parametrize("terms", [{"limits": [5]}, {"concurrency": 1e999}, {"units": 1}])
+@pytest.mark.parametrize(
+    "terms",
+    [{"limits": [5]}, {"limits": ["~5 at once"]}, {"concurrency": 1e999}, {"units": 1}],
+)
 async def test_malformed_hello_is_refused(connect, terms):
     """It is answered and closed: a connection that stays would keep the hub from its end."""
     reader, writer = await connect()

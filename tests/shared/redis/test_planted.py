@@ -218,6 +218,8 @@ CONFS = {
     "no end": decided("later", kind="pause"),
     "no limit": decided('["fast"]'),
     "no text": decided('[["rate", 10, 1, 1]]'),
+    "a number": decided("[5]"),
+    "a learnt limit that is no rate": decided('["~5 at once"]'),
     "a limit of nothing": decided('["0/s"]'),
     "a huge limit": decided(f'["1{"0" * 400} in any 1s"]'),
     "deep": "[" * 100_000,
