@@ -107,8 +107,8 @@ class Learner:
         self._quotas: dict[Hashable, _QuotaHistory] = {}
 
     def _history_of(self, key: Hashable, quota: Quota) -> _QuotaHistory:
-        # Two quotas of one unit, such as per minute and per day, differ by their size.
-        name = (key, quota.unit, quota.limit)
+        # Made only for what responses show: quotas that state everything would push out the others.
+        name = _name_of(key, quota)
         history = self._quotas.get(name)
         if history is None:
             if len(self._quotas) >= _MAX_QUOTAS:
@@ -154,7 +154,8 @@ class Learner:
             key: key of the call.
             quota: the quota as reported.
         """
-        return self._history_of(key, quota).is_minimum
+        history = self._quotas.get(_name_of(key, quota))
+        return history is not None and history.is_minimum
 
     def is_bucket(self, key: Hashable, quota: Quota, now: float) -> bool:
         """Return whether a quota refills continuously, as far as responses show.
@@ -166,14 +167,14 @@ class Learner:
         """
         if not self.learning.refills or not quota.limit or quota.period is None:
             return False
-        history = self._history_of(key, quota)
         if quota.remaining is not None and quota.reset is not None:
             # A bucket refills evenly, so the time until it is full is proportional to what is used.
             full_in = (1 - quota.remaining / quota.limit) * quota.period
             if abs(quota.reset - full_in) > _TOLERANCE * quota.period + _RESET_ERROR:
-                history.contradicted = now
+                self._history_of(key, quota).contradicted = now
                 return False
-        return now >= history.contradicted + _CALM_PERIODS * quota.period
+        history = self._quotas.get(_name_of(key, quota))
+        return history is None or now >= history.contradicted + _CALM_PERIODS * quota.period
 
     @staticmethod
     def rates(advice: Advice, quotas: Iterable[Quota]) -> list[Rate]:
@@ -192,6 +193,11 @@ class Learner:
             if (one.unit, one.limit) not in known
         )
         return list(dict.fromkeys([*stated, *(rate for rate in rates if rate is not None)]))
+
+
+def _name_of(key: Hashable, quota: Quota) -> Hashable:
+    # Two quotas of one unit, such as per minute and per day, differ by their size.
+    return key, quota.unit, quota.limit
 
 
 def _observed_period(first: _Observation, last: _Observation, seen: _Observation) -> float | None:

@@ -76,6 +76,21 @@ def test_known_periods_are_not_guessed():
     assert learner.with_periods("k", [quota], 0)[0].period == 86_400
 
 
+def test_quotas_that_state_all_are_not_remembered():
+    """They would push out those whose period responses have shown."""
+    learner = introspect.learner(Learning(refills=True))
+    silent = Quota("calls", limit=100)
+    for at, quota in enumerate((Quota("calls", 50, 30.0, 100), Quota("calls", 40, 300.0, 100))):
+        learner.with_periods("k", [quota], at)
+    assert learner.with_periods("k", [silent], 2)[0].period == 300
+    stated = Quota("calls", 5, 57.0, 100, period=60.0)
+    for number in range(10_001):
+        learner.with_periods(number, [stated], 2)
+        assert not learner.period_is_minimum(number, stated)
+        assert learner.is_bucket(number, stated, 2)
+    assert learner.with_periods("k", [silent], 3)[0].period == 300
+
+
 def test_many_quotas_are_remembered_in_turn():
     """Of more quotas than are remembered, the newest count: their answers contradict a bucket."""
     learner = introspect.learner(Learning(refills=True))
