@@ -182,8 +182,9 @@ class FairTurns(Ordering[W]):
 
     def dissolved(self, line: OrderedLine) -> None:
         """Leave the turn of a line to the first call of its flow that is sorted again."""
-        # `_next` adds 1. Of several lines of the flow, the earliest turn counts.
-        self.last_of[line.flow] = min(line.turn, self.last_of.get(line.flow, line.turn)) - 1
+        # `_next` adds 1. Of several lines of the flow, in whatever order they are dissolved, the
+        # earliest turn counts.
+        self.last_of[line.flow] = min(line.turn - 1, self.last_of.get(line.flow, line.turn))
 
     def begin_sorting(self) -> None:
         """Forget which turns were given."""
@@ -200,7 +201,7 @@ Order = Literal["fifo", "fair"]
 """By arrival, or keys in turns; in either, lower priorities go first."""
 
 ORDERINGS: Mapping[Order, type[Ordering[Any]]] = {"fifo": Ordering, "fair": FairTurns}
-"""Every order by its name. Where AWS services share a queue, the last order that one names holds."""
+"""Every order by its name. If AWS services share a queue, the last order that they name applies."""
 
 ORDERS = tuple(ORDERINGS)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given
@@ -253,6 +254,16 @@ async def test_newcomer_ranks_as_its_order_says():
         fill(waiters, newcomer)
         assert newcomer.line.rank_now() == rank
         assert newcomer.line.name == waiters.name_of_line(newcomer)
+
+
+@pytest.mark.parametrize("order", [(3, 6), (6, 3)])
+async def test_earliest_turn_of_a_flow_stays(order):
+    """Lines of one key are dissolved in any order: the first call then has the first turn."""
+    turns = orders.FairTurns()
+    turns.last_of = {"a": 6}
+    for turn in order:
+        turns.dissolved(SimpleNamespace(flow="a", turn=turn))
+    assert turns.turn_of(waiter("a")) == 3
 
 
 async def test_turns_that_are_over_are_forgotten():
