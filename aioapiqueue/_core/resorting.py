@@ -136,8 +136,8 @@ class Sorter:
                 self._partial -= line.partial
         if not self._waiters.live:
             self.scheduler.end()
-            if self.steps is not None:
-                self.steps = None
+            self.steps = None
+            if self._waiters.unsorted is not None:  # also after a step that has failed
                 self._waiters.end_sorting()
 
     def is_waited_for(self, limit: LimitState) -> bool:

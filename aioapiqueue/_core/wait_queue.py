@@ -446,9 +446,10 @@ class WaitQueue(asyncio.Queue[W]):
     def cost_ahead(self, item: W, unit: int, lines: Collection[Line[W]] | None = None) -> float:
         """Return the cost of all calls, or of these lines, unless a newcomer goes before them."""
         under = self.lines.values() if lines is None else lines
-        if all(self.goes_before(item, line) for line in under):
+        # While calls are being sorted, some are in no line: `self.total` counts them, too.
+        is_sorted = self.unsorted is None or lines is not None
+        if is_sorted and all(self.goes_before(item, line) for line in under):
             return 0
-        # `self.total` counts calls that are being sorted, too, and are in no line.
         return self.total(unit) if lines is None else sum(line.total(unit) for line in lines)
 
     # A call starts or leaves.

@@ -11,6 +11,7 @@ import pytest
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.threads import blocking
+from tests.helpers import introspect
 from tests.helpers.instants import use
 from tests.helpers.yardstick import slowness
 
@@ -167,6 +168,21 @@ async def test_while_all_are_sorted_again():
         seen.append(queue.eta)
         await asyncio.sleep(0)
     assert min(seen) >= 4_900
+
+
+async def test_estimate_counts_calls_being_sorted(monkeypatch):
+    """A newcomer waits for them, too, though they are in no line as yet."""
+    introspect.take_small_steps(monkeypatch)
+    queue = ApiQueue("10/s", lanes={"a": "1000/s"})
+    calls = [queue.enqueue(key="ab"[n % 2]) for n in range(100)]
+    await asyncio.sleep(0.05)
+    before = queue.estimate(key="c")
+    queue.set_rate("10/s", "900/s")
+    assert introspect.is_sorting(queue)
+    assert queue.estimate(key="c") == pytest.approx(before, abs=CLOSE)
+    assert before > 9
+    for call in calls:
+        call.cancel()
 
 
 async def test_call_that_is_larger_than_the_burst():
