@@ -13,6 +13,7 @@ from itertools import count, islice
 from operator import lt
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from aioapiqueue._shared.clock import ROUNDING
 from aioapiqueue._shared.statement_json import plain_costs
 from aioapiqueue.spi import Ranked
 
@@ -153,7 +154,7 @@ class WaitingScopes:
     def wake(self, now: float) -> float | None:
         """Unpark the lines that were parked until `now`; return the next instant to call again."""
         while (parked := self._timers.first()) is not None:
-            if parked.until > now:
+            if parked.until - now > ROUNDING:  # as late as `release_due` takes a call for due
                 return float(parked.until)
             self._unpark(parked.line)
         return None

@@ -92,6 +92,14 @@ async def test_parked_line_blocks_nobody(waiting):
     assert drain(waiting) == [slow, slow2, other2]
 
 
+async def test_line_wakes_as_soon_as_it_may_start(waiting):
+    """An instant may be rounded up: a line that is due by a rounding earlier is not passed over."""
+    slow, _ = fill(waiting, waiter("slow"), waiter("x"))
+    park(waiting, 1.0)
+    assert waiting.wake(1.0 - 2**-53) is None
+    assert waiting.first() is slow
+
+
 async def test_newcomer_unparks_its_line(waiting):
     """A more urgent call may be due sooner; one behind the first is not."""
     slow, _ = fill(waiting, waiter("slow"), waiter("slow"))
