@@ -248,11 +248,11 @@ def _problem(text: str) -> str:
 
 
 def _advice(text: str) -> str:
-    """Return the advice to write this text instead, if it is a limit."""
+    """Return the advice to write this text instead, if it is a limit, or that a number is 0."""
     try:
         read(text)
-    except LimitTextError:
-        return ""
+    except LimitTextError as error:
+        return error.reason if error.reason == _ABOVE_ZERO else ""
     return f'write "{text}"'
 
 
@@ -297,7 +297,7 @@ def _problem_of_calls(number: str, word: str, form: str) -> str:
         return f'write "{number}/{_RATES[word]}"'
     advice = _advice(number + form if form[0] == "/" else f"{number} {form}")
     return _problem_of_form(number, form) or (
-        advice and f"calls are counted without a unit: {advice}"
+        f"calls are counted without a unit: {advice}" if advice.startswith("write") else advice
     )
 
 

@@ -28,7 +28,8 @@ T = TypeVar("T")
 
 BOUNDARIES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 """Upper bounds of histogram buckets, in seconds. The first bucket is for calls that did not wait.
-Prometheus's defaults end at 10 s, a common wait for a paced call; OpenTelemetry's begin at 5 s."""
+Prometheus's defaults end at 10 s, a common wait for a paced call; OpenTelemetry's have
+none between 0 and 5 s."""
 Kind = Literal["counter", "updown", "gauge", "histogram"]
 
 

@@ -330,6 +330,7 @@ def test_advice_is_a_limit(text):
         ("60 RPM burst 5", 'write "60/min burst 5"'),
         ("1000 rpd", 'write "1000/day"'),
         ("30000 tpm", 'write "30000 tokens/min"'),
+        ("0 tpm", "its numbers must be above 0"),
         ("30k TPM", 'write "30000 tokens/min"'),
         ("30000 tpm burst 30000", 'write "30000 tokens/min burst 30000"'),
         ("50000 itpm", 'write "50000 input_tokens/min"'),

@@ -499,4 +499,5 @@ class HostLimiter:
         statements.Settled: _settle,
         statements.Learn: lambda self, learn: self._session.report(learn),
     }
-    """Handlers of statements: those of decisions check them, and return them as they are sent."""
+    """Handlers of statements. Those of decisions check them, and return them as they are sent.
+    Those of reports take effect at once: `apply` is given decisions or one report, never both."""

@@ -118,6 +118,8 @@ class HubClient:
         self._quota.hold_messages()
         try:
             for kind, *parts in messages:
+                if kind not in self._handlers:
+                    raise KeyError(f"unknown message {kind!r}")
                 self._handlers[kind](self, *parts)
             if len(self._quota.clients) > 1:  # a single client can estimate by itself
                 self._estimate(messages)

@@ -138,6 +138,14 @@ async def test_newcomer_sends_what_it_alone_knows(quotas):
     assert all_same(quotas, [one, other])
 
 
+async def test_unknown_message_is_named(quotas):
+    """A hub that refuses a message says which, as its client may be of another version."""
+    client = Client()
+    client.connect(quotas)
+    with pytest.raises(KeyError, match="unknown message 'dance'"):
+        client.end.receive([["dance"]])
+
+
 async def test_queues_send_what_is_news():
     """Twenty queues and a new hub: each sends what it knows in one message, and what is new."""
     hub = VirtualHub()
