@@ -387,8 +387,8 @@ class LocalLimiter:
         charged = self._charged(call)
         if self.server_quotas is not None:
             charged = self.server_quotas.settled(charged, call, now)
-        # A higher cost is charged to all limits in force: also to one of which the call was to use
-        # nothing when it started, and to a lane that has been evicted meanwhile.
+        # A higher cost is charged to all limits in force: also to one whose unit the call was not
+        # expected to use, and to a lane that has been evicted meanwhile.
         in_force = dict.fromkeys((*charged, *self.own.states))
         if self.lanes.limits:
             for lane in self.lanes.find_all(call.keys, now):

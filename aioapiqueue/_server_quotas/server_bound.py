@@ -303,7 +303,7 @@ class ServerBound(algorithms.LimitState):
 
     def _charge(self, now: float, cost: float) -> None:
         self.left -= cost
-        # The server refills at the full rate, of which `refill` is only our part.
+        # The server refills at its full rate; `refill` is only our share of that rate.
         if self.refill and cost > 0:
             assert self.limit is not None  # noqa: S101 - it is learnt
             assert self.period is not None  # noqa: S101 - as above

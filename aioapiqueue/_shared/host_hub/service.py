@@ -200,7 +200,7 @@ class HubService:
         ours = (_as_numbers(self._version), PROTOCOL)
         if theirs != ours:
             differs = "version" if theirs[0] != ours[0] else "build"
-            # A newer process replaces an older hub that nobody uses, as after an upgrade. An older
+            # A newer process replaces an older hub without clients, as after an upgrade. An older
             # one does not: two programs could otherwise end each other's hub for ever.
             if theirs > ours and not any(one.is_client for one in self._connections):
                 self.stop()

@@ -1,4 +1,4 @@
-"""Collects what is to be sent to an authority: in order, and in as few messages as possible.
+"""Collects messages for an authority, in order, and merges them into as few as possible.
 
 A waiting message absorbs later ones of its kind. Its size is bounded, because the server answers no
 other client while it processes the message.

@@ -75,7 +75,7 @@ class FirstAnswers:
     def ended(self, call: Call) -> FirstEnded | None:
         """Note that a call has ended; return the message to send, if any."""
         lanes = self._in_flight.pop(call, ())
-        # If an answer has come meanwhile, nobody waits for this end.
+        # Once the first answer of a lane has come, the authority no longer waits for this end.
         if not any(map(self.is_awaited, lanes)):
             return None
         return FirstEnded([lane for lane in lanes if lane is not None])
@@ -113,7 +113,7 @@ class ServerCounts:
     def __init__(self, host: Host, limits: LimitTable) -> None:
         self.first = FirstAnswers(limits)
         self.follows = False
-        """Whether the authority is told each lane's calls in flight."""
+        """Whether requests report the calls in flight of each lane to the authority."""
         self._host = host
         self._limits = limits
 
