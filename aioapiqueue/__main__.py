@@ -39,7 +39,7 @@ def restore_interrupt() -> None:
 
 
 def _answer_without_extra(missing: str) -> str:
-    from aioapiqueue.cli.pages import list_pages, read  # noqa: PLC0415 - as above
+    from aioapiqueue.docs.spi import list_pages, read  # noqa: PLC0415 - as above
 
     if hasattr(signal, "SIGPIPE"):  # `| head` ends it without a traceback
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -68,7 +68,7 @@ GATEWAY = """
 import asyncio, json, os, sys
 from aioapiqueue.gateway.main import GatewaySettings, serve
 from aioapiqueue.gateway.upstream import connect_tcp
-from aioapiqueue._shared import raise_file_limit
+from aioapiqueue.schedules.spi import raise_file_limit
 async def main():
     hub, folder, port = sys.argv[1:]
     settings = GatewaySettings(hub=hub, folder=folder, token="token", mark="mark")
@@ -85,7 +85,7 @@ asyncio.run(main())
 CLIENT = """
 import anyio, base64, json, ssl, sys, time
 from anyio.streams.tls import TLSStream
-from aioapiqueue._shared import raise_file_limit
+from aioapiqueue.schedules.spi import raise_file_limit
 HOST = "ec2.us-east-1.amazonaws.com"
 BODY = b"Action=DescribeVolumes&Version=2016-11-15"
 REQUEST = (f"POST / HTTP/1.1\\r\\nHost: {HOST}\\r\\n"

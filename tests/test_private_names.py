@@ -108,7 +108,7 @@ def test_string_is_found(source):
     [
         "from aioapiqueue import ApiQueue, __version__",
         "from aioapiqueue.spi import statements",
-        "from aioapiqueue._shared import HubLocation",
+        "from aioapiqueue.schedules.spi import HubLocation",
         "import aioapiqueue.gateway.confinement",
         "from tests.helpers import introspect",
         "self._own, cls._own, super()._own",

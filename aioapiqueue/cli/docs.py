@@ -8,7 +8,7 @@ import typer
 from rich.markdown import Markdown
 
 from aioapiqueue.cli.console import console, refuse, wrapped
-from aioapiqueue.cli.pages import list_pages, read
+from aioapiqueue.docs.spi import list_pages, read
 
 __all__ = ["docs"]
 

@@ -10,10 +10,17 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from aioapiqueue._shared import HUB_DIR, HubLocation, Unreachable, check_system, command, reach
 from aioapiqueue.cli.console import FAILED, as_argument, console, pluralize, refuse, say, wrapped
 from aioapiqueue.cli.help import Command, CommandGroup
 from aioapiqueue.exceptions import SharedError
+from aioapiqueue.schedules.spi import (
+    HUB_DIR,
+    HubLocation,
+    Unreachable,
+    check_system,
+    command,
+    reach,
+)
 from aioapiqueue.spi import printable
 
 __all__ = ["app"]

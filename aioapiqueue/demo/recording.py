@@ -6,15 +6,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue._recording import Recording, as_iso
+from aioapiqueue.recording.spi import Recording, as_iso
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from aioapiqueue import Event, Limit, Rate
-    from aioapiqueue._recording import QueueRecord
     from aioapiqueue.demo.gate import Ec2Call
+    from aioapiqueue.recording.spi import QueueRecord
 
 __all__ = ["Scans"]
 

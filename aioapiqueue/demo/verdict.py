@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._recording import verdict_of
+from aioapiqueue.recording.spi import verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,8 +8,8 @@ import math
 import os
 from typing import TYPE_CHECKING
 
-from aioapiqueue._shared import peer_of
 from aioapiqueue.hub.spi import MAX_LINE, VERSION
+from aioapiqueue.schedules.spi import peer_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

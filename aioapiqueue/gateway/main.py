@@ -21,7 +21,6 @@ import anyio
 from anyio import to_thread
 from anyio.abc import SocketAttribute
 
-from aioapiqueue._shared import raise_file_limit
 from aioapiqueue.gateway.authority import Authority
 from aioapiqueue.gateway.confinement import Confinement, on_this_host
 from aioapiqueue.gateway.counts import GatewayCounts
@@ -34,6 +33,7 @@ from aioapiqueue.gateway.server import Server
 from aioapiqueue.gateway.trust import context_for, trusted_by_user
 from aioapiqueue.gateway.upstream import Upstream, connect_tcp
 from aioapiqueue.gateway.upstream_proxies import UpstreamProxies
+from aioapiqueue.schedules.spi import raise_file_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -7,11 +7,11 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from aioapiqueue._shared import peer_of
 from aioapiqueue.hub import protocol
 from aioapiqueue.hub.records import Kind, Process, ProcessLoad
 from aioapiqueue.hub.watcher import Ended, notify
 from aioapiqueue.integrations.spi import account_of, is_throttle
+from aioapiqueue.schedules.spi import peer_of
 from aioapiqueue.spi import loops
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from aioapiqueue._recording import WaitTimes
+from aioapiqueue.recording.spi import WaitTimes
 
 __all__ = ["OTHERS", "CallStats", "Kind", "Process", "ProcessLoad"]
 

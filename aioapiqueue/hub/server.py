@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Self
 
 from anyio import to_thread
 
-from aioapiqueue._shared import Acceptor, check_system, listen, raise_file_limit, remove
 from aioapiqueue.hub.calls import Calls
 from aioapiqueue.hub.connection import ClientConnection
 from aioapiqueue.hub.records import ProcessLoad
+from aioapiqueue.schedules.spi import Acceptor, check_system, listen, raise_file_limit, remove
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 
 import aioapiqueue
 from aioapiqueue.cli.app import app
-from aioapiqueue.cli.pages import pages
-from aioapiqueue.cli.reference import entries
+from aioapiqueue.docs.spi import entries, pages
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -196,7 +195,7 @@ def test_headings_are_looked_for_in_five_pages(monkeypatch, tmp_path):
     for name, file in files.items():
         file.write_text(f"# {name}\n\n```sh\n# a zymurgy\n```\n\n## A `Zymurgy`\n\n## Zymurgy 2\n")
     files["p0"].write_text("# None\n\n```sh\n# a zymurgy\n```\n")
-    monkeypatch.setattr("aioapiqueue.cli.pages.pages", lambda: files)
+    monkeypatch.setattr("aioapiqueue.docs.spi.pages", lambda: files)
     said = " ".join(invoke("zymurgy").output.replace("aioapiqueue: ", "").split())
     named = "; ".join(f"p{number}: A Zymurgy" for number in range(1, 6))
     assert said == f"there is no page zymurgy; headings that contain it: {named}"

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from botocore.credentials import AssumeRoleCredentialFetcher
 
     from aioapiqueue import ApiQueue, LimiterView, Slot
-    from aioapiqueue._shared import HubLocation
     from aioapiqueue.hub import Hub
+    from aioapiqueue.schedules.spi import HubLocation
 
 # A queue: what runs for it.
 
@@ -777,7 +777,7 @@ def close_file_of(journal: Any) -> None:
 HUB_PROGRAM = b"aioapiqueue._shared.host_hub.main"
 """The module that a hub's process runs."""
 START_HUB = """
-from aioapiqueue._shared import HubLocation
+from aioapiqueue.schedules.spi import HubLocation
 from aioapiqueue._shared.host import reach
 assert reach.start_hub(HubLocation()) is None
 """
@@ -995,7 +995,7 @@ _PLACES = {
     "name of a boot": "aioapiqueue._shared.host_hub.saved_states._boot",
     "names in a log": "aioapiqueue._shared.host_hub.limits_in_force._FEW",
     "pages of a listing": "aioapiqueue.cli.limits.service_quotas._MAX_PAGES",
-    "points of series": "aioapiqueue._recording.series._MAX_POINTS",
+    "points of series": "aioapiqueue.recording._series._MAX_POINTS",
     "reads of a journal": "aioapiqueue._shared.host_hub.journal.Journal.rows",
     "seconds after an interruption": "aioapiqueue.cli.run.program._STILL_RUNNING_SECONDS",
     "seconds for a locked file": "aioapiqueue._shared.host_hub.journal._LOCKED_AT_FIRST",

@@ -22,8 +22,8 @@ CORE = ("exceptions", "_limits", "_core")
 PROGRAMS = ("hub", "gateway", "cli", "demo", "__main__")
 ORDER = (  # each may import the rooms before it
     *((one,) for one in (*CORE, "spi", PACKAGE, "_server_quotas", "adaptive", "threads")),
-    *((one,) for one in ("testing", "_recording", "_shared", "schedules", "registry")),
-    ("integrations",),
+    *((one,) for one in ("testing", "recording", "_shared", "schedules", "registry")),
+    *((one,) for one in ("integrations", "docs")),
     PROGRAMS,
 )
 LOADED_LATE = {"demo.demonstration", "demo.moto_server", "gateway.environment"}
@@ -68,7 +68,7 @@ def wing(name: str) -> str:
         return "core"
     if name == "__main__":  # the command, before its extra is known to be installed
         return "cli"
-    is_shared = name == "schedules" or name.startswith("integrations.redis")
+    is_shared = room(name) == "schedules" or name.startswith("integrations.redis")
     return "_shared" if is_shared else room(name)  # those are public faces of `_shared`
 
 
@@ -234,7 +234,7 @@ def _is_wrong_part(name: str, other: str) -> bool:
 
 def part_of_shared(name: str) -> str | None:
     """Return the part of `_shared` that a module belongs to; None: its door, or another wing."""
-    if name == "schedules":
+    if room(name) == "schedules":
         return "host"
     if name.startswith("integrations.redis"):
         return "redis"

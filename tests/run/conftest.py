@@ -23,7 +23,7 @@ from urllib.parse import parse_qs
 import pytest
 from botocore.loaders import Loader
 
-from aioapiqueue._shared import HUB_DIR
+from aioapiqueue.schedules.spi import HUB_DIR
 from tests.helpers.company_proxy import CompanyProxy
 from tests.helpers.hubs import ask_hub
 from tests.helpers.measured import COVERAGE

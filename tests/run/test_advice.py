@@ -7,7 +7,6 @@ import shlex
 
 import pytest
 
-from aioapiqueue._recording import TimeSeries
 from aioapiqueue.cli.console import unbroken, wrapped
 from aioapiqueue.cli.run.advice import (
     ThrottledCalls,
@@ -23,6 +22,7 @@ from aioapiqueue.cli.run.recorder import CALLS, ERRORS, THROTTLED, RunRecorder, 
 from aioapiqueue.cli.run.report import remarks
 from aioapiqueue.hub import CallStats, Ended, Request
 from aioapiqueue.hub.records import Kind, ProcessLoad
+from aioapiqueue.recording.spi import TimeSeries
 from aioapiqueue.registry import Registry
 from tests.helpers.plans import plan_of
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from aioapiqueue._recording import as_clock
 from aioapiqueue.cli.run.figures import Peaks, dry_run_table, rows, table
 from aioapiqueue.cli.run.json_report import figure_as_json
 from aioapiqueue.cli.run.model import Outcome
 from aioapiqueue.cli.run.report import remarks
 from aioapiqueue.hub import OTHERS, CallStats
+from aioapiqueue.recording.spi import as_clock
 from tests.helpers.plans import plan_of
 
 

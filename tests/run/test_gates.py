@@ -9,9 +9,9 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue._recording import WaitTimes
 from aioapiqueue.cli.app import app
 from aioapiqueue.cli.run.gates import Measured, judge, read_gate
+from aioapiqueue.recording.spi import WaitTimes
 
 REAL = pytest.mark.real
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs Unix domain sockets")

@@ -10,7 +10,6 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue._recording import as_clock
 from aioapiqueue.cli.app import app
 from aioapiqueue.cli.run.activation import Inactive, Why
 from aioapiqueue.cli.run.html_report import html_report, program_name
@@ -19,6 +18,7 @@ from aioapiqueue.cli.run.model import Outcome
 from aioapiqueue.cli.run.recorder import RunRecorder
 from aioapiqueue.hub import CallStats, Ended, Process, Request
 from aioapiqueue.hub.records import Kind, ProcessLoad
+from aioapiqueue.recording.spi import as_clock
 from aioapiqueue.registry import Registry
 from tests.helpers.plans import plan_of
 from tests.helpers.words import words_of

@@ -15,7 +15,7 @@ import pytest
 if os.name != "posix":
     pytest.skip("needs Unix domain sockets", allow_module_level=True)
 
-from aioapiqueue._shared import HubLocation
+from aioapiqueue.schedules.spi import HubLocation
 from tests.helpers import introspect
 from tests.helpers.hubs import ask_hub, hub_in_use
 

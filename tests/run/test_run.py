@@ -19,9 +19,9 @@ import typer
 from typer.testing import CliRunner
 
 from aioapiqueue import __version__
-from aioapiqueue._recording import TimeSeries
 from aioapiqueue.cli.app import app
 from aioapiqueue.cli.run import run as run_command
+from aioapiqueue.recording.spi import TimeSeries
 from tests.helpers import introspect
 
 pytestmark = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import aioapiqueue.hub
-from aioapiqueue._shared import peer_of
+from aioapiqueue.schedules.spi import peer_of
 
 BOOTSTRAP = Path(aioapiqueue.hub.__file__).parent / "bootstrap" / "_aioapiqueue" / "__init__.py"
 

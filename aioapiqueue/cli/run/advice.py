@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from aioapiqueue._recording import as_clock
 from aioapiqueue.cli.console import as_argument, pluralize, short, unbroken
 from aioapiqueue.cli.run.recorder import CALLS, THROTTLED
 from aioapiqueue.hub import OTHERS
+from aioapiqueue.recording.spi import as_clock
 from aioapiqueue.registry.spi import (
     canonical,
     enforceable,
@@ -27,10 +27,10 @@ from aioapiqueue.spi import CALLS as CALLS_UNIT
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from aioapiqueue._recording import TimeSeries
     from aioapiqueue.cli.run.model import Outcome, RunPlan
     from aioapiqueue.cli.run.recorder import SeriesName
     from aioapiqueue.hub import CallStats
+    from aioapiqueue.recording.spi import TimeSeries
     from aioapiqueue.registry import PublishedLimit
 
 __all__ = [

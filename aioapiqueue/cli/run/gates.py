@@ -13,8 +13,8 @@ import operator
 import re
 from typing import TYPE_CHECKING
 
-from aioapiqueue._recording import WaitTimes
 from aioapiqueue.cli.console import pluralize, short
+from aioapiqueue.recording.spi import WaitTimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

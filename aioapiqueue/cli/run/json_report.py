@@ -9,13 +9,13 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue._recording import WaitTimes, as_iso, verdict_of
 from aioapiqueue.cli.run.advice import command_to_copy, published_of
 from aioapiqueue.cli.run.figures import lane_of
 from aioapiqueue.cli.run.limits_applied import unused
 from aioapiqueue.cli.run.limits_in_words import named
 from aioapiqueue.cli.run.recorder import SeriesName
 from aioapiqueue.cli.run.report import not_paced
+from aioapiqueue.recording.spi import WaitTimes, as_iso, verdict_of
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:

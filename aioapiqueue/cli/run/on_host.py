@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 
 from aioapiqueue import HostSchedule, SharedError
-from aioapiqueue._shared import HUB_DIR, Unreachable, reach
 from aioapiqueue.cli.console import MAX_LISTED, wrapped
 from aioapiqueue.cli.run.errors import NotStarted
+from aioapiqueue.schedules.spi import HUB_DIR, Unreachable, reach
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from aioapiqueue import Event
-    from aioapiqueue._shared import Delay
+    from aioapiqueue.schedules.spi import Delay
 
 __all__ = ["OnHost"]
 

@@ -7,8 +7,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from aioapiqueue._recording import as_clock
 from aioapiqueue.cli.console import pluralize
+from aioapiqueue.recording.spi import as_clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency
-from aioapiqueue._recording import CHANGE_KINDS, Recording
 from aioapiqueue.hub import Ended
+from aioapiqueue.recording.spi import CHANGE_KINDS, Recording
 from aioapiqueue.registry.spi import bucket_of
 from aioapiqueue.spi import CALLS, QueueReader, lane_states
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioapiqueue import Event, Limit
-    from aioapiqueue._recording import QueueRecord
     from aioapiqueue.hub import CallStats, Request
+    from aioapiqueue.recording.spi import QueueRecord
     from aioapiqueue.registry import Registry
 
     _Limits = Callable[[str | None], tuple[tuple[Limit, ...], bool]]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioapiqueue._recording import TimeSeries
 from aioapiqueue.cli.run.figures import Peaks, lane_of
 from aioapiqueue.cli.run.queue_feed import QueueFeed
 from aioapiqueue.hub import Ended, Watcher
+from aioapiqueue.recording.spi import TimeSeries
 
 if TYPE_CHECKING:
-    from aioapiqueue._recording import Recording
     from aioapiqueue.cli.run.estimate import PacedEstimate
     from aioapiqueue.cli.run.queue_feed import Changes
     from aioapiqueue.hub import CallStats, Request
+    from aioapiqueue.recording.spi import Recording
     from aioapiqueue.registry import Registry
 
 __all__ = ["CALLS", "THROTTLED", "RunRecorder", "SeriesName"]

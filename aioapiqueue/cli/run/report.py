@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._recording import as_clock
 from aioapiqueue.cli.console import MAX_LISTED, pluralize, prefixed, unbroken, wrapped
 from aioapiqueue.cli.run.activation import Why
 from aioapiqueue.cli.run.advice import (
@@ -23,6 +22,7 @@ from aioapiqueue.cli.run.gateway import is_installed
 from aioapiqueue.cli.run.limits_applied import unused
 from aioapiqueue.cli.run.limits_in_words import named
 from aioapiqueue.hub import OTHERS
+from aioapiqueue.recording.spi import as_clock
 from aioapiqueue.registry.spi import origin_of
 from aioapiqueue.spi import printable
 

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from aioapiqueue._shared import HUB_DIR, HubLocation, check_system
 from aioapiqueue.cli.console import refuse, wrapped
 from aioapiqueue.cli.help import number
+from aioapiqueue.schedules.spi import HUB_DIR, HubLocation, check_system
 
 __all__ = ["watch"]
 

@@ -17,9 +17,9 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Static
 
-from aioapiqueue._shared import command
 from aioapiqueue.cli.console import pluralize
 from aioapiqueue.cli.watch.rows import SORTS, History, arranged, rate_text, short, sparkline
+from aioapiqueue.schedules.spi import command
 from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.events import Resize
 
-    from aioapiqueue._shared import HubLocation
     from aioapiqueue.cli.watch.rows import QuotaKey, QuotaRow
+    from aioapiqueue.schedules.spi import HubLocation
 
 __all__ = ["Watch"]
 

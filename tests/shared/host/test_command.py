@@ -13,9 +13,9 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue._shared import HubLocation
 from aioapiqueue.cli.app import app
 from aioapiqueue.cli.console import as_argument
+from aioapiqueue.schedules.spi import HubLocation
 from tests.helpers.host_crowd import hello
 from tests.helpers.host_workers import Workers
 from tests.helpers.hubs import hub_in_use, hubs_with, processes_of

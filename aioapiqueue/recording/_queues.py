@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue import Concurrency
-from aioapiqueue._recording.changes import ChangeHistory, QueueChange
-from aioapiqueue._recording.rates import OverTime, allowed_over_time, most_in
-from aioapiqueue._recording.series import TimeSeries
-from aioapiqueue._recording.unpaced import UnpacedTime
-from aioapiqueue._recording.waits import WaitTimes
+from aioapiqueue.recording._changes import ChangeHistory, QueueChange
+from aioapiqueue.recording._rates import OverTime, allowed_over_time, most_in
+from aioapiqueue.recording._series import TimeSeries
+from aioapiqueue.recording._unpaced import UnpacedTime
+from aioapiqueue.recording._waits import WaitTimes
 from aioapiqueue.spi import CALLS, limit_types
 
 if TYPE_CHECKING:

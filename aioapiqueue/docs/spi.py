@@ -1,4 +1,4 @@
-"""The pages of the documentation. It needs no extra, so `aioapiqueue docs` works without `cli`."""
+"""The pages of the documentation. They need no extra: messages of the library refer to them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import aioapiqueue
-from aioapiqueue.cli.reference import describe, entries, find_alike, find_entry, list_entries
+from aioapiqueue.docs._reference import describe, entries, find_alike, find_entry, list_entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
