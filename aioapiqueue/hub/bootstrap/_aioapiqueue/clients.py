@@ -7,30 +7,15 @@ is signed. It ends with `response-received.<service>`.
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
-from importlib.util import module_from_spec, spec_from_file_location
 from inspect import isawaitable
 from typing import Any
 
 from . import MARK, MARKED, UNMARKED, process
+from . import _botocore_calls as _calls
 from .attempts import BotocoreCall, HttpAttempt, current, text
 from .hosts import labels_of
 from .threads import ThreadAttempt
-
-
-def _load(name: str, path: str) -> Any:
-    """Load a file of aioapiqueue that the program may be unable to import."""
-    spec: Any = spec_from_file_location(name, path)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_aioapiqueue = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
-_calls = _load(
-    "_aioapiqueue.botocore_calls", os.path.join(_aioapiqueue, "registry/_botocore_calls.py")
-)
 
 
 def pace_class(cls: Any) -> None:
