@@ -56,7 +56,7 @@ HUB = """
 import asyncio, sys
 from pathlib import Path
 from aioapiqueue import Registry
-from aioapiqueue.hub import Hub
+from aioapiqueue_run.hub import Hub
 async def main():
     async with Hub(Registry({"ec2": sys.argv[1]}), directory=Path(sys.argv[2])) as hub:
         print(hub.path, flush=True)
@@ -66,8 +66,8 @@ asyncio.run(main())
 
 GATEWAY = """
 import asyncio, json, os, sys
-from aioapiqueue.gateway.main import GatewaySettings, serve
-from aioapiqueue.gateway.upstream import connect_tcp
+from aioapiqueue_run.gateway.main import GatewaySettings, serve
+from aioapiqueue_run.gateway.upstream import connect_tcp
 from aioapiqueue.schedules.spi import raise_file_limit
 async def main():
     hub, folder, port = sys.argv[1:]

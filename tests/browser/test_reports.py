@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.real, pytest.mark.browser]
 
 ROOT = Path(__file__).parents[2]
 SMALL = """
-from aioapiqueue.demo import scan
+from aioapiqueue_run.demo import scan
 from aioapiqueue.__main__ import main
 scan.ScanPlan.buckets = property(lambda _: 3)
 main()
