@@ -40,10 +40,11 @@ ALL = ("--numprocesses=3", "--dist=loadfile")
 """All tests run in three processes: on two cores, half of them wait for something."""
 WINGS = {
     "integrations": ("tests/integrations",),
-    "servers": ("tests/shared", "tests/hub", "tests/soak", "tests/mutants"),
-    "programs": ("tests/cli", "tests/demo", "tests/run", "tests/gateway", "tests/scanners"),
+    "servers": ("tests/shared", "tests/soak", "tests/mutants"),
+    "programs": ("run/tests",),
 }
 """Parts of the tests that the workflow runs beside each other; everything else is "core"."""
+REINSTALL = ("--reinstall-package=aioapiqueue", "--reinstall-package=aioapiqueue-run")
 BENCHMARKS = (
     *("imports", "overhead", "observers", "lanes", "host"),
     *("gateway", "adaptive", "accuracy"),
@@ -57,7 +58,7 @@ def set_up(session: nox.Session, *groups: str, editable: bool = True) -> None:
             "nox runs on a Python that is too old for aioapiqueue: `.uv/bin/uvx -p 3.11 nox`"
         )
     # As a wheel, rebuilt every time: what is tested is what would be installed.
-    wheel = [] if editable else ["--no-editable", "--reinstall-package", "aioapiqueue"]
+    wheel = () if editable else ("--no-editable", *REINSTALL)
     session.run_install(
         "uv",
         "sync",
@@ -121,7 +122,7 @@ def latest(session: nox.Session) -> None:
 def resolve(session: nox.Session, how: str) -> None:
     """Bring the session's environment to what pyproject.toml says, without uv.lock."""
     python = f"--python={session.virtualenv.location}"
-    extras = ("--group=test", "--reinstall-package=aioapiqueue", ".[all]")
+    extras = ("--group=test", *REINSTALL, ".[all]", "./run")
     session.run_install("uv", "pip", "install", "--quiet", how, python, *extras)
 
 

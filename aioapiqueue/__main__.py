@@ -16,7 +16,7 @@ def main() -> None:
     Without it, only `--version` and `docs` work: errors of the library refer to the latter.
     """
     try:
-        from aioapiqueue.cli.app import app  # noqa: PLC0415 - needs an extra
+        from aioapiqueue_run.cli.app import app  # noqa: PLC0415 - needs an extra
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
         # Any other module is part of the package or of an extra: a fault, which needs its
@@ -39,7 +39,7 @@ def restore_interrupt() -> None:
 
 
 def _answer_without_extra(missing: str) -> str:
-    from aioapiqueue.cli.pages import list_pages, read  # noqa: PLC0415 - as above
+    from aioapiqueue.docs.spi import list_pages, read  # noqa: PLC0415 - as above
 
     if hasattr(signal, "SIGPIPE"):  # `| head` ends it without a traceback
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

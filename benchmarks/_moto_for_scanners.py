@@ -9,7 +9,7 @@ from moto.ec2 import urls
 from moto.ec2.responses import EC2Response
 from moto.utilities.utils import filter_resources
 
-from aioapiqueue.demo.moto_server import serve
+from aioapiqueue_run.demo.moto_server import serve
 
 _ATTRIBUTES = (("region-name", "name"), ("opt-in-status", "opt_in_status"))
 

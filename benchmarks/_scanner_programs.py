@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aioapiqueue._shared import HUB_DIR
-from aioapiqueue.demo.moto_server import REGION
+from aioapiqueue.schedules.spi import HUB_DIR
+from aioapiqueue_run.demo.moto_server import REGION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

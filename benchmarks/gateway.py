@@ -56,7 +56,7 @@ HUB = """
 import asyncio, sys
 from pathlib import Path
 from aioapiqueue import Registry
-from aioapiqueue.hub import Hub
+from aioapiqueue_run.hub import Hub
 async def main():
     async with Hub(Registry({"ec2": sys.argv[1]}), directory=Path(sys.argv[2])) as hub:
         print(hub.path, flush=True)
@@ -66,9 +66,9 @@ asyncio.run(main())
 
 GATEWAY = """
 import asyncio, json, os, sys
-from aioapiqueue.gateway.main import GatewaySettings, serve
-from aioapiqueue.gateway.upstream import connect_tcp
-from aioapiqueue._shared import raise_file_limit
+from aioapiqueue_run.gateway.main import GatewaySettings, serve
+from aioapiqueue_run.gateway.upstream import connect_tcp
+from aioapiqueue.schedules.spi import raise_file_limit
 async def main():
     hub, folder, port = sys.argv[1:]
     settings = GatewaySettings(hub=hub, folder=folder, token="token", mark="mark")
@@ -85,7 +85,7 @@ asyncio.run(main())
 CLIENT = """
 import anyio, base64, json, ssl, sys, time
 from anyio.streams.tls import TLSStream
-from aioapiqueue._shared import raise_file_limit
+from aioapiqueue.schedules.spi import raise_file_limit
 HOST = "ec2.us-east-1.amazonaws.com"
 BODY = b"Action=DescribeVolumes&Version=2016-11-15"
 REQUEST = (f"POST / HTTP/1.1\\r\\nHost: {HOST}\\r\\n"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from _common import Report, main, ratios, spread
 
 from aioapiqueue import ApiQueue, HostSchedule
-from aioapiqueue._shared import HUB_DIR, HubLocation, command
+from aioapiqueue.schedules.spi import HUB_DIR, HubLocation, command
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from _common import Report, interleave, main, spread
 
 from aioapiqueue import Registry
-from aioapiqueue.hub import Hub
+from aioapiqueue_run.hub import Hub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

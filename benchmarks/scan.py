@@ -46,15 +46,15 @@ from _scanner_programs import (
 )
 
 from aioapiqueue import Rate
-from aioapiqueue.demo.demonstration import isolated
-from aioapiqueue.demo.gate import ThrottlingProxy
-from aioapiqueue.demo.moto_server import Moto, MotoError, moto_server, public_among
-from aioapiqueue.demo.scan import new_client, standing_by, warm_up
+from aioapiqueue_run.demo.demonstration import isolated
+from aioapiqueue_run.demo.gate import ThrottlingProxy
+from aioapiqueue_run.demo.moto_server import Moto, MotoError, moto_server, public_among
+from aioapiqueue_run.demo.scan import new_client, standing_by, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from aioapiqueue.demo.gate import Ec2Call
+    from aioapiqueue_run.demo.gate import Ec2Call
 
 BYSTANDER_KEY = "AKIABYSTANDER0000001"
 ATTRIBUTE = "DescribeSnapshotAttribute"

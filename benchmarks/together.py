@@ -26,11 +26,11 @@ from _common import Report
 from _scanner_programs import SCANNER_KEY, SCANNERS, Scanner, execute, variables_of
 from scan import ACCOUNT, ATTRIBUTE, SLACK
 
-from aioapiqueue._shared import HUB_DIR, HubLocation, command
-from aioapiqueue.demo.demonstration import isolated
-from aioapiqueue.demo.gate import ThrottlingProxy
-from aioapiqueue.demo.moto_server import Moto, moto_server, public_among
-from aioapiqueue.demo.scan import warm_up
+from aioapiqueue.schedules.spi import HUB_DIR, HubLocation, command
+from aioapiqueue_run.demo.demonstration import isolated
+from aioapiqueue_run.demo.gate import ThrottlingProxy
+from aioapiqueue_run.demo.moto_server import Moto, moto_server, public_among
+from aioapiqueue_run.demo.scan import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PLACES = (
-    *("aioapiqueue", "tests", "benchmarks", "docs", ".github", "noxfile.py"),
+    *("aioapiqueue", "run", "tests", "benchmarks", "docs", ".github", "noxfile.py"),
     *("README.md", "CHANGELOG.md"),
 )
 KINDS = {".py", ".lua", ".md", ".toml", ".yml"}
@@ -61,8 +61,9 @@ FOR_USERS = {
     r"ask(s|ed)? nobody": "write it out",
     r"no more than that": "at most",
 }
-PROGRAMS = {"cli", "demo", "gateway", "hub"}
-"""Parts of the package that users do not import; their messages are checked."""
+PACKAGES = {"aioapiqueue", "aioapiqueue_run"}
+PROGRAMS = "aioapiqueue_run"
+"""The package that users do not import; its messages are checked."""
 DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 PUBLIC = re.compile(r"^(?:async )?(?:class|def) (\w+)|^(\w+) =", re.MULTILINE)
 # Identifiers are words joined by underscores, and prose goes on over the end of a line.
@@ -104,7 +105,7 @@ def read_by_users(file: Path, public: set[str]) -> Iterator[tuple[int, str]]:
     """Yield each text of a file that users read, with the line on which it begins."""
     if file.suffix == ".md":
         yield 1, file.read_text("utf-8")
-    if file.suffix != ".py" or "aioapiqueue" not in file.relative_to(ROOT).parts:
+    if file.suffix != ".py" or PACKAGES.isdisjoint(file.relative_to(ROOT).parts):
         return
     tree = ast.parse(file.read_text("utf-8"))
     # Expressions are docstrings, those of attributes too.
@@ -116,7 +117,7 @@ def read_by_users(file: Path, public: set[str]) -> Iterator[tuple[int, str]]:
             and id(node) not in docstrings
         ):
             yield node.lineno, node.value
-    for owner in tree.body if PROGRAMS.isdisjoint(file.parts) else ():
+    for owner in tree.body if PROGRAMS not in file.parts else ():
         if isinstance(owner, DEFINITIONS) and owner.name in public:
             for node in (owner, *(owner.body if isinstance(owner, ast.ClassDef) else ())):
                 if (

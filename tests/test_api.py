@@ -19,6 +19,8 @@ from tests.helpers import api_file
 PROGRAMS = tuple(f"aioapiqueue.{name}" for name in ("cli", "demo", "gateway", "hub"))
 """What is run and never imported by users: its API is the command line."""
 APART = {
+    "aioapiqueue.docs": "a folder",
+    "aioapiqueue.docs.spi": "for the command `aioapiqueue docs`",
     "aioapiqueue.integrations": "a folder",
     "aioapiqueue.integrations.redis.schedule": "its names are those of `integrations.redis`",
     "aioapiqueue.registry.presets": "tables",
@@ -27,7 +29,10 @@ APART = {
     "aioapiqueue.registry.presets.services": "a table",
     "aioapiqueue.integrations.report.spi": "for the programs",
     "aioapiqueue.integrations.spi": "for the programs",
+    "aioapiqueue.recording": "a folder",
+    "aioapiqueue.recording.spi": "for the programs and reports",
     "aioapiqueue.registry.spi": "for the programs and the integrations",
+    "aioapiqueue.schedules.spi": "for the programs",
     "aioapiqueue.spi": "for the other wings of this package",
     "aioapiqueue.threads.spi": "for the other wings of this package",
 }

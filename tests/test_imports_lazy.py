@@ -24,7 +24,9 @@ NOT_LOADED = (
     "uuid",
     "random",
     "difflib",
-    "aioapiqueue._shared",
+    "aioapiqueue.schedules",
+    "aioapiqueue.integrations",
+    "aioapiqueue.recording",
 )
 """Modules that only some programs need: for AWS, adaptive limits, figures, quotas that
 servers tell of or others share, or a file of limits."""

@@ -8,7 +8,8 @@ only ends what hangs.
 from __future__ import annotations
 
 import ast
-from pathlib import Path
+
+from tests.helpers.wall import files_of_tests
 
 CLOCKS = {"monotonic", "perf_counter", "process_time", "thread_time"}
 GOES_BY = {"stalls", "yards", "slowness", "delay"}
@@ -107,7 +108,7 @@ def test_each_bound_says_what_it_goes_by():
     """No test bounds real time without a yardstick, retries or a mark."""
     wrong = [
         f"{file}, line {one}"
-        for file in sorted(Path(__file__).parent.rglob("test_*.py"))
+        for file in files_of_tests()
         for one in unexplained(file.read_text("utf-8"))
     ]
     assert not wrong, "\n".join(wrong)

@@ -1,8 +1,8 @@
 """Reads what limits depend on from a botocore call: counts of its parameters, and its account.
 
-The bootstrap that `aioapiqueue run` puts into other programs loads this file by its path. So it
-uses only the standard library, imports nothing of aioapiqueue, and keeps to the syntax of
-Python 3.9.
+The bootstrap that `aioapiqueue run` puts into other programs has a copy of this file, which a test
+compares with the original in `registry/`. So this file uses only the standard library, imports
+nothing of aioapiqueue, and keeps to the syntax of Python 3.9.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _count(value: object) -> int:
     return len(value) if isinstance(value, (list, tuple)) else 1
 
 
-def role_account(credentials: Any) -> str | None:  # noqa: ANN401 - of botocore, which has no types
+def role_account(credentials: Any) -> str | None:
     """Return the account of the role that credentials are for; None if they are for no role."""
     # botocore has no public way to the role. Its fetcher knows the account before it has fetched
     # credentials, and whatever their keys are, so a refresh does not look like another account.

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue
-from aioapiqueue._recording import as_clock
 from aioapiqueue.integrations.report import ReportObserver
 from aioapiqueue.integrations.report.spi import Masks
+from aioapiqueue.recording.spi import as_clock
 from aioapiqueue.testing import VirtualLoop
 from tests.browser.opened import number_in
 
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.real, pytest.mark.browser]
 
 ROOT = Path(__file__).parents[2]
 SMALL = """
-from aioapiqueue.demo import scan
+from aioapiqueue_run.demo import scan
 from aioapiqueue.__main__ import main
 scan.ScanPlan.buckets = property(lambda _: 3)
 main()

@@ -23,7 +23,9 @@ class BlockingCalls:
 
     def __init__(self) -> None:
         self._watching = False
-        self._patches = BlockBuster("aioapiqueue", excluded_modules=["aioapiqueue.testing"])
+        self._patches = BlockBuster(
+            ["aioapiqueue", "aioapiqueue_run"], excluded_modules=["aioapiqueue.testing"]
+        )
         for function in self._patches.functions.values():
             # A VirtualClient, which `aioapiqueue` awaits, blocks the loop: its time stands still.
             function.can_block_in("helpers/virtual_client.py", "_run")

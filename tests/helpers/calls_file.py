@@ -1,8 +1,8 @@
-"""Write `aioapiqueue/gateway/aws_calls.json.gz`: how requests to each AWS service look.
+"""Write `run/aioapiqueue_run/gateway/aws_calls.json.gz`: how requests to each AWS service look.
 
 `uvx nox -s names` does it, with the botocore of uv.lock and the newest one: where a path has
-changed between them, both are in use. The tests in tests/gateway/test_calls.py make a request of
-each operation that the installed botocore has, and look it up in the file.
+changed between them, both are in use. The tests in run/tests/gateway/test_calls.py make a request
+of each operation that the installed botocore has, and look it up in the file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.helpers.operations_file import version_of
 
-FILE = Path(__file__).parents[2] / "aioapiqueue" / "gateway" / "aws_calls.json.gz"
+FILE = Path(__file__).parents[2] / "run" / "aioapiqueue_run" / "gateway" / "aws_calls.json.gz"
 ROUTED = {"rest-json", "rest-xml"}
 
 

@@ -7,9 +7,9 @@ import base64
 import contextlib
 
 from aioapiqueue import Registry
-from aioapiqueue.gateway import main
-from aioapiqueue.gateway.upstream import connect_tcp
-from aioapiqueue.hub import Hub
+from aioapiqueue_run.gateway import main
+from aioapiqueue_run.gateway.upstream import connect_tcp
+from aioapiqueue_run.hub import Hub
 
 __all__ = ["HOST", "OK", "USER", "Bench", "open_bench", "read"]
 

@@ -16,7 +16,7 @@ import selectors
 import socket
 import sys
 
-from aioapiqueue._shared import HubLocation
+from aioapiqueue.schedules.spi import HubLocation
 from tests.helpers import introspect
 
 wire = introspect.hub_messages()

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._shared import HUB_DIR, HubLocation, command
+from aioapiqueue.schedules.spi import HUB_DIR, HubLocation, command
 from tests.helpers import introspect
 
 if TYPE_CHECKING:

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from botocore.credentials import AssumeRoleCredentialFetcher
 
     from aioapiqueue import ApiQueue, LimiterView, Slot
-    from aioapiqueue._shared import HubLocation
-    from aioapiqueue.hub import Hub
+    from aioapiqueue.schedules.spi import HubLocation
+    from aioapiqueue_run.hub import Hub
 
 # A queue: what runs for it.
 
@@ -777,7 +777,7 @@ def close_file_of(journal: Any) -> None:
 HUB_PROGRAM = b"aioapiqueue._shared.host_hub.main"
 """The module that a hub's process runs."""
 START_HUB = """
-from aioapiqueue._shared import HubLocation
+from aioapiqueue.schedules.spi import HubLocation
 from aioapiqueue._shared.host import reach
 assert reach.start_hub(HubLocation()) is None
 """
@@ -886,7 +886,7 @@ def begin_hubs_with(code: str) -> Callable[[], None]:
 
 async def connect_to_first(addresses: Sequence[Any], port: int, dial: Callable[..., Any]) -> Any:
     """Connect to the first of some addresses that answers, as a confined gateway does."""
-    from aioapiqueue.gateway import confinement
+    from aioapiqueue_run.gateway import confinement
 
     return await confinement._connect_to_first(addresses, port, dial)
 
@@ -982,30 +982,30 @@ def forget_zones() -> None:
 
 
 _PLACES = {
-    "connections without a password": "aioapiqueue.gateway.server._UNAUTHENTICATED",
+    "connections without a password": "aioapiqueue_run.gateway.server._UNAUTHENTICATED",
     "folder of presets": "aioapiqueue.registry._published._FOLDER",
-    "hook of Node.js": "aioapiqueue.gateway.environment._NODE_HOOK",
+    "hook of Node.js": "aioapiqueue_run.gateway.environment._NODE_HOOK",
     "keys cached for figures": "aioapiqueue._core.figures._KEYS",
-    "kinds of calls counted": "aioapiqueue.hub.calls._MAX_STATS",
-    "kinds of calls until queues are dropped": "aioapiqueue.hub.calls._MANY_KINDS",
+    "kinds of calls counted": "aioapiqueue_run.hub.calls._MAX_STATS",
+    "kinds of calls until queues are dropped": "aioapiqueue_run.hub.calls._MANY_KINDS",
     "lanes that learn": "aioapiqueue._server_quotas.queue_quotas._MANY_LANES",
-    "last seconds of a gateway": "aioapiqueue.gateway.main._LAST_SECONDS",
-    "look-up of a name": "aioapiqueue.gateway.confinement._look_up",
+    "last seconds of a gateway": "aioapiqueue_run.gateway.main._LAST_SECONDS",
+    "look-up of a name": "aioapiqueue_run.gateway.confinement._look_up",
     "makers of decisions": "aioapiqueue._shared.decisions._MOST_MAKERS",
     "name of a boot": "aioapiqueue._shared.host_hub.saved_states._boot",
     "names in a log": "aioapiqueue._shared.host_hub.limits_in_force._FEW",
-    "pages of a listing": "aioapiqueue.cli.limits.service_quotas._MAX_PAGES",
-    "points of series": "aioapiqueue._recording.series._MAX_POINTS",
+    "pages of a listing": "aioapiqueue_run.cli.limits.service_quotas._MAX_PAGES",
+    "points of series": "aioapiqueue.recording._series._MAX_POINTS",
     "reads of a journal": "aioapiqueue._shared.host_hub.journal.Journal.rows",
-    "seconds after an interruption": "aioapiqueue.cli.run.program._STILL_RUNNING_SECONDS",
+    "seconds after an interruption": "aioapiqueue_run.cli.run.program._STILL_RUNNING_SECONDS",
     "seconds for a locked file": "aioapiqueue._shared.host_hub.journal._LOCKED_AT_FIRST",
-    "seconds of a check of a server": "aioapiqueue.cli.run.shared_server._CHECK_SECONDS",
-    "seconds of a silent client": "aioapiqueue.gateway.server._SILENT_SECONDS",
-    "seconds of each look": "aioapiqueue.cli.run.supervisor._EACH_SECONDS",
-    "seconds of idle connections": "aioapiqueue.gateway.upstream._IDLE_SECONDS_OF_OTHERS",
-    "seconds until a password": "aioapiqueue.gateway.server._PASSWORD_SECONDS",
-    "slack of a verdict": "aioapiqueue.demo.verdict._SLACK",
-    "snapshots of a demo": "aioapiqueue.cli.demo._MIN_SNAPSHOTS",
+    "seconds of a check of a server": "aioapiqueue_run.cli.run.shared_server._CHECK_SECONDS",
+    "seconds of a silent client": "aioapiqueue_run.gateway.server._SILENT_SECONDS",
+    "seconds of each look": "aioapiqueue_run.cli.run.supervisor._EACH_SECONDS",
+    "seconds of idle connections": "aioapiqueue_run.gateway.upstream._IDLE_SECONDS_OF_OTHERS",
+    "seconds until a password": "aioapiqueue_run.gateway.server._PASSWORD_SECONDS",
+    "slack of a verdict": "aioapiqueue_run.demo.verdict._SLACK",
+    "snapshots of a demo": "aioapiqueue_run.cli.demo._MIN_SNAPSHOTS",
 }
 """Where the library keeps what `replace` replaces."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from aioapiqueue.cli.run.launch import Launch
-from aioapiqueue.cli.run.log import Log
-from aioapiqueue.cli.run.model import RunPlan
 from aioapiqueue.registry import Registry
+from aioapiqueue_run.cli.run.launch import Launch
+from aioapiqueue_run.cli.run.log import Log
+from aioapiqueue_run.cli.run.model import RunPlan
 
 __all__ = ["plan_of"]
 

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aioapiqueue
+import aioapiqueue_run
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-PACKAGE = "aioapiqueue"
+PACKAGES = ("aioapiqueue", "aioapiqueue_run")
 LIBRARY = Path(aioapiqueue.__file__).parent
+PROGRAMS = Path(aioapiqueue_run.__file__).parent
 ROOT = Path(__file__).parents[2]
 INTROSPECT = "tests/helpers/introspect.py"
 PLANTED = {
@@ -46,7 +48,7 @@ DOCUMENTED = {
 ALLOWED = {
     "benchmarks/_lanes.py": {"limiter._scheduler": "its `looks`, which has no public name"},
     "benchmarks/_peer_behaviour.py": {"_fut_waiter": "what a task of asyncio waits for"},
-    "tests/cli/test_docs.py": {
+    "run/tests/cli/test_docs.py": {
         "ApiQueue._hidden": "is refused, because it is private",
         "_protected_args": "what click leaves to the next command",
     },
@@ -61,19 +63,19 @@ ALLOWED = {
         "session._session": "boto3's session of botocore",
         "_credentials._expiry_time": "of botocore",
     },
-    "tests/hub/conftest.py": {"_transport": "what asyncio leaves open of a process"},
-    "tests/hub/test_bootstrap.py": {"_credentials": "of a session of botocore"},
-    "tests/hub/test_imports.py": {"_find_spec": "Python's own import"},
-    "tests/hub/test_processes.py": {"_credentials": "of a session of botocore"},
-    "tests/hub/test_silence.py": {"_scheduled": "the timers of a loop of asyncio"},
+    "run/tests/hub/conftest.py": {"_transport": "what asyncio leaves open of a process"},
+    "run/tests/hub/test_bootstrap.py": {"_credentials": "of a session of botocore"},
+    "run/tests/hub/test_imports.py": {"_find_spec": "Python's own import"},
+    "run/tests/hub/test_processes.py": {"_credentials": "of a session of botocore"},
+    "run/tests/hub/test_silence.py": {"_scheduled": "the timers of a loop of asyncio"},
     "tests/integrations/llm/test_clients.py": {
         "_max_connections": "of httpx and httpcore, which show no option that they were given",
         "_pool": "as above",
         "_socket_options": "as above",
         "_transport": "as above",
     },
-    "tests/run/test_activation.py": {"_find_spec": "Python's own import"},
-    "tests/run/test_launchers.py": {"_make_api_call": "what tracers of botocore replace"},
+    "run/tests/run/test_activation.py": {"_find_spec": "Python's own import"},
+    "run/tests/run/test_launchers.py": {"_make_api_call": "what tracers of botocore replace"},
 }
 """Private names that a file may use, with reasons: of other libraries, but for one."""
 BY_NAME = {
@@ -82,9 +84,9 @@ BY_NAME = {
     *("delitem", "setitem"),
 }
 """Functions that take an attribute, or a key, as a string; `object` is that of `mock.patch`."""
-_DOTTED = re.compile(rf"\b{PACKAGE}(?:\.\w+)+|(?:^|\w+|[)\]])\._[A-Za-z]\w*")
+_DOTTED = re.compile(r"\baioapiqueue(?:_run)?(?:\.\w+)+|(?:^|\w+|[)\]])\._[A-Za-z]\w*")
 """In a string: a name of the library with dots, or an attribute that begins with an underscore."""
-_IMPORT = re.compile(rf"\bfrom ({PACKAGE}[\w.]*) import (\([^)]*\)|[^\n;\"']*)")
+_IMPORT = re.compile(r"\bfrom (aioapiqueue[\w.]*) import (\([^)]*\)|[^\n;\"']*)")
 """In a string: an import of names."""
 
 
@@ -98,7 +100,11 @@ def sources() -> Mapping[str, str]:
 
     The mutants are left out: they name private modules, since they change the source of those.
     """
-    files = [*sorted(ROOT.glob("tests/**/*.py")), *sorted(ROOT.glob("benchmarks/**/*.py"))]
+    files = [
+        file
+        for place in ("tests", "run/tests", "benchmarks")
+        for file in sorted(ROOT.glob(f"{place}/**/*.py"))
+    ]
     found = {file.relative_to(ROOT).as_posix(): file.read_text("utf-8") for file in files}
     return {
         name: source
@@ -159,7 +165,9 @@ def _modules_imported(part: ast.AST) -> Mapping[str, str]:
 
 
 def _is_module(name: str) -> bool:
-    path = LIBRARY.parent.joinpath(*name.split("."))
+    first, _, inner = name.partition(".")
+    root = PROGRAMS if first == PROGRAMS.name else LIBRARY
+    path = root.joinpath(*inner.split("."))
     return path.is_dir() or path.with_suffix(".py").exists()
 
 
@@ -212,7 +220,7 @@ def _names_in(text: str) -> Iterator[str]:
         yield from filter(_is_hidden, (f"{module}.{words[0]}" for words in each if words))
     rest = _IMPORT.sub("", text)
     for name in _DOTTED.findall(rest):
-        if not name.startswith(PACKAGE) or _is_hidden(name):
+        if not name.startswith(PACKAGES) or _is_hidden(name):
             yield name
 
 
@@ -222,7 +230,7 @@ def _is_hidden(name: str) -> bool:
     What a package with an underscore exports is public to all wings, and so to tests.
     """
     first, *parts = name.split(".")
-    if first not in {PACKAGE, "tests"} or not any(map(is_private, parts)):
+    if first not in {*PACKAGES, "tests"} or not any(map(is_private, parts)):
         return False
     return not (len(parts) <= 2 and parts[0] in _doors() and set(parts[1:]) <= _doors()[parts[0]])
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from typing import IO, TYPE_CHECKING, NoReturn
 
-from aioapiqueue.cli.app import app
+from aioapiqueue_run.cli.app import app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

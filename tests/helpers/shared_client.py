@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from aioapiqueue.cli.run import shared_address
+from aioapiqueue_run.cli.run import shared_address
 
 __all__ = ["open_without_server"]
 

@@ -10,7 +10,8 @@ __all__ = ["NEED_POSIX", "POSIX"]
 POSIX: bool = os.name == "posix" and hasattr(socket, "AF_UNIX")
 
 NEED_POSIX = (
-    *("browser", "cli", "demo", "gateway", "hub", "mutants", "run", "scanners", "shared", "soak"),
+    *("browser", "mutants", "shared", "soak"),
     *("core/test_bounds.py", "registry/test_operations.py"),
 )
-"""Folders and files that are not even imported elsewhere; single tests are marked `posix`."""
+"""Folders and files of tests/ that are not even imported elsewhere, and run/tests is not, either;
+single tests are marked `posix`."""

@@ -1,4 +1,4 @@
-"""Which modules and names each module of the library uses: for tests/test_architecture.py.
+"""Which modules and names each module uses, of the library or its programs: for test_architecture.
 
 Each rule takes sources by module name ("registry._names": "import ..."), so that a test can plant a
 violation, and returns a line for each violation that it finds.
@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import aioapiqueue
+import aioapiqueue_run
 
 ROOT = Path(aioapiqueue.__file__).parent
-APART = ROOT / "hub" / "bootstrap"  # runs in other programs, without aioapiqueue
-PACKAGE = "aioapiqueue"
+ROOT_OF_PROGRAMS = Path(aioapiqueue_run.__file__).parent
+APART = ROOT_OF_PROGRAMS / "bootstrap"  # runs in other programs, without aioapiqueue
+PACKAGE, PACKAGE_OF_PROGRAMS = PACKAGES = ("aioapiqueue", "aioapiqueue_run")
 CORE = ("exceptions", "_limits", "_core")
-PROGRAMS = ("hub", "gateway", "cli", "demo", "__main__")
+PROGRAMS = ("hub", "gateway", "cli", "demo", PACKAGE_OF_PROGRAMS, "__main__")
 ORDER = (  # each may import the rooms before it
     *((one,) for one in (*CORE, "spi", PACKAGE, "_server_quotas", "adaptive", "threads")),
-    *((one,) for one in ("testing", "_recording", "_shared", "schedules", "registry")),
-    ("integrations",),
+    *((one,) for one in ("testing", "recording", "_shared", "schedules", "registry")),
+    *((one,) for one in ("integrations", "docs")),
     PROGRAMS,
 )
 LOADED_LATE = {"demo.demonstration", "demo.moto_server", "gateway.environment"}
@@ -35,13 +37,19 @@ Sources = Mapping[str, str]
 
 @cache
 def library() -> Sources:
-    """Return the source of each module, by its name without the package's own."""
-    found = {}
-    for file in sorted(ROOT.rglob("*.py")):
-        if APART not in file.parents:
-            parts = file.relative_to(ROOT).with_suffix("").parts
-            name = ".".join(part for part in parts if part != "__init__")
-            found[name or PACKAGE] = file.read_text("utf-8")
+    """Return the source of each module of both distributions.
+
+    By its name without that of its package: no room of the programs is named like one of the
+    library.
+    """
+    found: dict[str, str] = {}
+    for package, root in ((PACKAGE, ROOT), (PACKAGE_OF_PROGRAMS, ROOT_OF_PROGRAMS)):
+        for file in sorted(root.rglob("*.py")):
+            if APART not in file.parents:
+                parts = file.relative_to(root).with_suffix("").parts
+                name = ".".join(part for part in parts if part != "__init__") or package
+                assert name not in found, name
+                found[name] = file.read_text("utf-8")
     return found
 
 
@@ -68,7 +76,9 @@ def wing(name: str) -> str:
         return "core"
     if name == "__main__":  # the command, before its extra is known to be installed
         return "cli"
-    is_shared = name == "schedules" or name.startswith("integrations.redis")
+    if room(name) == "bootstrap":  # a client of the hub
+        return "hub"
+    is_shared = room(name) == "schedules" or name.startswith("integrations.redis")
     return "_shared" if is_shared else room(name)  # those are public faces of `_shared`
 
 
@@ -83,7 +93,7 @@ class Import(NamedTuple):
 
 
 def _short(module: str) -> str:
-    return module.removeprefix(f"{PACKAGE}.")
+    return module.removeprefix(f"{PACKAGE}.").removeprefix(f"{PACKAGE_OF_PROGRAMS}.")
 
 
 @cache
@@ -97,14 +107,14 @@ def _written_imports(source: str) -> Sequence[tuple[str, str, str | None]]:
             assert node.level == 0, "imports are absolute"
             module = node.module or ""
             found += [(one.asname or one.name, module, one.name) for one in node.names]
-    return [one for one in found if room(one[1]) == PACKAGE]
+    return [one for one in found if room(one[1]) in PACKAGES]
 
 
 def imports_of(sources: Sources, name: str) -> Iterator[tuple[str, Import]]:
     """Yield what a module imports of the library anywhere, by the name that it has there."""
     for known, module, part in _written_imports(sources[name]):
         inner = _short(f"{module}.{part}")
-        if part is not None and inner in sources and inner != PACKAGE:  # a module of a package
+        if part is not None and inner in sources and inner not in PACKAGES:  # a module of a package
             yield known, Import(inner)
         else:
             yield known, Import(_short(module), part)
@@ -132,7 +142,7 @@ def _in_strings(source: str) -> Sequence[Sequence[str]]:
         for node in nodes_of(source)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
-    return [one.split(".")[1:] for one in texts if one.startswith(f"{PACKAGE}.")]
+    return [one.split(".")[1:] for one in texts if room(one) in PACKAGES and "." in one]
 
 
 def _words(node: ast.expr) -> tuple[str, ...]:
@@ -146,7 +156,7 @@ def _words(node: ast.expr) -> tuple[str, ...]:
 
 
 def _inside(module: str, name: str) -> str:
-    return name if module == PACKAGE else f"{module}.{name}"
+    return name if module in PACKAGES else f"{module}.{name}"
 
 
 def _follow(sources: Sources, module: str, names: Sequence[str]) -> Import:
@@ -162,10 +172,10 @@ def used_by(sources: Sources, name: str) -> set[Import]:
 
     "spi.statements.Hold" is a name of `spi`, whatever module defines it.
     """
-    known = {PACKAGE: Import(PACKAGE), **dict(imports_of(sources, name))}
+    known = {**{one: Import(one) for one in PACKAGES}, **dict(imports_of(sources, name))}
     found = {target for _, target in imports_of(sources, name)}
     texts = (_follow(sources, PACKAGE, words) for words in _in_strings(sources[name]))
-    found |= {one for one in texts if one.module != PACKAGE}  # other texts are a logger's name
+    found |= {one for one in texts if one.module not in PACKAGES}  # other texts are a logger's name
     for words in _dotted_names(sources[name]):
         for end in range(len(words) - 1, 0, -1):
             if target := known.get(".".join(words[:end])):
@@ -180,7 +190,7 @@ def graph(sources: Sources) -> Mapping[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name in sources:
         found[name] = {one.module for one in used_by(sources, name)} - {name}
-        found[name] = {one for one in found[name] if not one.startswith("hub.bootstrap.")}
+        found[name] = {one for one in found[name] if room(one) != "bootstrap"}
         if name == PACKAGE:  # it loads the rest of the package at its first use
             found[name] = {one for one in found[name] if room(one) in CORE}
     return found
@@ -234,7 +244,7 @@ def _is_wrong_part(name: str, other: str) -> bool:
 
 def part_of_shared(name: str) -> str | None:
     """Return the part of `_shared` that a module belongs to; None: its door, or another wing."""
-    if name == "schedules":
+    if room(name) == "schedules":
         return "host"
     if name.startswith("integrations.redis"):
         return "redis"
@@ -262,6 +272,18 @@ def past_doors(sources: Sources) -> list[str]:
             elif used and module in sources and not _is_exported(sources, module, used):
                 wrong.add(f"{name} uses {module}.{used}")
     return sorted(wrong)
+
+
+def crossings(sources: Sources) -> list[str]:
+    """Return what the programs use of the library by a private name, of a module or in one."""
+    return [
+        f"{name} uses {'.'.join(filter(None, target))}"
+        for name in sources
+        if room(name) in PROGRAMS
+        for target in sorted(used_by(sources, name), key=str)
+        if room(target.module) not in {*PROGRAMS, "bootstrap"}
+        if any(map(is_private, ".".join(filter(None, target)).split(".")))
+    ]
 
 
 def _is_door(module: str) -> bool:
@@ -342,6 +364,17 @@ def too_long(files: Mapping[str, int], *, most: int, data: Collection[str]) -> l
 
 
 def lengths() -> Mapping[str, int]:
-    """Return the number of lines of each Python and Lua file of the library."""
-    files = [file for kind in ("*.py", "*.lua") for file in sorted(ROOT.rglob(kind))]
-    return {str(file.relative_to(ROOT)): file.read_text("utf-8").count("\n") for file in files}
+    """Return the number of lines of each Python and Lua file of the library and the programs."""
+    return {
+        str(file.relative_to(root)): file.read_text("utf-8").count("\n")
+        for root in (ROOT, ROOT_OF_PROGRAMS)
+        for kind in ("*.py", "*.lua")
+        for file in sorted(root.rglob(kind))
+    }
+
+
+def files_of_tests() -> Sequence[Path]:
+    """Return each file that has tests, of the library or of its programs."""
+    repository = Path(__file__).parents[2]
+    folders = (repository / "tests", repository / "run" / "tests")
+    return [file for folder in folders for file in sorted(folder.rglob("test_*.py"))]

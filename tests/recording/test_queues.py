@@ -7,7 +7,7 @@ import json
 import pytest
 
 from aioapiqueue import Calendar, Concurrency, Event, Rate, Window
-from aioapiqueue._recording import QueueRecord, Recording
+from aioapiqueue.recording.spi import QueueRecord, Recording
 
 
 def new(*limits, lanes=None, name="q", paced=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from aioapiqueue._recording import TimeSeries
+from aioapiqueue.recording.spi import TimeSeries
 from tests.helpers import introspect
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aioapiqueue._recording import UnpacedTime
+from aioapiqueue.recording.spi import UnpacedTime
 
 
 def test_waits_of_one_after_another_are_left_out():

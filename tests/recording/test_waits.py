@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from aioapiqueue._recording import RecentWaits, WaitTimes
+from aioapiqueue.recording.spi import RecentWaits, WaitTimes
 
 PERCENTS = (1, 10, 50, 90, 99, 99.9, 100)
 

@@ -8,11 +8,11 @@ import re
 import pytest
 
 from aioapiqueue import ApiQueue, LimitsError, Rate
-from aioapiqueue.hub.calls import Calls
-from aioapiqueue.hub.records import Kind, ProcessLoad
 from aioapiqueue.registry import Bucket, Registry, ServiceLimits
 from aioapiqueue.testing import VirtualLoop
 from aioapiqueue.threads import blocking
+from aioapiqueue_run.hub.calls import Calls
+from aioapiqueue_run.hub.records import Kind, ProcessLoad
 from tests.helpers.instants import now
 
 RUN = """

@@ -8,12 +8,12 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue.cli.app import app
 from aioapiqueue.registry import LimitsError, Registry, ServiceLimits
 from aioapiqueue.registry.presets import operations as operations_
 from aioapiqueue.registry.presets.operations import OPERATIONS
 from aioapiqueue.registry.presets.services import BOTOCORE
 from aioapiqueue.registry.spi import unknown_operation
+from aioapiqueue_run.cli.app import app
 from tests.helpers import operations_file
 from tests.helpers.models import NAMES, OLDER
 from tests.helpers.yardstick import yards

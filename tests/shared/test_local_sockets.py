@@ -1,17 +1,12 @@
 """The peer of a local socket: hubs and their clients refuse other users' processes."""
 
-import inspect
 import os
 import socket
 import sys
-from pathlib import Path
 
 import pytest
 
-import aioapiqueue.hub
-from aioapiqueue._shared import peer_of
-
-BOOTSTRAP = Path(aioapiqueue.hub.__file__).parent / "bootstrap" / "_aioapiqueue" / "__init__.py"
+from aioapiqueue.schedules.spi import peer_of
 
 
 class Answering:
@@ -23,11 +18,6 @@ class Answering:
     def getsockopt(self, _level, _option, length):
         """Return the value, as the kernel does for a buffer of this length."""
         return self.value[:length]
-
-
-def test_bootstrap_has_the_same_check():
-    """It cannot import aioapiqueue in other programs, so it has a copy."""
-    assert inspect.getsource(peer_of) in BOOTSTRAP.read_text("utf-8")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no process id")

@@ -14,7 +14,6 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
 from aioapiqueue import Concurrency
-from aioapiqueue._recording import RecentWaits
 from aioapiqueue._shared.decisions import Decisions, Limiting
 from aioapiqueue._shared.host.messages import transit
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
@@ -24,6 +23,7 @@ from aioapiqueue._shared.host_hub.limits_in_force import QUEUE, LimitsInForce
 from aioapiqueue._shared.host_hub.quota_records import QuotaRecords
 from aioapiqueue._shared.options import yielding
 from aioapiqueue._shared.statement_json import key_to, plain_costs
+from aioapiqueue.recording.spi import RecentWaits
 from aioapiqueue.spi import (
     CALLS,
     Dispatcher,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue._recording import CHANGE_KINDS, Recording, as_iso, verdict_of
 from aioapiqueue.integrations.report._page import page
+from aioapiqueue.recording.spi import CHANGE_KINDS, Recording, as_iso, verdict_of
 from aioapiqueue.spi import QueueReader
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from aioapiqueue import ApiQueue, Event, Limit
-    from aioapiqueue._recording import QueueRecord, UnpacedTime
+    from aioapiqueue.recording.spi import QueueRecord, UnpacedTime
     from aioapiqueue.spi import events
 
 _CALLS: tuple[events.EventKind, ...] = (

@@ -16,8 +16,8 @@ with needs("jinja2", to="reports", extra="report"):
     import jinja2
     from markupsafe import Markup
 
-from aioapiqueue._recording import as_clock, as_percent
 from aioapiqueue.integrations.report._masks import Masks
+from aioapiqueue.recording.spi import as_clock, as_percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

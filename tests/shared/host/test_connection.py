@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aioapiqueue import ApiQueue, HostSchedule
-from aioapiqueue._shared import HubLocation
+from aioapiqueue.schedules.spi import HubLocation
 from tests.helpers.hubs import ask_hub, hub_in_use, is_used
 
 if TYPE_CHECKING:

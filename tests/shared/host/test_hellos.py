@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aioapiqueue._shared import HubLocation, listen, reach
+from aioapiqueue.schedules.spi import HubLocation, listen, reach
 from tests.helpers import introspect
 from tests.helpers.host_crowd import hello
 from tests.helpers.hubs import hub_in_use, processes_of

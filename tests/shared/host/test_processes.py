@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from aioapiqueue import ApiQueue, HostSchedule, SharedError
-from aioapiqueue._shared import HUB_DIR, HubLocation
+from aioapiqueue.schedules.spi import HUB_DIR, HubLocation
 from aioapiqueue.threads import blocking
 from tests.helpers import introspect
 from tests.helpers.garbage import leave_older_alone

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from aioapiqueue import SharedError
-from aioapiqueue._shared import HubLocation, Unreachable, command, reach
+from aioapiqueue.schedules.spi import HubLocation, Unreachable, command, reach
 
 pytestmark = pytest.mark.real
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from aioapiqueue._shared import HUB_DIR
+from aioapiqueue.schedules.spi import HUB_DIR
 from tests.helpers import introspect
 from tests.helpers.host_workers import ROOT
 from tests.helpers.hubs import hub_in_use, processes_of
@@ -27,7 +27,7 @@ OTHERS = (65534, 54321)
 USE = """
 import asyncio, json
 from aioapiqueue import ApiQueue, HostSchedule
-from aioapiqueue._shared import HubLocation, command
+from aioapiqueue.schedules.spi import HubLocation, command
 async def main():
     queue = ApiQueue("100 in any 1h", schedule=HostSchedule("users"))
     async with queue.slot():
@@ -45,7 +45,7 @@ try:
 except PermissionError:
     print("refused")
 """
-STOP = "from aioapiqueue._shared import HubLocation, command; "
+STOP = "from aioapiqueue.schedules.spi import HubLocation, command; "
 STOP += 'command(HubLocation(), {"command": "reset", "quota": "users"}); '
 STOP += 'print(command(HubLocation(), {"command": "stop"})["pid"])'
 
@@ -123,7 +123,7 @@ def test_forgetful_test_is_noticed():
 
 def end_hub(variables):
     """End the hub in the user's own place, and wait for its end."""
-    ended = "from aioapiqueue._shared import HubLocation, command; "
+    ended = "from aioapiqueue.schedules.spi import HubLocation, command; "
     ended += 'command(HubLocation(), {"command": "stop"})'
     subprocess.run([sys.executable, "-c", ended], env=variables, check=True)
     while processes_of(None):

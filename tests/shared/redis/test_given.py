@@ -8,8 +8,8 @@ import redis.asyncio
 from redis.exceptions import AskError, MovedError
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.cli.run.shared_address import connected, read_address
 from aioapiqueue.integrations.redis import SharedSchedule
+from aioapiqueue_run.cli.run.shared_address import connected, read_address
 from tests.helpers.virtual_client import VirtualClient
 
 

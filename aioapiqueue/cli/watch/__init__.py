@@ -1,5 +1,0 @@
-"""`aioapiqueue watch`: a live view of the quotas that the hub of this host enforces."""
-
-from aioapiqueue.cli.watch.command import watch
-
-__all__ = ["watch"]

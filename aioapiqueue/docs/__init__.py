@@ -1,0 +1,1 @@
+"""The pages of the documentation and the API reference, as `aioapiqueue docs` prints them."""

@@ -1,0 +1,22 @@
+"""What reports, runs and the hub use of recording: figures of queues over time."""
+
+from aioapiqueue.recording._changes import CHANGE_KINDS
+from aioapiqueue.recording._queues import QueueRecord, Recording
+from aioapiqueue.recording._series import TimeSeries
+from aioapiqueue.recording._text import as_clock, as_iso, as_percent, verdict_of
+from aioapiqueue.recording._unpaced import UnpacedTime
+from aioapiqueue.recording._waits import RecentWaits, WaitTimes
+
+__all__ = [
+    "CHANGE_KINDS",
+    "QueueRecord",
+    "RecentWaits",
+    "Recording",
+    "TimeSeries",
+    "UnpacedTime",
+    "WaitTimes",
+    "as_clock",
+    "as_iso",
+    "as_percent",
+    "verdict_of",
+]

@@ -1,0 +1,26 @@
+"""What programs use of the hub of a host, in addition to public names.
+
+Programs talk to that hub, and the hub of a run has a socket of the same kind.
+"""
+
+from aioapiqueue._shared.accept import Acceptor, raise_file_limit
+from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
+from aioapiqueue._shared.host.reach import command, reach
+from aioapiqueue._shared.host.session import Delay
+from aioapiqueue._shared.local_sockets import check_system, listen, peer_of, remove
+from aioapiqueue._shared.outage import Unreachable
+
+__all__ = [
+    "HUB_DIR",
+    "Acceptor",
+    "Delay",
+    "HubLocation",
+    "Unreachable",
+    "check_system",
+    "command",
+    "listen",
+    "peer_of",
+    "raise_file_limit",
+    "reach",
+    "remove",
+]

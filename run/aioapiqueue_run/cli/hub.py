@@ -1,0 +1,223 @@
+"""`aioapiqueue hub`: shows and controls the quotas that the hub of this host enforces."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from aioapiqueue.exceptions import SharedError
+from aioapiqueue.schedules.spi import (
+    HUB_DIR,
+    HubLocation,
+    Unreachable,
+    check_system,
+    command,
+    reach,
+)
+from aioapiqueue.spi import printable
+from aioapiqueue_run.cli.console import (
+    FAILED,
+    as_argument,
+    console,
+    pluralize,
+    refuse,
+    say,
+    wrapped,
+)
+from aioapiqueue_run.cli.help import Command, CommandGroup
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="hub",
+    cls=CommandGroup,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Manage the hub, the process that enforces quotas shared by your processes on this host.",
+)
+_Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of a quota, as shown by `hub status`.")
+]
+_NONE = "no hub is running; the first process that needs a hub starts one"
+
+
+@app.command(cls=Command)
+def status(
+    *, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, on one line.")] = False
+) -> None:
+    """Show each quota, the programs that share it, and their waiting and running calls.
+
+    Exits with 1 if no hub is running or the hub cannot be reached.
+    """
+    answer = _ask({"command": "status"})
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    answer = _printable(answer)
+    minutes = (time.time() - answer["started"]) / 60
+    typer.echo(
+        f"hub {answer['version']}, process {answer['pid']}, running for {minutes:,.0f} min, "
+        f"at {answer['socket']}"
+    )
+    if answer["kept"]:
+        typer.echo("the hub runs until you stop it: aioapiqueue hub stop")
+    if answer["problem"]:
+        say(wrapped(answer["problem"]))
+    if not answer["quotas"]:
+        typer.echo("no quota is in use")
+    for quota in answer["quotas"]:
+        _show(quota)
+
+
+def _printable(answer: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return an answer with control characters in its texts escaped, for a terminal."""
+    if isinstance(answer, dict):
+        return {printable(key): _printable(value) for key, value in answer.items()}
+    if isinstance(answer, list):
+        return [_printable(one) for one in answer]
+    return printable(answer) if isinstance(answer, str) else answer
+
+
+def _show(quota: dict[str, Any]) -> None:
+    out = console()
+    kind = {"run": " (run)", "name": ""}.get(quota["kind"], "")
+    limits = ", ".join(quota["limits"]) or "no overall limit"
+    paused = " (paused)" if quota.get("paused") else ""  # a hub of an earlier version has no key
+    out.print(f"\n{quota['name']}{kind}{paused}: {limits}", markup=False)
+    lanes = {key: limits for key, limits in quota["lanes"].items() if limits}
+    for key, own in list(lanes.items())[:_MOST_LANES]:
+        out.print(f"  {key}: {', '.join(own)}", markup=False)
+    if len(lanes) > _MOST_LANES:
+        out.print(f"  and {len(lanes) - _MOST_LANES:,} more lanes")
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    table.add_column("  program", overflow="fold")
+    for name in ("process", "waiting", "running", "started"):
+        table.add_column(name, justify="right")
+    for one in quota["clients"]:
+        table.add_row(
+            f"  {one['program']}",
+            str(one["pid"]),
+            *(f"{one[name]:,}" for name in ("waiting", "running", "started")),
+        )
+    if quota["clients"]:
+        out.print(table)
+    else:
+        out.print("  no program is using it")
+
+
+_MOST_LANES = 12
+"""Number of lanes that are listed; a preset of AWS has hundreds."""
+
+
+@app.command(cls=Command)
+def start() -> None:
+    """Start the hub, unless it is running, and keep it running until `hub stop`.
+
+    You need this only for programs that cannot start a hub themselves, such as uWSGI.
+
+    Exits with 1 if the hub cannot be started.
+    """
+    _check()
+    try:
+        reached = reach({"command": "keep"}, override=os.environ.get(HUB_DIR))
+    except (SharedError, Unreachable) as error:
+        refuse(wrapped(str(error)), FAILED)
+    reached.sock.close()  # the hub goes on without clients, because of "keep"
+    typer.echo(
+        f"the hub is running: process {reached.welcome['pid']}, at {reached.welcome['socket']}"
+    )
+
+
+@app.command(cls=Command)
+def stop() -> None:
+    """Stop the hub. Queues that still need a hub start another.
+
+    Calls that have started are kept in a file and still count against their limits.
+
+    Exits with 1 if no hub is running or the hub cannot be reached.
+    """
+    answer = _ask({"command": "stop"}, none="no hub is running")
+    typer.echo(f"the hub has stopped (process {answer['pid']})")
+    if answer["queues"]:
+        queues = pluralize(answer["queues"], "queue")
+        say(wrapped(f"{queues} used the hub and will start another when needed"))
+
+
+@app.command(cls=Command)
+def reset(
+    name: _Name,
+) -> None:
+    """Reset a quota: forget the calls that have used it, so that its full limits are available.
+
+    Rates lowered by throttling, and limits read from responses, are kept. To reset a quota that no
+    program uses now, start the hub first (`hub start`).
+
+    Exits with 1 if no hub is running, the quota is unknown, or the hub's file cannot be written.
+    """
+    if not _ask({"command": "reset", "quota": name})["known"]:
+        refuse(f"unknown quota {name!r}: to list the quotas, run aioapiqueue hub status", FAILED)
+    typer.echo(f"{printable(name)}: reset")
+
+
+@app.command(cls=Command)
+def pause(
+    name: _Name,
+) -> None:
+    """Pause a quota: start no more of its calls, in any process, until you resume it.
+
+    Running calls continue. The pause ends when the last process that uses the quota ends.
+
+    Exits with 1 if no hub is running or no program uses the quota.
+    """
+    _set_paused(name, "pause")
+    typer.echo(f"{printable(name)}: paused; to resume: aioapiqueue hub resume {as_argument(name)}")
+
+
+@app.command(cls=Command)
+def resume(
+    name: _Name,
+) -> None:
+    """Resume a quota: end all its pauses, including those of programs.
+
+    Exits with 1 if no hub is running or no program uses the quota.
+    """
+    _set_paused(name, "resume")
+    typer.echo(f"{printable(name)}: resumed")
+
+
+def _set_paused(name: str, what: str) -> None:
+    if not _ask({"command": what, "quota": name})["known"]:
+        refuse(
+            f"no program is using a quota {name!r}: to list the quotas, run aioapiqueue hub status",
+            FAILED,
+        )
+
+
+def _check() -> None:
+    try:
+        check_system()
+    except RuntimeError as error:
+        refuse(str(error))
+
+
+def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
+    _check()
+    try:
+        answer = command(HubLocation(os.environ.get(HUB_DIR)), hello)
+    except json.JSONDecodeError as error:  # before ValueError, which it is, too
+        why = f"the hub's response is not JSON ({error})"
+        refuse(wrapped(f"{why}: to restart the hub, run aioapiqueue hub stop"), FAILED)
+    except ValueError as error:
+        refuse(wrapped(str(error)))
+    except OSError as error:
+        refuse(wrapped(f"cannot reach the hub: {error}"), FAILED)
+    if answer is None:
+        refuse(none, FAILED)
+    if "refused" in answer:
+        refuse(wrapped(f"the hub refused the request: {printable(answer['refused'])}"), FAILED)
+    return answer

@@ -1,0 +1,158 @@
+"""Asks Service Quotas for the quotas of an account. Needs the extra `aws`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from aiobotocore.config import AioConfig  # type: ignore[import-untyped]  # ships no types
+from aiobotocore.session import get_session  # type: ignore[import-untyped]  # as above
+from botocore.exceptions import (  # type: ignore[import-untyped]  # as above
+    BotoCoreError,
+    ClientError,
+    NoRegionError,
+)
+from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]  # as above
+
+from aioapiqueue.integrations.aiobotocore import pace_session
+from aioapiqueue.integrations.spi import is_throttle
+from aioapiqueue.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Mapping
+
+    from aioapiqueue_run.cli.limits.quotas import ServiceQuota
+
+__all__ = ["QuotasError", "fetch_quotas"]
+
+_TIMEOUT = 20  # seconds for one call
+_ATTEMPTS = 3
+_MAX_PAGES = 500  # of one listing: EC2's two have some 20 of 100 quotas each
+# The exceptions that botocore raises if a response has JSON of an unexpected form.
+_PARSE_ERRORS = (AttributeError, LookupError, TypeError, RecursionError)
+_NOT_SERVICE_QUOTAS = "the response is not from Service Quotas"
+
+
+class QuotasError(Exception):
+    """Raised when Service Quotas does not return all quotas; the message has the reason."""
+
+
+async def fetch_quotas(
+    services: Mapping[str, str], *, region: str | None, seconds: float
+) -> tuple[dict[str, list[ServiceQuota]], dict[str, str]]:
+    """Return the quotas of services: those applied to the account, or else AWS's defaults.
+
+    The calls are paced, at the default share of the limits that AWS publishes for Service Quotas.
+
+    Args:
+        services: the code of each service in Service Quotas, by the service's name.
+        region: the Region of the quotas. Default: that of the environment.
+        seconds: longest time for all calls together, in seconds.
+
+    Returns:
+        The quotas of each service, as Service Quotas returns them; and the services that it does
+        not know in this Region, each with its message.
+
+    Raises:
+        QuotasError: permission, network or credentials are missing, the account is throttled, no
+            service is known, or the time is over.
+    """
+    registry = Registry.parse('[service-quotas]\npreset = "aws"')
+    config = AioConfig(
+        connect_timeout=_TIMEOUT,
+        read_timeout=_TIMEOUT,
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+    )
+    quotas: dict[str, list[ServiceQuota]] = {}
+    unknown: dict[str, str] = {}
+    try:
+        session = get_session()
+        pace_session(session, {"service-quotas": registry})  # inside `try`: it reads the profile
+        async with (
+            asyncio.timeout(seconds),
+            registry,
+            session.create_client("service-quotas", region_name=region, config=config) as client,
+        ):
+            for one, code in services.items():
+                try:
+                    quotas[one] = await _quotas(client, code)
+                except client.exceptions.NoSuchResourceException as error:
+                    # A service may have no quotas in this Region, while the next one has.
+                    unknown[one] = _reason_of(error)
+    except TimeoutError:
+        raise QuotasError(
+            f"Service Quotas did not finish within {seconds:g} s: ask for fewer services "
+            "(--service ec2) or raise --timeout"
+        ) from None
+    except ClientError as error:
+        raise QuotasError(_reason_of(error)) from None
+    except NoRegionError:
+        raise QuotasError("no Region is set: choose one, such as --region eu-west-1") from None
+    except (BotoCoreError, ResponseParserError, OSError, ValueError) as error:
+        raise QuotasError(f"cannot reach Service Quotas: {error}") from None
+    if not quotas:
+        raise QuotasError("; ".join(dict.fromkeys(unknown.values())))
+    return quotas, unknown
+
+
+async def _quotas(client: Any, code: str) -> list[ServiceQuota]:  # noqa: ANN401 - botocore makes it
+    """Return the quotas of a service: those applied, and the defaults of all others."""
+    # An applied value replaces the default. A quota without a value has its default; if the list of
+    # defaults lacks it, one more call fetches it.
+    found = {
+        quota["QuotaCode"]: quota
+        async for quota in _pages(client, "list_aws_default_service_quotas", code)
+    }
+    async for quota in _pages(client, "list_service_quotas", code):
+        if "Value" in quota:
+            found[quota["QuotaCode"]] = quota
+        elif quota["QuotaCode"] not in found:
+            own = {"ServiceCode": code, "QuotaCode": quota["QuotaCode"]}
+            answer = await _read(client.get_aws_default_service_quota(**own))
+            found[quota["QuotaCode"]] = answer.get("Quota", quota)
+    return list(found.values())
+
+
+async def _pages(client: Any, method: str, code: str) -> AsyncIterator[ServiceQuota]:  # noqa: ANN401
+    """Yield the quotas of a listing, page by page."""
+    pages = aiter(client.get_paginator(method).paginate(ServiceCode=code))
+    for _ in range(_MAX_PAGES):
+        page = await _read(anext(pages, None))
+        if page is None:
+            return
+        # A proxy or a page with a login form may respond with status 200, too.
+        if not isinstance(page.get("Quotas"), list):
+            raise QuotasError(_NOT_SERVICE_QUOTAS)
+        for quota in page["Quotas"]:
+            if isinstance(quota.get("QuotaCode"), str):
+                yield quota
+    raise QuotasError(
+        f"the list of {code}'s quotas does not end ({_MAX_PAGES} pages read): check the endpoint "
+        "(AWS_ENDPOINT_URL, a proxy)"
+    )
+
+
+async def _read(answer: Awaitable[Any]) -> Any:  # noqa: ANN401 - as botocore has it
+    """Return a response as botocore parses it.
+
+    Raises:
+        QuotasError: the response is not from Service Quotas.
+    """
+    try:
+        return await answer
+    except _PARSE_ERRORS as error:
+        raise QuotasError(f"{_NOT_SERVICE_QUOTAS} ({type(error).__name__})") from None
+
+
+def _reason_of(error: Any) -> str:  # noqa: ANN401 - a ClientError
+    code = error.response.get("Error", {}).get("Code", "?")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    message = error.response.get("Error", {}).get("Message") or code
+    if is_throttle(code, status, operation=error.operation_name, service="service-quotas"):
+        return f"Service Quotas throttled this account ({code}): try again later"
+    if "AccessDenied" in code or "Unauthorized" in code:
+        return (
+            f"no permission ({message}): allow servicequotas:ListServiceQuotas, "
+            "ListAWSDefaultServiceQuotas and GetAWSDefaultServiceQuota"
+        )
+    return f"Service Quotas refused {error.operation_name}: {code}: {message}"

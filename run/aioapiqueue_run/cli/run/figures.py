@@ -1,0 +1,248 @@
+"""The figures of a run: peaks, sums and tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from aioapiqueue.registry.spi import is_host
+from aioapiqueue_run.cli.console import WIDTH
+from aioapiqueue_run.cli.run.limits_in_words import service_in
+from aioapiqueue_run.hub import OTHERS, CallStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+__all__ = ["Peaks", "dry_run_table", "lane_of", "rows", "table", "total_of"]
+
+_PACED = ("Paced", "Calls", "Waits", "Waited s", "Longest", "Throttled", "Errors")
+_NOT_PACED = ("Not paced", "Calls", "", "", "", "Throttled", "Errors")
+_COUNTED = ("Counted", "Calls", "Per s", "Peak", "AWS publishes", "Throttled", "Errors")
+_EMPTY = ("", "", "", "", "", "", "")
+_Line: TypeAlias = "tuple[str, *tuple[str | float, ...]]"
+"""A line of a table: a name and its figures."""
+
+
+class Peaks:
+    """The peaks of attempts in one second: of services, their queues, and the lanes of these.
+
+    If calls are not paced, each account in a Region counts as a queue.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[object, ...], CallStats] = {}
+
+    def count(self, figure: CallStats, now: float) -> None:
+        """Count an attempt that starts now."""
+        service, queue, lane = figure.service, _queue(figure), lane_of(figure)
+        for key in ((service,), (service, queue), (service, queue, lane)):
+            if key not in self._sums:
+                self._sums[key] = CallStats(service, "", None, None, None, paced=False)
+            self._sums[key].count_start(now, 0.0)
+
+    def of(self, *key: object) -> int:
+        """Return the peak of a service, one of its queues, or one lane of that."""
+        return self._sums[key].peak if key in self._sums else 0
+
+
+def _queue(figure: CallStats) -> object:
+    """Return the queue of an attempt, or what counts as one."""
+    return figure.queue or (figure.region, figure.account)
+
+
+def lane_of(figure: CallStats) -> str:
+    """Return the lane of an attempt, which is mostly the operation."""
+    return figure.lane or figure.operation
+
+
+@dataclasses.dataclass(frozen=True)
+class FigureRow:
+    """The figures of a service, a queue or a lane.
+
+    Attributes:
+        name: the name of the service, queue or lane.
+        total: the sums of the figures. The peak is that of all of them together.
+        paced_calls: number of calls to which a limit applied.
+        parts: the rows that it is the sum of, the busiest first.
+    """
+
+    name: str
+    total: CallStats
+    paced_calls: int
+    parts: Sequence[FigureRow]
+
+
+def total_of(name: str, figures: Sequence[CallStats], peak: int = 0) -> CallStats:
+    """Return the sums of figures.
+
+    Args:
+        name: the name of the sums, in place of a service.
+        figures: the figures of the hub.
+        peak: the peak of all of them together, which is not a sum.
+    """
+    total = CallStats(name, "", None, None, None, any(one.paced for one in figures), peak=peak)
+    total.longest_wait = max((one.longest_wait for one in figures), default=0.0)
+    for attribute in ("calls", "waits", "waiting", "waited", "throttled", "errors", "refused"):
+        setattr(total, attribute, sum(getattr(one, attribute) for one in figures))
+    return total
+
+
+def _row(
+    name: str, figures: Sequence[CallStats], peak: int, parts: Iterable[FigureRow] = ()
+) -> FigureRow:
+    paced_calls = sum(one.calls for one in figures if one.paced)
+    return FigureRow(name, total_of(name, figures, peak), paced_calls, _busiest(parts))
+
+
+def _busiest(found: Iterable[FigureRow]) -> list[FigureRow]:
+    return sorted(found, key=lambda row: (-row.total.calls, row.name))
+
+
+_Key = TypeVar("_Key")
+
+
+def _grouped(
+    figures: Iterable[CallStats], key: Callable[[CallStats], _Key]
+) -> Iterable[tuple[_Key, list[CallStats]]]:
+    found: dict[_Key, list[CallStats]] = defaultdict(list)
+    for figure in figures:
+        found[key(figure)].append(figure)
+    return found.items()
+
+
+def rows(
+    figures: Iterable[CallStats], peaks: Peaks, buckets: Sequence[CallStats] = ()
+) -> list[FigureRow]:
+    """Return a row for each service, the busiest first, then for calls that the hub has added up.
+
+    The parts of a service are its queues, if it has several, and otherwise its lanes; then its
+    shared buckets. The parts of a queue are its lanes.
+
+    Args:
+        figures: the figures of lanes.
+        peaks: their peaks.
+        buckets: the figures of shared buckets, whose `operation` is their name.
+    """
+    services, others = [], []
+    for name, found in _grouped(figures, lambda one: one.service):
+        if name == OTHERS:  # the hub adds up further kinds of calls: paced ones, and unpaced ones
+            others += [_row(OTHERS, [figure], figure.peak) for figure in found]
+        else:
+            shared = [one for one in buckets if one.service == name]
+            services.append(_service(name, found, peaks, shared))
+    return _busiest(services) + _busiest(others)
+
+
+def _service(
+    name: str, figures: Sequence[CallStats], peaks: Peaks, buckets: Sequence[CallStats]
+) -> FigureRow:
+    queues = []
+    for queue, found in _grouped(figures, _queue):
+        lanes = [
+            # A queue may serve several Regions and accounts, and so has several figures of a lane.
+            _row(lane, own, peaks.of(name, queue, lane))
+            for lane, own in _grouped(found, lane_of)
+        ]
+        label = _where(found, figures) or str(found[0].queue)
+        queues.append(_row(label, found, peaks.of(name, queue), lanes))
+    parts = _busiest(queues) if len(queues) > 1 else list(queues[0].parts)
+    parts += _busiest(_row(_bucket(one, figures), [one], one.peak) for one in buckets)
+    return dataclasses.replace(_row(name, figures, peaks.of(name)), parts=parts)
+
+
+def _bucket(bucket: CallStats, others: Sequence[CallStats]) -> str:
+    """Return the name of a shared bucket in a table."""
+    # A bucket for all Regions, or all accounts, has none, so nothing is written for it.
+    where = _where([bucket], others, unknown="")
+    return f"shared {bucket.operation} {where}".rstrip()
+
+
+def _where(figures: Sequence[CallStats], others: Sequence[CallStats], unknown: str = "none") -> str:
+    """Return the Region and account of figures, if others have different ones."""
+    names = []
+    for attribute in ("region", "account"):
+        own = {getattr(figure, attribute) for figure in figures}
+        if own != {getattr(figure, attribute) for figure in others}:
+            names.append(", ".join(sorted(one or unknown for one in own)))
+    return f"in {' '.join(filter(None, names))}" if any(names) else ""
+
+
+def table(found: Sequence[FigureRow], limits: dict[str, str]) -> str:
+    """Return the closing table, at most 80 columns wide.
+
+    Args:
+        found: the rows of all services.
+        limits: the limits of each service that has some.
+    """
+    paced: list[_Line] = []
+    free: list[_Line] = []
+    limited = set(map(service_in, limits))
+    for row in found:
+        if row.total.paced:
+            usual = "" if row.name == OTHERS or is_host(row.name) else limits.get("default", "")
+            limit = limits.get(row.name, usual)
+            for name, one in _named(row, f"{row.name} {limit}".rstrip()):
+                times = one.waits, one.waited, one.longest_wait
+                paced.append((name, one.calls, *times, one.throttled, one.errors))
+        else:
+            # If other operations of the service have limits, list those that have none.
+            parts = _named(row, row.name) if row.name in limited else [(row.name, row.total)]
+            for name, one in parts:
+                free.append((name, one.calls, "", "", "", one.throttled, one.errors))
+    if paced:
+        paced.insert(0, _PACED)
+    if free:
+        free.insert(0, _NOT_PACED)
+    return _laid_out([*paced, *[_EMPTY] * bool(paced and free), *free])
+
+
+def dry_run_table(
+    found: Sequence[FigureRow], seconds: float, published: Callable[[str, str], str]
+) -> str:
+    """Return the closing table of a dry run, at most 80 columns wide.
+
+    Args:
+        found: the rows of all services.
+        seconds: the duration of the run, for means.
+        published: returns the published limit of a service's lane; "" if there is none.
+    """
+    lines: list[_Line] = [_COUNTED]
+    for row in found:
+        for name, one in _named(row, row.name):
+            mean, limit = one.calls / max(seconds, 0.001), published(row.name, one.service)
+            lines.append((name, one.calls, mean, one.peak, limit, one.throttled, one.errors))
+    return _laid_out(lines)
+
+
+def _named(row: FigureRow, name: str) -> Iterator[tuple[str, CallStats]]:
+    """Yield the figures of a service and of its parts, with their names in the table."""
+    yield name, row.total
+    nested = any(part.parts for part in row.parts)
+    for part in row.parts:
+        # Queues are indented by one space, so that lanes are always indented by two.
+        yield f"{' ' if nested else '  '}{part.name}", part.total
+        for lane in part.parts:
+            yield f"  {lane.name}", lane.total
+
+
+def _laid_out(lines: Sequence[_Line]) -> str:
+    """Return lines as a table."""
+    # Without rich, which takes 1.2 ms for each line: a scan of many Regions has thousands.
+    cells = [[one if isinstance(one, str) else _number(one) for one in line] for line in lines]
+    _, *widths = (max(map(len, column)) + 2 for column in zip(*cells, strict=True))
+    text = []
+    for name, *figures in cells:
+        row = "".join(f"{one:>{width}}" for one, width in zip(figures, widths, strict=True))
+        row = row.rjust(WIDTH)
+        # A name may use the space before its first figure. A longer one gets a line of its own, and
+        # is not cut, so that it can be searched for.
+        if row[: len(name) + 1].strip():
+            text += [name, row]
+        else:
+            text.append((name + row[len(name) :]).rstrip())
+    return "\n".join(text)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"

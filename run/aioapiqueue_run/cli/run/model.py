@@ -1,0 +1,110 @@
+"""The data of a run: its plan and its outcome."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue_run.cli.run.recorder import RunRecorder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aioapiqueue.registry import Registry
+    from aioapiqueue_run.cli.run.activation import Inactive
+    from aioapiqueue_run.cli.run.gates import Judged, RunGate
+    from aioapiqueue_run.cli.run.launch import Launch
+    from aioapiqueue_run.cli.run.log import Log
+    from aioapiqueue_run.cli.run.on_host import OnHost
+    from aioapiqueue_run.cli.run.queue_feed import Changes
+    from aioapiqueue_run.cli.run.shared_server import Shared
+    from aioapiqueue_run.hub import CallStats, Process
+
+__all__ = ["Outcome", "RunPlan"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """The program of a run, and its options.
+
+    Attributes:
+        command: the program and its arguments.
+        launch: the file to execute, and whether that is Python.
+        registry: the limits.
+        limits: the limits of each service, as messages name them.
+        log: writes our messages.
+        dry_run: whether calls are only counted.
+        shared: the server that shares the limits with other hosts; not used by a dry run.
+        on_host: the hub of this host that shares the limits; None: they are not shared.
+        live: whether to show a status line in the terminal.
+        grace: the longest time from the start of a Python to its hello, in seconds.
+        allow_inactive: whether to warn only, if something is not paced.
+        each_minute: whether to write a line each minute if there is no status line.
+        gates: the conditions that make the run fail.
+        options: the options of limits and pacing, to repeat the run.
+        by_default: whether the limits are those without any option.
+        changes: observes the queues of the registry; None: nothing does.
+        gateway: whether to start the gateway, for programs that are not Python.
+        isolate: whether the program can reach nothing but the gateway.
+    """
+
+    command: Sequence[str]
+    launch: Launch
+    registry: Registry
+    limits: dict[str, str]
+    log: Log
+    dry_run: bool
+    shared: Shared | None
+    on_host: OnHost | None
+    live: bool
+    grace: float
+    allow_inactive: bool
+    each_minute: bool = False
+    gates: Sequence[RunGate] = ()
+    options: Sequence[str] = ()
+    by_default: bool = False
+    changes: Changes | None = None
+    gateway: bool = False
+    isolate: bool = False
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether calls to AWS without a limit are counted as well."""
+        return self.dry_run or any(gate.metric == "unpaced" for gate in self.gates)
+
+
+@dataclasses.dataclass
+class Outcome:
+    """The outcome of a run.
+
+    Attributes:
+        code: the program's exit code as a shell has it; None if there never was a program.
+        stopped: the exit code with which we ended the program; None if we did not.
+        seconds: the time from the program's start to its end.
+        figures: the figures of the hub, with `paced` if some limit applied to the calls.
+        buckets: the figures of shared buckets, whose `operation` is their name.
+        recorder: the recorder of the run.
+        paced_seconds: the estimated duration of the paced run; None unless this is a dry run.
+        judged: the results of the gates.
+        processes: the processes that sent a hello.
+        inactive: the processes that were found not to be paced.
+        shared: the JSON about the shared server; None without one.
+        on_host: the JSON about other runs of this host; None if nothing is shared.
+        shared_with: the queues that other runs of this host used as well, by run.
+        gateway: the JSON about the gateway; None without one.
+    """
+
+    code: int | None = None
+    stopped: int | None = None
+    seconds: float = 0.0
+    figures: list[CallStats] = dataclasses.field(default_factory=list)
+    buckets: list[CallStats] = dataclasses.field(default_factory=list)
+    recorder: RunRecorder = dataclasses.field(default_factory=RunRecorder)
+    paced_seconds: float | None = None
+    judged: list[Judged] = dataclasses.field(default_factory=list)
+    processes: list[Process] = dataclasses.field(default_factory=list)
+    inactive: list[Inactive] = dataclasses.field(default_factory=list)
+    shared: dict[str, Any] | None = None
+    on_host: dict[str, Any] | None = None
+    shared_with: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    gateway: dict[str, Any] | None = None

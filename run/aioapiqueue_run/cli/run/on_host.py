@@ -1,0 +1,135 @@
+"""The hub of this host, through which a run shares its limits with this user's other runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from anyio import to_thread
+
+from aioapiqueue import HostSchedule, SharedError
+from aioapiqueue.schedules.spi import HUB_DIR, Unreachable, reach
+from aioapiqueue_run.cli.console import MAX_LISTED, wrapped
+from aioapiqueue_run.cli.run.errors import NotStarted
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from aioapiqueue import Event
+    from aioapiqueue.schedules.spi import Delay
+
+__all__ = ["OnHost"]
+
+
+class _RunSchedule(HostSchedule):
+    """The schedule of a queue of `run`. Its quotas are separate from those of library users.
+
+    Args:
+        name: the name of the queue.
+        program: the name of the program.
+    """
+
+    kind = "run"
+
+    def __init__(self, name: str, program: str) -> None:
+        super().__init__(name)
+        self.program = program
+
+
+class OnHost:
+    """Gives each queue its schedule, and reports when the hub is lost.
+
+    Args:
+        program: the name of the program that other runs see.
+    """
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        self._schedules: list[_RunSchedule] = []
+        self._say: Callable[[str], None]
+        self._lost_at: float | None = None
+        self._times_lost = 0
+
+    @contextlib.asynccontextmanager
+    async def open(self, say: Callable[[str], None]) -> AsyncIterator[None]:
+        """Make sure that a hub runs, before anything else is started.
+
+        Args:
+            say: writes a message.
+
+        Raises:
+            NotStarted: no hub runs, and none can be started.
+        """
+        self._say = say
+        try:
+            # If this is cancelled, the thread may still start a hub, which ends when it is unused.
+            await to_thread.run_sync(_ensure_hub, abandon_on_cancel=True)
+        except (SharedError, Unreachable) as error:
+            why = f"{error}; nothing was started. To run without sharing limits: --private"
+            raise NotStarted(wrapped(why)) from None
+        yield
+
+    def schedule(self, name: str) -> HostSchedule:
+        """Return the schedule of a queue."""
+        schedule = _RunSchedule(name, self._program)
+        self._schedules.append(schedule)
+        return schedule
+
+    def on_event(self, event: Event, /) -> None:
+        """Report the loss of the hub, and its replacement, once for all queues."""
+        if event.kind == "disconnected" and self._lost_at is None:
+            self._lost_at = time.monotonic()
+            self._times_lost += 1
+            text = (
+                "lost the hub on this host, which enforces the limits: calls wait for another hub"
+            )
+        elif event.kind == "reconnected" and self._lost_at is not None:
+            text = f"connected to the hub again, after {time.monotonic() - self._lost_at:.1f} s"
+            self._lost_at = None
+        else:
+            return
+        if self._times_lost <= MAX_LISTED:
+            self._say(wrapped(text))
+
+    @property
+    def delays(self) -> dict[tuple[str, Delay], tuple[int, float]]:
+        """The limits of other runs that delayed calls, by queue: number of calls, and seconds."""
+        found = [
+            ((schedule.name, delay), figures)
+            for schedule in self._schedules
+            for delay, figures in schedule.delays.items()
+        ]
+        return dict(sorted(found, key=lambda one: -one[1][1]))  # the longest delay first
+
+    @property
+    def shared_with(self) -> dict[str, list[str]]:
+        """The queues that each other run used at the same time, by its program and process."""
+        found: dict[str, list[str]] = {}
+        for schedule in self._schedules:
+            for whose in schedule.shared_with:
+                found.setdefault(whose, []).append(schedule.name)
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all figures for the JSON. Times are in seconds."""
+        return {
+            "times_lost": self._times_lost,
+            "delays": [
+                {
+                    "queue": queue,
+                    "lane": delay.lane,
+                    "limit": delay.limit,
+                    "whose": delay.whose,
+                    "calls": calls,
+                    "seconds": seconds,
+                }
+                for (queue, delay), (calls, seconds) in self.delays.items()
+            ],
+        }
+
+
+def _ensure_hub() -> None:
+    """Connect to the hub, which starts it if none runs."""
+    reach({"command": "status"}, override=os.environ.get(HUB_DIR)).sock.close()

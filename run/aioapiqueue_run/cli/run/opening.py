@@ -1,0 +1,102 @@
+"""The message before the program starts: what is paced and how, and what is not."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from aioapiqueue.registry.spi import is_host
+from aioapiqueue.spi import printable
+from aioapiqueue_run.cli.console import pluralize, unbroken, wrapped
+from aioapiqueue_run.cli.run.gateway import is_installed, reachable_ports
+from aioapiqueue_run.cli.run.limits_in_words import service_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from aioapiqueue_run.cli.run.model import RunPlan
+
+__all__ = ["opening"]
+
+_MOST_NAMED = 8  # limits or services; a longer list is not read
+
+
+def opening(plan: RunPlan) -> str:
+    """Return the message: what is paced and how, or that nothing is."""
+    hosts = plan.registry.hosts
+    if plan.dry_run:
+        to = f" to AWS and to {_listed(list(hosts), 'host')}" if hosts else ""
+        lines = [f"dry run: {'calls' if hosts else 'AWS calls'}{to} are counted, not paced"]
+    else:
+        lines = list(_paced(plan.limits))
+    if any(entry.adaptive for entry in plan.registry) and not plan.dry_run:
+        who = "a server" if hosts else "AWS"
+        lines.append(f"adaptive: when {who} throttles, rates drop, then recover gradually")
+    if plan.shared is not None:
+        lines.append(
+            f"not shared: a dry run does not use {plan.shared}"
+            if plan.dry_run
+            else f"shared through {plan.shared}; if it becomes unreachable, {plan.shared.meanwhile}"
+        )
+    done = "counted" if plan.dry_run else "paced"
+    if plan.isolate:
+        lines.append(_isolated(plan))
+    elif plan.gateway:
+        what = "requests to these hosts" if hosts else "programs that are not Python"
+        lines.append(
+            f"{what} are {done} through a local proxy (HTTPS_PROXY), which not every program uses"
+        )
+    elif not plan.launch.python:
+        remedy = "; to pace other programs, pip install 'aioapiqueue[gateway]'"
+        remedy = "" if is_installed() else remedy
+        lines.append(
+            f"{printable(plan.launch.name)} is not Python: only Python programs that it starts are "
+            f"{done}{remedy}"
+        )
+    return "\n".join(map(wrapped, lines))
+
+
+def _isolated(plan: RunPlan) -> str:
+    """Return the line about what an isolated program can reach."""
+    ports = reachable_ports(plan.registry)
+    # By `setns` to the namespace of another process, which needs CAP_SYS_ADMIN.
+    leaves = ". As root, the program could leave the isolation" if os.geteuid() == 0 else ""
+    return (
+        "isolated: the program reaches other hosts only through a local proxy (ports "
+        f"{', '.join(map(str, ports))}), and nothing on this host except Unix sockets{leaves}"
+    )
+
+
+def _paced(limits: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line about what is paced, and one about what is not."""
+    own = {name: limit for name, limit in limits.items() if name != "default"}
+    named = dict.fromkeys(map(service_in, own))
+    hosts = [one for one in named if is_host(one)]
+    services = [one for one in named if not is_host(one)]
+    parts = [f"{unbroken(name)} at {limit}" for name, limit in own.items()]
+    if len(parts) > _MOST_NAMED:
+        kinds = [(services, "service"), (hosts, "host")]
+        names = " and ".join(_listed(those, what) for those, what in kinds if those)
+        parts = [f"{names} under {pluralize(len(own), 'limit')} (`aioapiqueue limits` lists them)"]
+    if "default" in limits:
+        other = "other " if services else ""
+        parts.append(f"each {other}service{' of AWS' if hosts else ''} at {limits['default']}")
+    yield (
+        f"paced: {', '.join(parts)}"
+        if parts
+        else "nothing is paced: no service or host that you named has a limit"
+    )
+    # If some service or host has limits for certain operations only, its other calls are not paced.
+    whole = {name.removesuffix(".*") for name in own}.issuperset(named)
+    if hosts and "default" in limits:
+        yield f"not paced: {'calls to all other hosts' if whole else 'all other calls to hosts'}"
+    elif own and "default" not in limits:
+        others = "services" if not hosts else "services and hosts"
+        if whole and not services:
+            yield "not paced: calls to AWS, and to all other hosts"
+        else:
+            yield f"not paced: all other {others if whole else 'calls'}"
+
+
+def _listed(names: list[str], what: str) -> str:
+    return ", ".join(names) if len(names) <= _MOST_NAMED else f"{len(names)} {what}s"

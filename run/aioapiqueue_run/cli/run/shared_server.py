@@ -1,0 +1,170 @@
+"""The server of `--shared`, through which a run shares its limits with other hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue_run.cli.console import MAX_LISTED, wrapped
+from aioapiqueue_run.cli.run.errors import NotStarted
+from aioapiqueue_run.cli.run.shared_errors import explained
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from aioapiqueue import Event, Rate
+    from aioapiqueue.integrations.redis import SharedSchedule
+    from aioapiqueue.registry import Registry
+    from aioapiqueue_run.cli.run.shared_address import Address, ConnectedClient
+
+__all__ = ["SHARED_VARIABLE", "Shared"]
+
+SHARED_VARIABLE = "AIOAPIQUEUE_SHARED"
+
+_CHECK_SECONDS = 5.0
+
+# Every command of the queues' own script, so that a permission that the user lacks shows before the
+# program is started. The keys have one hash tag, for a cluster, and expire by themselves.
+_CHECK = """
+local key, list, set = unpack(KEYS)
+redis.call('HSET', key, 'at', '0')  -- first, because a server refuses it if its memory is full
+redis.call('PEXPIRE', key, 1000)
+redis.call('HGETALL', key)
+redis.call('HGET', key, 'at')
+redis.call('HDEL', key, 'none')
+redis.call('RPUSH', list, '0', '1')
+redis.call('PEXPIRE', list, 1000)
+redis.call('LINDEX', list, 0)
+redis.call('LRANGE', list, 0, 0)
+redis.call('LSET', list, 0, '1')
+redis.call('LINSERT', list, 'BEFORE', '1', '0')
+redis.call('LPOP', list)
+redis.call('RPOP', list)
+redis.call('ZADD', set, 0, 'one')
+redis.call('PEXPIRE', set, 1000)
+redis.call('ZREMRANGEBYSCORE', set, 1, 1)
+redis.call('ZCARD', set)
+redis.call('ZREM', set, 'one')
+redis.call('DEL', list, set)
+return redis.call('TIME')[1]
+"""
+_CHECK_KEYS = [f"{{aioapiqueue:check}}{part}" for part in ("", ":list", ":set")]
+
+
+class Shared:
+    """Gives each queue its schedule, and reports when the server is lost.
+
+    Args:
+        address: the address of the server.
+        fallback: the limits of each queue while the server is unreachable; None: calls wait.
+    """
+
+    def __init__(self, address: Address, fallback: Rate | None = None) -> None:
+        self.address = address
+        self.fallback = fallback
+        self.times_lost = 0
+        self._lost_at: float | None = None
+        self._seconds_lost = 0.0
+        self._client: ConnectedClient
+        self._kind: type[SharedSchedule]
+        self._registry: Registry
+        self._say: Callable[[str], None]
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+    @contextlib.asynccontextmanager
+    async def open(self, registry: Registry, say: Callable[[str], None]) -> AsyncIterator[None]:
+        """Connect to the server, and serve the queues during the block.
+
+        Args:
+            registry: the registry, which has made no queue yet.
+            say: writes a message.
+
+        Raises:
+            NotStarted: the server cannot be reached, or denies a permission.
+        """
+        from aioapiqueue.integrations.redis import SharedSchedule  # noqa: PLC0415 - the extra
+        from aioapiqueue_run.cli.run.shared_address import connected  # noqa: PLC0415
+
+        self._kind, self._registry, self._say = SharedSchedule, registry, say
+        async with connected(self.address) as self._client:
+            try:
+                async with asyncio.timeout(_CHECK_SECONDS):
+                    await self._check()
+            except Exception as error:  # noqa: BLE001 - it may quote the password: never shown raw
+                why = explained(error, self.address, _CHECK_SECONDS)
+                text = f"--shared: {self}: {why}; nothing was started"
+                raise NotStarted(wrapped(text)) from None
+            yield
+
+    async def _check(self) -> None:
+        """Run a script with every command that the queues' script uses, on the primary."""
+        client: Any = self._client  # redis-py's types do not tell its asyncio methods apart
+        await client.eval(_CHECK, 3, *_CHECK_KEYS)
+        # Again by its digest: EVALSHA is a permission of its own, and is what the queues use.
+        digest = hashlib.sha1(_CHECK.encode(), usedforsecurity=False).hexdigest()
+        await client.evalsha(digest, 3, *_CHECK_KEYS)
+
+    def schedule(self, name: str) -> SharedSchedule:
+        """Return the schedule of a queue."""
+        return self._kind(self._client, name, fallback=self.fallback)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the server is unreachable now."""
+        return self._lost_at is not None
+
+    def on_event(self, event: Event, /) -> None:
+        """Report the loss of the server, and its return, once for all queues."""
+        if event.kind == "disconnected" and self._lost_at is None:
+            self._lost_at = time.monotonic()
+            self.times_lost += 1
+            text = self._loss(event.queue)
+        elif event.kind == "reconnected" and self._lost_at is not None:
+            seconds = time.monotonic() - self._lost_at
+            self._seconds_lost += seconds
+            self._lost_at = None
+            text = f"connected to the shared server again, after {seconds:.1f} s"
+        else:
+            return
+        if self.times_lost <= MAX_LISTED:
+            self._say(wrapped(text))
+
+    def _loss(self, queue: str | None) -> str:
+        faults = [one["fault"] for one in self._queues() if queue == one["queue"] and one["fault"]]
+        why = f" ({faults[0].rstrip('.')})" if faults else ""
+        if self.fallback is None:
+            return f"lost the shared server{why}: no call is sent until it is back"
+        return f"lost the shared server{why}: until it is back, {self.meanwhile}"
+
+    @property
+    def meanwhile(self) -> str:
+        """What happens while the server is unreachable, in words."""
+        return "calls wait" if self.fallback is None else f"each quota continues at {self.fallback}"
+
+    def _queues(self) -> list[dict[str, Any]]:
+        """Return the round trips of each queue to the server, with failures and their reasons."""
+        return [
+            {
+                "queue": str(key),
+                "asks": queue.stats.asks,
+                "faults": queue.stats.faults,
+                "fault": self.address.scrubbed(queue.stats.fault),
+            }
+            for key, queue in self._registry.queues.items()
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all figures for the JSON. Times are in seconds."""
+        lost_now = 0 if self._lost_at is None else time.monotonic() - self._lost_at
+        return {
+            "server": str(self),
+            "fallback": None if self.fallback is None else str(self.fallback),
+            "times_lost": self.times_lost,
+            "seconds_lost": self._seconds_lost + lost_now,
+            "queues": self._queues(),
+        }

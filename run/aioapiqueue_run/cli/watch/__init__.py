@@ -1,0 +1,5 @@
+"""`aioapiqueue watch`: a live view of the quotas that the hub of this host enforces."""
+
+from aioapiqueue_run.cli.watch.command import watch
+
+__all__ = ["watch"]

@@ -1,0 +1,206 @@
+"""The gateway's connection to the run's hub, for all requests. docs/hub.md has the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+from typing import TYPE_CHECKING
+
+from aioapiqueue.schedules.spi import peer_of
+from aioapiqueue_run.hub.spi import MAX_LINE, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aioapiqueue_run.gateway.calls import ApiCall
+
+__all__ = ["HubRequest", "NotPacedError", "RunHubClient"]
+
+_LINE = 1 << 16
+"""Most bytes of a line from the hub. The longest is an error that quotes the request."""
+
+_to_json = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` makes one for each call
+
+
+class NotPacedError(Exception):
+    """Raised if a call cannot be paced, and so is not sent; contains the reason."""
+
+
+class HubRequest:
+    """A request that waits at the hub, or has its turn.
+
+    Attributes:
+        turn: done when the call may be sent; has a `NotPacedError` if it may not.
+        good_until: the time until which the call may be sent, as `time.time()`.
+    """
+
+    def __init__(self, client: RunHubClient, number: int) -> None:
+        self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.good_until = math.inf
+        self._client = client
+        self._number = number
+
+    def leave(self) -> None:
+        """Leave the queue, or give back the turn if nothing was sent."""
+        self._client.finish(self._number, "leave")
+        if not self.turn.cancel() and not self.turn.cancelled():
+            self.turn.exception()  # retrieved, because asyncio logs exceptions that are not
+
+    def advise(self, advice: Mapping[str, object]) -> None:
+        """Report the advice of the response.
+
+        Args:
+            advice: fields of the protocol: `throttled`, `hold`, `remaining` and others.
+        """
+        self._client.advise(self._number, advice)
+
+    def end(self, outcome: Mapping[str, object]) -> None:
+        """Report the outcome.
+
+        Args:
+            outcome: fields of the protocol: `status`, `code`, `failed` and others.
+        """
+        self._client.finish(self._number, "end", **outcome)
+
+
+class RunHubClient:
+    """A connection to the run's hub.
+
+    Args:
+        path: the path of the hub's socket.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.lost = asyncio.Event()
+        """Set when the connection has ended."""
+        self._path = path
+        self._waiting: dict[int, HubRequest] = {}
+        self._number = 0
+        self._unsent: list[bytes] = []
+        self._writer: asyncio.StreamWriter
+        self.why = ""
+        """Why the connection has ended."""
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            NotPacedError: there is no hub, or it belongs to another user, or has another version.
+        """
+        try:
+            reader, self._writer = await asyncio.open_unix_connection(self._path, limit=_LINE)
+            # Before anything is sent: another user's process at this path would receive the ids of
+            # access keys, and could admit calls at any rate. None: the system does not know it.
+            user, _ = peer_of(self._writer.get_extra_info("socket"))
+            if user not in {None, os.geteuid()}:
+                raise NotPacedError(
+                    f"{self._path} belongs to user id {user}, so it is not the hub of this run"
+                )
+            self._send(do="hello", version=VERSION, pid=os.getpid())
+            answer = json.loads(await reader.readline() or b"{}")
+        except OSError as error:
+            raise NotPacedError(f"no hub is listening at {self._path}: {error}") from None
+        if answer.get("version") != VERSION:
+            raise NotPacedError(answer.get("error", "the hub has ended"))
+        self._reading = asyncio.create_task(self._read(reader))
+
+    def ask(self, call: ApiCall, *, again: bool = False) -> HubRequest:
+        """Ask for the turn of a call.
+
+        Args:
+            call: the call.
+            again: whether the call had a turn that it could not use. Default: False.
+
+        Raises:
+            NotPacedError: the connection has ended.
+        """
+        if self.lost.is_set():
+            raise NotPacedError(self.why)
+        self._number += 1
+        fields = {
+            "do": "ask",
+            "id": self._number,
+            "service": call.service,
+            "operation": call.operation,
+            "region": call.region,
+            "key": call.key,
+            "parameters": call.parameters or None,
+            "again": again or None,
+        }
+        # The hub ends a connection at a longer line, which would fail all calls of the run.
+        if len(_to_json(fields)) >= MAX_LINE:
+            raise NotPacedError(f"the description of this call exceeds {MAX_LINE:,} bytes")
+        # Noted before it is sent, so that no response finds it missing.
+        ask = self._waiting[self._number] = HubRequest(self, self._number)
+        self._send(**fields)
+        return ask
+
+    def finish(self, number: int, do: str, **outcome: object) -> None:
+        """Send a message that ends a request."""
+        self._waiting.pop(number, None)
+        self._send(do=do, id=number, **outcome)
+
+    def advise(self, number: int, advice: Mapping[str, object]) -> None:
+        """Send the advice of a response."""
+        self._send(do="advice", id=number, **advice)
+
+    def refuse_all(self, why: str) -> None:
+        """Refuse all waiting and future requests. Requests in flight may still end."""
+        if not self.lost.is_set():  # the first reason is the cause, later ones follow from it
+            self.why = why
+            self.lost.set()
+        for ask in self._waiting.values():
+            _refuse(ask, self.why)
+        self._waiting.clear()
+
+    async def aclose(self) -> None:
+        """Close the connection. Waiting requests are refused."""
+        self._reading.cancel()
+        await asyncio.wait([self._reading])
+        self._flush()  # the outcomes of the last requests, which wait for the loop's next pass
+        self._writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        why = "it has ended"
+        try:
+            while line := await reader.readline():
+                why = self._take(json.loads(line)) or why
+        except (OSError, ValueError) as error:
+            why = str(error)
+        finally:  # cancelled, too
+            self.refuse_all(f"aioapiqueue's hub is unreachable: {why}")
+
+    def _take(self, message: dict[str, object]) -> str:
+        """Handle a message; return the reason if the hub announces its end, else ""."""
+        error = str(message.get("error", ""))
+        number = message.get("id")
+        if number is None:
+            return error
+        ask = self._waiting.pop(number, None) if isinstance(number, int) else None
+        if ask is None or ask.turn.done():  # it left while the hub's message was on its way
+            return ""
+        if error:
+            _refuse(ask, error)
+        else:
+            ask.turn.set_result(None)
+        return ""
+
+    def _send(self, **message: object) -> None:
+        given = {name: one for name, one in message.items() if one is not None}
+        if not self._unsent:
+            # All messages of a pass of the loop are sent together: sending is the expensive part.
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(_to_json(given).encode())
+
+    def _flush(self) -> None:
+        lines, self._unsent = self._unsent, []
+        if lines and not self._writer.is_closing():
+            self._writer.write(b"\n".join([*lines, b""]))
+
+
+def _refuse(ask: HubRequest, why: str) -> None:
+    if not ask.turn.done():
+        ask.turn.set_exception(NotPacedError(why))
+        ask.turn.exception()  # marks it as retrieved, as perhaps no task awaits it

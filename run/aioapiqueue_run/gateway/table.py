@@ -1,0 +1,154 @@
+"""The table of AWS's services and the requests that they accept, made from botocore's models.
+
+`uvx nox -s names` writes the file; tests/helpers/calls_file.py lists the parts of the models in it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from aioapiqueue_run.gateway.routes import Routes
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+__all__ = ["AwsService", "table"]
+
+
+@dataclass(frozen=True)
+class AwsService:
+    """The facts by which requests to one service are recognized.
+
+    Attributes:
+        name: the name, as `create_client` takes it.
+        signing: its name in signatures, which several services may share.
+        prefix: the beginning of its hosts' names.
+        version: the version of its API, which query protocols send.
+        target: the beginning of `X-Amz-Target`, for JSON.
+        protocols: the protocols: `"ec2"`, `"query"`, `"json"`, `"rest-json"`, `"rest-xml"`,
+            `"smithy-rpc-v2-cbor"`.
+        routes: method, path, other required parts of the request, and name of each operation.
+        names: the names of parameters that are sent under another name, by that name. If that
+            differs between operations, by `"Operation.Sent"`.
+        payloads: the operations whose bodies are data, or the value of one parameter.
+    """
+
+    name: str
+    signing: str
+    prefix: str
+    version: str
+    target: str | None
+    protocols: Sequence[str]
+    routes: Sequence[tuple[str, str, Sequence[str], str]]
+    names: Mapping[str, str]
+    payloads: Collection[str] = ()
+
+    @cached_property
+    def operations(self) -> Routes:
+        """The operations, by method and path."""
+        # Made at the first request to the service, since for all services it takes 50 ms.
+        return Routes(self.routes)
+
+    def parameter(self, operation: str, sent: str) -> str:
+        """Return the name of a parameter that is sent under another one."""
+        return self.names.get(f"{operation}.{sent}") or self.names.get(sent, sent)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A part of AWS with separate accounts.
+
+    Attributes:
+        suffixes: the endings of its hosts' names, such as `"amazonaws.com"`.
+        regions: a pattern of its Regions' names.
+        one_endpoint: botocore's names of the Region, such as `"aws-global"`, of services with a
+            single endpoint, by the prefix of their hosts.
+    """
+
+    suffixes: Sequence[str]
+    regions: re.Pattern[str]
+    one_endpoint: Mapping[str, str]
+
+
+class AwsTable:
+    """All services and partitions.
+
+    Args:
+        services: all of them.
+        partitions: all of them.
+    """
+
+    def __init__(self, services: Iterable[AwsService], partitions: Iterable[Partition]) -> None:
+        self.partitions = list(partitions)
+        self.suffixes = frozenset(one for each in self.partitions for one in each.suffixes)
+        self._by_signing: dict[str, list[AwsService]] = {}
+        self._by_prefix: dict[str, list[AwsService]] = {}
+        self._by_name: dict[str, AwsService] = {}
+        for service in services:
+            self._by_signing.setdefault(service.signing, []).append(service)
+            self._by_name[service.name] = service
+            self._by_prefix.setdefault(service.prefix, []).append(service)
+
+    @property
+    def services(self) -> Iterable[AwsService]:
+        """All services."""
+        return self._by_name.values()
+
+    def service(self, name: str) -> AwsService | None:
+        """Return the service with a name."""
+        return self._by_name.get(name)
+
+    def by_signing_name(self, name: str) -> Sequence[AwsService]:
+        """Return the services with a name in their signatures."""
+        return self._by_signing.get(name, ())
+
+    def by_host_prefix(self, prefix: str) -> Sequence[AwsService]:
+        """Return the services whose hosts' names begin with a prefix."""
+        return self._by_prefix.get(prefix, ())
+
+    def suffix_of(self, host: str) -> str | None:
+        """Return the suffix of a partition that a host's name ends with; None if it is not AWS's.
+
+        If several suffixes match, the longest is returned.
+        """
+        labels = host.split(".")
+        endings = (".".join(labels[at:]) for at in range(1, len(labels)))
+        return next((one for one in endings if one in self.suffixes), None)
+
+    def is_region(self, text: str) -> bool:
+        """Return whether a text has the form of a Region's name, which includes new Regions."""
+        return any(partition.regions.fullmatch(text) for partition in self.partitions)
+
+    def region_of(self, service: AwsService, region: str) -> str:
+        """Return the Region of a call as botocore names it.
+
+        For a service with a single endpoint, that is one name for all Regions.
+
+        Args:
+            service: the service.
+            region: the Region that the call is signed for.
+        """
+        for partition in self.partitions:
+            if partition.regions.fullmatch(region):
+                return partition.one_endpoint.get(service.prefix, region)
+        return region
+
+
+@cache
+def table() -> AwsTable:
+    """Return the table. The first call takes 20 ms."""
+    packed = (files("aioapiqueue_run.gateway") / "aws_calls.json.gz").read_bytes()
+    found = json.loads(gzip.decompress(packed))
+    return AwsTable(
+        (AwsService(**one) for one in found["services"]),
+        (
+            Partition(one["suffixes"], re.compile(one["regions"]), one["global"])
+            for one in found["partitions"]
+        ),
+    )

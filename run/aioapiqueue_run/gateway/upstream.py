@@ -1,0 +1,300 @@
+"""Connections to servers, which are kept for the next request: `Upstream`.
+
+A request takes a connection when its turn has come. A waiting request needs none, so that 1,000 of
+them take some 110 MB in all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import Counter, defaultdict, deque
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+from weakref import WeakSet
+
+import anyio
+import h11
+from anyio.streams.tls import TLSStream
+
+from aioapiqueue_run.gateway.aws_hosts import is_intercepted
+from aioapiqueue_run.gateway.link import HttpLink
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from anyio.abc import ByteStream
+
+    from aioapiqueue.registry.spi import Origin
+    from aioapiqueue_run.gateway.confinement import Confinement
+    from aioapiqueue_run.gateway.link import RawHeaders
+    from aioapiqueue_run.gateway.upstream_proxies import UpstreamProxies, UpstreamProxy
+
+__all__ = ["Dial", "Upstream", "connect_tcp"]
+
+Dial: TypeAlias = "Callable[[str, int], Awaitable[ByteStream]]"
+
+_HTTP_PORT, _TLS_PORT = 80, 443
+_CONNECT_SECONDS = 20.0
+"""Shorter than any client waits for a response."""
+_IDLE_SECONDS = 15.0
+"""AWS closes connections that have been idle for at least 20 seconds, depending on the service."""
+_IDLE_SECONDS_OF_OTHERS = 1.5
+"""The same for other servers: Gunicorn closes idle connections after 2 seconds, Node.js after 5. A
+request that is sent at that very moment is lost, so it is better to connect again."""
+_REACHED_SECONDS = 60.0
+_MOST_IDLE = 64
+"""Most idle connections that are kept to one server."""
+
+
+async def connect_tcp(host: str, port: int) -> ByteStream:
+    """Connect to a server, at the address that answers first.
+
+    Raises:
+        OSError: no address answers.
+    """
+    return await anyio.connect_tcp(host, port)
+
+
+class Upstream:
+    """Makes and keeps connections.
+
+    Args:
+        context: verifies the certificates of servers.
+        proxies: the proxies that the user has configured.
+        dial: connects to a host and port.
+        confinement: the servers that an isolated program may reach. Default: any server.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        proxies: UpstreamProxies,
+        *,
+        dial: Dial = connect_tcp,
+        confinement: Confinement | None = None,
+    ) -> None:
+        self._context = context
+        self._proxies = proxies
+        self._dial = dial
+        self._confinement = confinement
+        self._idle: defaultdict[Origin, deque[tuple[float, HttpLink]]] = defaultdict(deque)
+        self._unused: WeakSet[HttpLink] = WeakSet()
+        """Idle connections that have had no request yet."""
+        self._in_use: Counter[Origin] = Counter()
+        self._first: dict[Origin, asyncio.Task[None]] = {}
+        """The tasks that make the first connection to a server."""
+        self._reached: dict[Origin, float] = {}
+        """When a connection to a server was last made or given back, by origin."""
+
+    def is_reached(self, origin: Origin) -> bool:
+        """Return whether a server was reached recently."""
+        reached = self._reached.get(origin, -math.inf)
+        return bool(self._in_use[origin]) or time.monotonic() - reached < _REACHED_SECONDS
+
+    async def reach(self, origin: Origin) -> None:
+        """Connect to a server, unless it was reached recently: before a turn is spent on a request.
+
+        All requests wait for the same first connection. If one is cancelled, it goes on for the
+        others.
+
+        Raises:
+            OSError: it cannot be reached, or its certificate cannot be verified.
+        """
+        if self.is_reached(origin):
+            return
+        first = self._first.get(origin)
+        if first is None:
+            first = self._first[origin] = asyncio.create_task(self._make_first(origin))
+            first.add_done_callback(partial(self._forget_first, origin))
+        # `wait` does not cancel it: the client of one request may hang up while others wait for it.
+        # `shield` would log its error then (since Python 3.14), as if that were a bug of ours.
+        await asyncio.wait([first])
+        first.result()
+
+    def _forget_first(self, origin: Origin, first: asyncio.Task[None]) -> None:
+        del self._first[origin]
+        if not first.cancelled():
+            first.exception()  # retrieved, because all clients may have hung up
+
+    async def _make_first(self, origin: Origin) -> None:
+        link = HttpLink(await self._connect(origin), client=True)
+        self._unused.add(link)
+        self._reached[origin] = now = time.monotonic()
+        self._idle[origin].append((now, link))
+
+    async def take_idle(self, origin: Origin) -> HttpLink | None:
+        """Return an idle connection to a server; None if there is none."""
+        kept = self._idle[origin]
+        while kept:
+            since, link = kept.pop()  # the last one used, so that the others are closed once idle
+            fresh = link in self._unused
+            self._unused.discard(link)
+            limit = _idle_seconds(origin, fresh=fresh)
+            # The age alone would not do: the server may have closed it, and a request that is lost
+            # on it cannot be repeated, as it may have been carried out.
+            if time.monotonic() - since < limit and link.is_open(fresh=fresh):
+                self._in_use[origin] += 1
+                return link
+            await link.aclose()
+        return None
+
+    async def dial(self, origin: Origin) -> HttpLink:
+        """Return a new connection to a server.
+
+        Raises:
+            OSError: it cannot be reached, or its certificate cannot be verified.
+        """
+        link = HttpLink(await self._connect(origin), client=True)
+        self._in_use[origin] += 1
+        return link
+
+    async def give_back(self, origin: Origin, link: HttpLink, *, whole: bool) -> None:
+        """Keep a connection for the next request, if it can have one; close it otherwise.
+
+        Args:
+            origin: the server.
+            link: the connection.
+            whole: whether its last response has been read to the end.
+        """
+        self._reached[origin] = time.monotonic()
+        self._in_use[origin] -= 1
+        if not self._in_use[origin]:
+            del self._in_use[origin]
+        kept = self._idle[origin]
+        if whole and len(kept) < _MOST_IDLE and link.next_cycle():
+            kept.append((time.monotonic(), link))
+        else:
+            await link.aclose()
+
+    async def close_old(self) -> None:
+        """Close connections that have been idle for too long."""
+        now = time.monotonic()
+        for origin, kept in list(self._idle.items()):
+            for since, link in list(kept):
+                if now - since >= _idle_seconds(origin, fresh=link in self._unused):
+                    kept.remove((since, link))
+                    await link.aclose()
+            if not kept:
+                del self._idle[origin]
+        for origin, at in list(self._reached.items()):
+            if now - at >= _REACHED_SECONDS:
+                del self._reached[origin]
+
+    async def aclose(self) -> None:
+        """Close all idle connections."""
+        for first in self._first.values():
+            first.cancel()
+        for kept in self._idle.values():
+            while kept:
+                await kept.popleft()[1].aclose()
+
+    def addressed(
+        self, origin: Origin, method: bytes, target: bytes, headers: RawHeaders
+    ) -> h11.Request:
+        """Return a request in the form that the server, or the proxy before it, expects.
+
+        A proxy for a host without TLS needs the full URL, and its own password.
+        """
+        # HTTP/1.0 needs no Host header, but the gateway sends HTTP/1.1.
+        if not any(name.lower() == b"host" for name, _ in headers):
+            headers = [(b"Host", _authority(origin)), *headers]
+        proxy = None if origin.tls else self._proxies.of(origin, tunnel=False)
+        if proxy is not None:
+            target = b"http://" + _authority(origin) + target
+            headers = [*headers, *proxy.headers]
+        return h11.Request(method=method, target=target, headers=headers)
+
+    async def tunnel(self, origin: Origin) -> ByteStream:
+        """Return a connection to a host, for any protocol.
+
+        Raises:
+            ForbiddenError: the isolated program may not reach the host.
+            OSError: the host cannot be reached.
+        """
+        with _at_most(_CONNECT_SECONDS, origin.host):
+            proxy = self._proxies.of(origin, tunnel=True)
+            stream = await self._to(origin, proxy)
+            if proxy is None:
+                return stream
+            try:
+                return await _tunnel(stream, proxy, origin)
+            except BaseException:  # cancelled, too
+                await anyio.aclose_forcefully(stream)
+                raise
+
+    async def _connect(self, origin: Origin) -> ByteStream:
+        with _at_most(_CONNECT_SECONDS, origin.host):
+            if origin.tls:
+                return await self._secured(await self.tunnel(origin), origin.host)
+            return await self._to(origin, self._proxies.of(origin, tunnel=False))
+
+    async def _to(self, origin: Origin, proxy: UpstreamProxy | None) -> ByteStream:
+        """Connect to a server, or to its proxy."""
+        if proxy is None:
+            if self._confinement is not None:
+                return await self._confinement.connect(origin, self._dial)
+            return await self._dial(origin.host, origin.port)
+        if self._confinement is not None:
+            await self._confinement.check(origin)
+        # Not confined: the user has chosen the proxy, which may be on this host.
+        stream = await self._dial(proxy.host, proxy.port)
+        return await self._secured(stream, proxy.host) if proxy.tls else stream
+
+    async def _secured(self, stream: ByteStream, host: str) -> ByteStream:
+        """Start TLS, and verify the certificate for a host."""
+        try:
+            return await TLSStream.wrap(
+                stream, hostname=host, ssl_context=self._context, standard_compatible=False
+            )
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            raise ConnectionResetError(f"{host} closed the connection") from None
+        except BaseException:  # cancelled, too; `wrap` has closed it in some cases only
+            await anyio.aclose_forcefully(stream)
+            raise
+
+
+def _idle_seconds(origin: Origin, *, fresh: bool) -> float:
+    """Return how long an idle connection is kept. Servers wait longer for the first request."""
+    return _IDLE_SECONDS if fresh or is_intercepted(origin.host) else _IDLE_SECONDS_OF_OTHERS
+
+
+def _authority(origin: Origin) -> bytes:
+    """Return host and port as in a URL: without the port if it is the default one."""
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    usual = _TLS_PORT if origin.tls else _HTTP_PORT
+    return (host if origin.port == usual else f"{host}:{origin.port}").encode()
+
+
+async def _tunnel(stream: ByteStream, proxy: UpstreamProxy, origin: Origin) -> ByteStream:
+    """Have a proxy connect to a server; return the connection to the server."""
+    link = HttpLink(stream, client=True)
+    netloc = origin.netloc.encode()
+    headers = [(b"Host", netloc), *proxy.headers]
+    await link.send(
+        h11.Request(method="CONNECT", target=netloc, headers=headers), h11.EndOfMessage()
+    )
+    name = f"the proxy {proxy.host}:{proxy.port}"
+    try:
+        while isinstance(answer := await link.event(), h11.InformationalResponse):
+            pass
+    except h11.RemoteProtocolError:
+        raise OSError(f"{name} does not respond like a proxy") from None
+    if not isinstance(answer, h11.Response):
+        raise OSError(f"{name} closed the connection")
+    if not 200 <= answer.status_code < 300:  # noqa: PLR2004 - HTTP's
+        raise OSError(f"{name} returned status {answer.status_code}")
+    return link.detach()  # the server's first bytes may have arrived with the proxy's response
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float, host: str) -> Iterator[None]:
+    """Limit the time of a block, with an error that names the host."""
+    try:
+        with anyio.fail_after(seconds):
+            yield
+    except TimeoutError:
+        raise TimeoutError(f"{host} has not responded for {seconds:g} s") from None

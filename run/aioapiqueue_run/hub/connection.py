@@ -1,0 +1,399 @@
+"""The connection of one client: reads its messages, and responds to them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from aioapiqueue.integrations.spi import account_of, is_throttle
+from aioapiqueue.schedules.spi import peer_of
+from aioapiqueue.spi import loops
+from aioapiqueue_run.hub import protocol
+from aioapiqueue_run.hub.records import Kind, Process, ProcessLoad
+from aioapiqueue_run.hub.watcher import Ended, notify
+
+if TYPE_CHECKING:
+    from aioapiqueue.integrations.spi import Advice
+    from aioapiqueue_run.hub.calls import Calls
+    from aioapiqueue_run.hub.request import Request
+
+__all__ = ["ClientConnection"]
+
+
+_READ_BYTES = 2 * protocol.MAX_LINE
+"""Most bytes read from a connection in one pass of the loop (some 80 calls), so that other
+connections are read, too."""
+
+
+_HELLO_SECONDS = 30.0
+"""Seconds in which a connection must send its hello: a silent one would keep a file open."""
+_NO_HELLO = f"the client sent no hello within {_HELLO_SECONDS:g} s"
+
+
+class ConnectionOwner(Protocol):
+    """What a connection reports to: its beginning, its hello and its end."""
+
+    def joined(self, connection: ClientConnection) -> None:
+        """Note a new connection."""
+
+    def belongs(self, pid: int) -> ProcessLoad:
+        """Count a connection of a process; return the process's load."""
+
+    def started(self, process: Process) -> None:
+        """Note the hello of an interpreter."""
+
+    def idle(self, connection: ClientConnection) -> None:
+        """Note that a connection has no requests any more; this may close it."""
+
+    def left(self, connection: ClientConnection) -> None:
+        """Note that a connection has ended."""
+
+
+class ClientConnection(asyncio.BufferedProtocol):
+    """Serves one connection. When it ends, its slots are released, whatever the reason.
+
+    Args:
+        owner: the hub.
+        calls: finds the queue of each call.
+    """
+
+    def __init__(self, owner: ConnectionOwner, calls: Calls) -> None:
+        self._owner = owner
+        self._calls = calls
+        self._buffer = bytearray()
+        self._rest = b""
+        self._requests: dict[int, Request] = {}
+        self._greeted = False
+        self._may_close = False
+        self.used = 0.0
+        """Time (`time.monotonic()`) at which it was last found idle."""
+        self._process: Process | None = None
+        self.pid: int | None = None
+        """The client's process id, from the kernel, or else from its hello."""
+        self._client = ProcessLoad()
+        self._transport: asyncio.Transport
+        self._hello_timer: asyncio.TimerHandle
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Admit the client if this user runs it."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._owner.joined(self)  # first, as `connection_lost` follows in any case
+        loop = asyncio.get_running_loop()
+        self._hello_timer = loop.call_later(_HELLO_SECONDS, self.refuse, _NO_HELLO)
+        try:
+            uid, peer = peer_of(transport.get_extra_info("socket"))
+        except OSError:  # the client has hung up already
+            self._transport.abort()
+            return
+        if uid is not None and uid != os.geteuid():
+            self.refuse(f"the hub serves user id {os.geteuid()} only, not {uid}")
+        elif peer is not None:
+            self._admit(peer)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
+        """Release the slots of the client, and leave the queues in which it waits."""
+        self._owner.left(self)
+        self._hello_timer.cancel()
+        if self._process is not None:
+            self._process.ended = time.time()
+        self._end_all()
+
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's name
+        """Return a new buffer."""
+        # A connection keeps no buffer: thousands of idle connections would keep 16 kB each.
+        self._buffer = bytearray(_READ_BYTES)
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Process the lines that are complete."""
+        data, self._buffer = self._buffer[:nbytes], bytearray()
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        try:
+            for line in lines:
+                if self._transport.is_closing():
+                    return
+                self._take(protocol.parse(line))
+            protocol.check_length(self._rest)
+        except protocol.Malformed as error:
+            self.refuse(f"protocol error: {error} (see aioapiqueue docs hub)")
+        if self.is_idle:
+            self.used = time.monotonic()
+            self._owner.idle(self)
+
+    # Each message may need an answer. So the hub does not read from a client that does not read,
+    # and the data kept for the client is bounded. If it hangs up meanwhile, the next write fails.
+
+    def pause_writing(self) -> None:
+        """Stop reading from a client that does not read."""
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Read from it again."""
+        self._transport.resume_reading()
+
+    # What the hub calls.
+
+    def refuse(self, why: str) -> None:
+        """Send the client the reason, and close the connection."""
+        self._send(error=why)
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()  # `close` would wait until the client reads, perhaps for ever
+        else:
+            self._transport.close()
+        self._end_all()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the connection may be closed, as it has no requests."""
+        return self._may_close and not self._requests and not self._transport.is_closing()
+
+    def close_idle(self) -> None:
+        """Close the connection, as its file is needed."""
+        # The client then knows that what it has sent meanwhile was not read, and asks again:
+        # without this message, an attempt might be charged twice or never.
+        self._send(idle=True)
+        self._transport.close()
+
+    # Messages of the client.
+
+    def _take(self, message: dict[str, Any]) -> None:
+        what = message.get("do")
+        if not self._greeted:
+            if what != "hello":
+                raise protocol.Malformed("the first message must be hello")
+            self._hello(message)
+        elif what == "ask":
+            self._ask(message)
+        elif what == "end":
+            self._end(protocol.count(message, "id"), message)
+        elif what == "advice":
+            self._advise(protocol.count(message, "id"), protocol.advice(message))
+        elif what == "free":
+            self._free(protocol.count(message, "id"))
+        elif what == "ping":
+            self._send(pong=True)
+        elif what == "leave":
+            self._leave(protocol.count(message, "id"))
+        elif self._process is None or not self._note(self._process, message):
+            raise protocol.Malformed('"do" has an unknown value')
+
+    @staticmethod
+    def _note(process: Process, message: dict[str, Any]) -> bool:
+        """Handle a message about an interpreter; return whether it was one."""
+        what = message.get("do")
+        if what == "hooked":
+            process.botocore = protocol.text(message, "botocore")
+            process.late = process.late or message.get("late") is True
+        elif what == "unhooked":
+            process.unhooked = protocol.text(message, "why", longest=512)
+        elif what == "bye":
+            process.exited = True
+        else:
+            return False
+        return True
+
+    def _hello(self, message: dict[str, Any]) -> None:
+        if message.get("version") != protocol.VERSION:
+            self.refuse(
+                f"the hub speaks version {protocol.VERSION} of its protocol, but the client "
+                f"speaks {_version_in_words(message.get('version'))}. Either aioapiqueue was "
+                "upgraded during the run, or PYTHONPATH contains the bootstrap of another version. "
+                "Remove that bootstrap from PYTHONPATH, and start the run again"
+            )
+            return
+        stated = protocol.count(message, "pid")
+        if self.pid is None and not self._admit(stated):
+            return
+        self._greeted = True
+        self._hello_timer.cancel()
+        self._may_close = message.get("closable") is True
+        if "executable" in message:
+            self._process = Process(
+                self.pid or stated,
+                protocol.text(message, "executable", longest=1024),
+                protocol.text(message, "python"),
+                forked=message.get("forked") is True,
+            )
+            self._owner.started(self._process)
+        else:
+            # Not to interpreters, which do not read. If one had hung up already, the write would
+            # fail, and the messages after its hello would be lost.
+            self._send(version=protocol.VERSION)
+
+    def _ask(self, message: dict[str, Any]) -> None:
+        number = protocol.count(message, "id")
+        if number in self._requests:
+            raise protocol.Malformed(f"request {number} has not ended yet")
+        client = self._client
+        # At most one for each call of the process in flight, which may need it: a process that
+        # sends `nested` with all of its calls must not delay other processes.
+        ahead = message.get("nested") is True and client.ahead < client.calls
+        kind = request = None
+        try:
+            key, account = protocol.optional(message, "key"), protocol.optional(message, "account")
+            kind = Kind(
+                protocol.name(message, "service"),
+                protocol.name(message, "operation"),
+                protocol.optional(message, "region"),
+                account if key is None else account_of(key, account),
+            )
+            counts = protocol.parameter_counts(message)
+            again = message.get("again") is True
+            request = self._calls.request(client, kind, counts, ahead=ahead, again=again)
+            waits_for = request.join()
+        except Exception as error:  # noqa: BLE001 - fails this call only
+            if request is not None:
+                request.withdraw()
+            if kind is not None:
+                self._calls.refused(kind, time.monotonic(), request)
+            self._send(id=number, error=_text_of(error))
+            return
+        self._requests[number] = request
+        self._calls.requests.add(request)
+        request.count_waiting()
+        notify(self._calls.watcher.joined, time.monotonic())
+        if waits_for is None:
+            self._start(number, request)
+        else:  # a callback: a task for each of 65,536 requests would take far more memory
+            waits_for.add_done_callback(lambda _: self._due(number, request))
+
+    def _start(self, number: int, request: Request) -> None:
+        now = time.monotonic()
+        request.count_start(now)
+        notify(self._calls.watcher.started, request, now)
+        # Without `_send` and JSON, as this is done for each call.
+        self._transport.write(b'{"id":%d,"go":true}\n' % number)
+
+    def _due(self, number: int, request: Request) -> None:
+        """Start a request that has its slot, or report why it was refused."""
+        if self._requests.get(number) is not request:  # it has left; a new one may use its number
+            return
+        try:
+            request.take_slot()
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - refused, closed
+            kind = request.kind
+            self._end(number)
+            self._calls.refused(kind, time.monotonic(), request)
+            self._send(id=number, error=f"{kind.service} {kind.operation}: {_text_of(error)}")
+        else:
+            self._start(number, request)
+
+    def _free(self, number: int) -> None:
+        """Release the slot of a call whose signing needs another call first."""
+        request = self._requests.get(number)
+        if request is not None and request.under_way:
+            request.release()
+
+    def _advise(self, number: int, advice: Advice) -> None:
+        """Apply the advice of a response, which the client has read, to the call's queue."""
+        request = self._requests.get(number)
+        if request is None or not request.under_way:
+            return
+        try:
+            request.advise(advice)
+        except Exception as error:  # noqa: BLE001 - no server may end a client's connection
+            loops.report_error(
+                f"cannot apply the response headers of {request.kind.service}", error
+            )
+
+    def _leave(self, number: int) -> None:
+        """End a request that was not sent, as its caller has left."""
+        request = self._forget(number)
+        if request is not None:
+            # Before `withdraw`, which may start the next call: the figures never show both.
+            request.count_end(sent=False)
+            now = time.monotonic()
+            if request.under_way:
+                notify(self._calls.watcher.ended, request, now, Ended.NOT_SENT)
+            else:
+                notify(self._calls.watcher.left, now)
+            request.withdraw()
+
+    def _end(self, number: int, outcome: dict[str, Any] | None = None) -> None:
+        """End a request that waits or is in flight. An unknown one may have ended already."""
+        request = self._forget(number)
+        if request is None:
+            return
+        request.count_end()
+        if not request.under_way:
+            notify(self._calls.watcher.left, time.monotonic())
+            request.withdraw()
+            return
+        result = Ended.UNKNOWN
+        try:
+            if outcome is not None:
+                result = self._judge(request, outcome)
+        finally:  # a malformed outcome ends the connection, but must not keep a permit
+            notify(self._calls.watcher.ended, request, time.monotonic(), result)
+            request.release()
+
+    def _forget(self, number: int) -> Request | None:
+        request = self._requests.pop(number, None)
+        if request is not None:
+            self._calls.forget(request)
+        return request
+
+    @staticmethod
+    def _judge(request: Request, outcome: dict[str, Any]) -> Ended:
+        """Count the outcome of an attempt, and report to its queue if the server throttled it."""
+        status = protocol.count(outcome, "status") if "status" in outcome else None
+        code = protocol.optional(outcome, "code")
+        headers = {
+            "retry-after": protocol.optional(outcome, "retry_after") or "",
+            "x-amz-retry-after": protocol.optional(outcome, "amz_retry_after") or "",
+        }
+        if status is None and "failed" not in outcome:
+            return Ended.UNKNOWN
+        for one in request.all_stats:
+            one.answers += 1
+        if status is not None:
+            request.answered()
+        if request.throttled is None:  # the client has sent no advice: judge by status and code
+            kind = request.kind
+            if is_throttle(code, status, operation=kind.operation, service=kind.service):
+                request.report_throttled({name: value for name, value in headers.items() if value})
+        if request.throttled:
+            for one in request.all_stats:
+                one.throttled += 1
+            return Ended.THROTTLED
+        # S3 reports some errors with status 200, and a code in the body.
+        if "failed" in outcome or (
+            status is not None and (status >= 400 or (code is not None and status < 300))  # noqa: PLR2004 - HTTP's
+        ):
+            for one in request.all_stats:
+                one.errors += 1
+            return Ended.FAILED
+        return Ended.ANSWERED
+
+    def _admit(self, pid: int) -> bool:
+        """Note the client's process, and refuse the connection if the process has too many."""
+        self.pid = pid
+        self._client = self._owner.belongs(pid)
+        most = protocol.MAX_CONNECTIONS_PER_PROCESS
+        if self._client.connections <= most:
+            return True
+        self.refuse(
+            f"process {pid} has reached the maximum of {most:,} connections. Each calling thread "
+            "needs one: use fewer threads"
+        )
+        return False
+
+    def _end_all(self) -> None:
+        for number in list(self._requests):
+            self._end(number)
+
+    def _send(self, **message: object) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(protocol.to_line(**message))
+
+
+def _version_in_words(version: object) -> str:
+    return f"version {version}" if type(version) is int else "an unknown version"
+
+
+def _text_of(error: BaseException) -> str:
+    return f"{error}" or type(error).__name__

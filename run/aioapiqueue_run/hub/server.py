@@ -1,0 +1,209 @@
+"""The hub: queues behind a Unix domain socket, on the event loop that opens it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Self
+
+from anyio import to_thread
+
+from aioapiqueue.schedules.spi import Acceptor, check_system, listen, raise_file_limit, remove
+from aioapiqueue_run.hub.calls import Calls
+from aioapiqueue_run.hub.connection import ClientConnection
+from aioapiqueue_run.hub.records import ProcessLoad
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from aioapiqueue.registry import Registry
+    from aioapiqueue_run.hub.records import CallStats, Process
+    from aioapiqueue_run.hub.watcher import Watcher
+
+__all__ = ["Hub"]
+
+BOOTSTRAP = Path(__file__).absolute().parents[1] / "bootstrap"
+
+_MANY = 128
+"""Number of connections beyond which the limit of open files is raised."""
+_MAX_PROCESSES = 10_000
+"""Most interpreters that are kept, for reports; those that have ended are dropped first."""
+
+
+class Hub:
+    """Pace the calls of many local processes with the queues of one registry.
+
+    An async context manager: the socket exists inside the block. Leaving the block, cancelled or
+    not, refuses all waiting calls and closes every connection. It does not close the registry's
+    queues: they belong to the caller. The hub keeps no task running.
+
+    >>> async def main(registry, directory):
+    ...     async with Hub(registry, directory=directory) as hub:
+    ...         await run_program(env=os.environ | hub.environment)
+    ...         return hub.figures
+
+    Args:
+        registry: finds the queue of each call. A call without a queue starts at once and is
+            counted.
+        directory: where the hub creates its socket, `hub.sock`. Created with mode 0700 if missing;
+            no other user may have access to it.
+        count_only: start every call at once, and only count the calls that would be paced.
+        watcher: is notified of each attempt; default: none.
+
+    Raises:
+        RuntimeError: this system has no Unix domain sockets.
+        ValueError: the socket's path is too long.
+        PermissionError: the directory belongs to another user, or other users have access to it.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        directory: Path,
+        count_only: bool = False,
+        watcher: Watcher | None = None,
+    ) -> None:
+        check_system()
+        # Absolute, as programs may have other working directories.
+        self.path = directory.absolute() / "hub.sock"
+        self._calls = Calls(registry, count_only=count_only, watcher=watcher)
+        self._connections: set[ClientConnection] = set()
+        self._clients: dict[int, ProcessLoad] = {}
+        self._processes: dict[int, Process] = {}
+        self._acceptor: Acceptor | None = None
+        self._files_raised = False
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables that a program needs in addition to those of this process.
+
+        Raises:
+            ValueError: the path of the installed package cannot be part of `PYTHONPATH`.
+        """
+        folder = str(BOOTSTRAP)
+        if os.pathsep in folder:
+            raise ValueError(
+                f"{folder}: a directory on PYTHONPATH cannot contain {os.pathsep!r}: install "
+                "aioapiqueue somewhere else"
+            )
+        others = [
+            one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one != folder
+        ]
+        # No separator at the end: an empty entry would mean the working directory.
+        joined = os.pathsep.join([folder, *others] if any(others) else [folder])
+        return {"PYTHONPATH": joined, "AIOAPIQUEUE_HUB": str(self.path)}
+
+    @property
+    def requests(self) -> int:
+        """Number of attempts of all clients that are waiting or in flight."""
+        return len(self._calls.requests)
+
+    @property
+    def processes(self) -> Mapping[int, Process]:
+        """All interpreters that have connected, by process id; the latest one of each id.
+
+        If there are more than 10,000, those that ended first are dropped.
+        """
+        return MappingProxyType(self._processes)
+
+    @property
+    def figures(self) -> list[CallStats]:
+        """The current counts for each service, lane, Region and account.
+
+        These are live objects, not copies. Beyond 20,000, new combinations are added up in two
+        more, with the service "(others)": one for paced calls, one for unpaced calls.
+        """
+        return self._calls.figures
+
+    @property
+    def buckets(self) -> list[CallStats]:
+        """The current counts of each bucket that operations share; `operation` is its name.
+
+        Region and account are those of its queue, if the scope includes them. These are live
+        objects, not copies. Beyond 20,000, new buckets are not counted.
+        """
+        return self._calls.buckets
+
+    async def __aenter__(self) -> Self:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            await to_thread.run_sync(listen, listener, self.path)
+            self._acceptor = Acceptor(
+                listener, lambda: ClientConnection(self, self._calls), close_idle=self._close_idle
+            )
+        except BaseException:  # cancelled while the thread binds it, too
+            listener.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Nothing is awaited before all calls are refused, so that a cancellation cannot skip this.
+        if self._acceptor is not None:
+            self._acceptor.close()
+            self._acceptor = None
+        for connection in list(self._connections):
+            connection.refuse("the hub is closing: the run has ended")
+        # Meanwhile the transports close their sockets, in the loop's next pass.
+        await to_thread.run_sync(remove, self.path)
+
+    # What connections call.
+
+    def joined(self, connection: ClientConnection) -> None:
+        """Note a new connection."""
+        self._connections.add(connection)
+        if not self._files_raised and len(self._connections) > _MANY:
+            # Only now, when the program has been started with the user's own limit: if it had
+            # inherited a higher one, its `select()` could meet file numbers above 1,023.
+            self._files_raised = True
+            raise_file_limit()
+
+    def belongs(self, pid: int) -> ProcessLoad:
+        """Count a connection of a process; return the process's load."""
+        client = self._clients.setdefault(pid, ProcessLoad())
+        client.connections += 1
+        return client
+
+    def left(self, connection: ClientConnection) -> None:
+        """Note that a connection has ended."""
+        self._connections.discard(connection)
+        pid = connection.pid
+        if pid is not None:
+            client = self._clients[pid]
+            client.connections -= 1
+            if not client.connections:
+                del self._clients[pid]
+        if self._acceptor is not None:
+            self._acceptor.go_on()
+
+    def idle(self, connection: ClientConnection) -> None:
+        """Close a connection that has no requests any more, if its file is needed."""
+        # Now, as `_close_idle` would never find the connection of a busy thread idle.
+        if self._acceptor is not None and self._acceptor.lacks_files:
+            connection.close_idle()
+            self._acceptor.go_on()
+
+    def _close_idle(self) -> bool:
+        """Close the connection that has been idle for longest; return whether one was idle."""
+        idle = [connection for connection in self._connections if connection.is_idle]
+        if idle:
+            min(idle, key=lambda connection: connection.used).close_idle()
+        return bool(idle)
+
+    def started(self, process: Process) -> None:
+        """Note the hello of an interpreter."""
+        self._processes.pop(process.pid, None)  # so that the new one is the last
+        self._processes[process.pid] = process
+        if len(self._processes) > _MAX_PROCESSES:
+            for pid, known in self._processes.items():
+                if known.ended is not None:
+                    del self._processes[pid]
+                    break

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+from pathlib import Path
+
+import anyio
+import pytest
+
+from aioapiqueue_run.gateway.client_hello import name_in, read_hello
+from aioapiqueue_run.gateway.namespace import NamespaceServer
+
+
+def hello_for(name):
+    """Return what OpenSSL sends first."""
+    sends = ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    side = context.wrap_bio(ssl.MemoryBIO(), sends, server_hostname=name)
+    with pytest.raises(ssl.SSLWantReadError):
+        side.do_handshake()
+    return sends.read()
+
+
+class Stream:
+    """Gives bytes in pieces."""
+
+    def __init__(self, data, size):
+        self.parts = [data[at : at + size] for at in range(0, len(data), size)]
+
+    async def receive(self):
+        """Return the next piece."""
+        if not self.parts:
+            raise anyio.EndOfStream
+        return self.parts.pop(0)
+
+
+@pytest.mark.parametrize("size", [1, 100, 10_000])
+async def test_name_of_the_server(size):
+    """As OpenSSL sends it, in one piece or in many."""
+    hello = hello_for("EC2.eu-west-1.amazonaws.com")
+    assert await read_hello(Stream(hello, size)) == hello
+    assert name_in(hello) == "ec2.eu-west-1.amazonaws.com"
+    # OpenSSL sends no dot at a name's end, but others may: it is the same host.
+    size, name = struct.pack("!H", 15), b"example.invalid"
+    dotted = hello_for("example.invalid").replace(size + name, size + b"example.invali.")
+    assert name_in(dotted) == "example.invali"
+
+
+async def test_what_is_no_hello_has_no_name():
+    """An address has no name to send; other protocols, and what is cut off, have none either."""
+    assert name_in(hello_for("192.0.2.1")) is None
+    hello = hello_for("example.com")
+    for at in range(len(hello)):
+        name_in(hello[:at])  # raises nothing
+    for data in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff", bytes(100)):
+        assert name_in(await read_hello(Stream(data, 7))) is None
+    with pytest.raises(anyio.EndOfStream):
+        await read_hello(Stream(hello[:-1], 10))
+
+
+def question(name, kind):
+    """Return a question as resolvers ask it."""
+    labels = b"".join(bytes([len(one)]) + one.encode() for one in name.split("."))
+    return (
+        b"\x12\x34\x01\x00" + struct.pack("!4H", 1, 0, 0, 0) + labels + struct.pack("!xHH", kind, 1)
+    )
+
+
+class Nobody:
+    """A server to which no program connects."""
+
+    async def proxy(self, listener):
+        """Serve the proxy."""
+        await listener.aclose()
+
+
+async def resolve(*packets):
+    """Send packets to the resolver of a namespace; return its first answer."""
+    inside = NamespaceServer(Nobody(), Path("isolated.sock"))
+    loop = asyncio.get_running_loop()
+    with contextlib.ExitStack() as stack:
+        kinds = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_DGRAM
+        proxy, names, client = (
+            stack.enter_context(socket.socket(socket.AF_INET, kind)) for kind in kinds
+        )
+        for one in (proxy, names, client):
+            one.bind(("127.0.0.1", 0))
+        proxy.listen()
+        client.settimeout(0)
+        link = stack.enter_context(socket.socket(socket.AF_UNIX))
+        link.connect("isolated.sock")
+        socket.send_fds(link, [b"sockets"], [proxy.fileno(), names.fileno()])
+        async with anyio.create_task_group() as group:
+            group.start_soon(inside.serve, group)
+            for one in packets:
+                await loop.sock_sendto(client, one, names.getsockname())
+            async with asyncio.timeout(5):
+                answer = await loop.sock_recv(client, 512)
+            group.cancel_scope.cancel()
+    return answer
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Let the test be in a folder of its own: the path of a Unix socket must be short."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.posix
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("kind", [1, 28, 65, 16])
+def test_every_name_is_here(kind):
+    """127.0.0.1 for IPv4; of other kinds, a name has nothing. The question comes back with it."""
+    asked = question("ec2.eu-west-1.amazonaws.com", kind)
+    answer = asyncio.run(resolve(asked))
+    number = 1 if kind == 1 else 0
+    assert answer[:2] == b"\x12\x34"
+    assert struct.unpack_from("!4H", answer, 4) == (1, number, 0, 0)
+    assert answer[12:].startswith(asked[12:])
+    assert answer.endswith(socket.inet_aton("127.0.0.1")) == bool(number)
+
+
+@pytest.mark.posix
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("data", [b"", b"\0" * 11, b"\x12\x34" + b"\xff" * 40, b"\0" * 13])
+def test_no_question_has_no_answer(data):
+    """What is cut off is dropped; the next question is answered."""
+    asked = question("example.com", 1)
+    assert asyncio.run(resolve(data, asked))[12:].startswith(asked[12:])

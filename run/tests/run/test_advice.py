@@ -1,0 +1,353 @@
+"""After throttling: what got through, and which limit to try."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+
+import pytest
+
+from aioapiqueue.recording.spi import TimeSeries
+from aioapiqueue.registry import Registry
+from aioapiqueue_run.cli.console import unbroken, wrapped
+from aioapiqueue_run.cli.run.advice import (
+    ThrottledCalls,
+    after_dry_run,
+    after_throttling,
+    command_to_copy,
+    find_throttled,
+)
+from aioapiqueue_run.cli.run.estimate import PacedEstimate
+from aioapiqueue_run.cli.run.launch import Launch
+from aioapiqueue_run.cli.run.model import Outcome
+from aioapiqueue_run.cli.run.recorder import CALLS, ERRORS, THROTTLED, RunRecorder, SeriesName
+from aioapiqueue_run.cli.run.report import remarks
+from aioapiqueue_run.hub import CallStats, Ended, Request
+from aioapiqueue_run.hub.records import Kind, ProcessLoad
+from tests.helpers.plans import plan_of
+
+FIELDS = ("calls", "waited", "throttled", "errors", "refused")
+
+
+HOST = "https://api.test"
+
+
+class Record:
+    """A time series of calls, as a run records them."""
+
+    def __init__(self):
+        self.series = TimeSeries(FIELDS, began=0.0)
+
+    def add(
+        self, second, calls, throttled, operation="ListUsers", *, region="eu-west-1", service="iam"
+    ):
+        """Count calls of one second, of which some were throttled."""
+        name = SeriesName(service, operation, operation, region, None, None)
+        self.series.add(name, second + 0.5, CALLS, calls)
+        self.series.add(name, second + 0.5, ERRORS, 1)
+        if throttled:
+            self.series.add(name, second + 0.5, THROTTLED, throttled)
+
+    @property
+    def found(self):
+        """What was throttled."""
+        return find_throttled(self.series, {HOST: ["/search/*", "POST"]})
+
+
+def test_rate_is_that_between_push_backs():
+    """A full bucket before, and an idle time after, say nothing of the rate."""
+    record = Record()
+    record.add(0, 100, 0)
+    record.add(1, 100, 30)  # the bucket runs dry
+    for second in range(2, 10):
+        record.add(second, 60, 40)
+    record.add(10, 5, 1)
+    for second in range(11, 60):
+        record.add(second, 1, 0)
+    (one,) = record.found
+    assert one == ThrottledCalls("iam", ("ListUsers",), 30 + 8 * 40 + 1, 20.0)
+    assert one.limit == "iam.ListUsers=10/s"
+
+
+def test_pauses_are_not_measured():
+    """Two bursts, ten minutes apart: what got through within them is the rate."""
+    record = Record()
+    for begin in (0, 600):
+        for second in range(begin, begin + 6):
+            record.add(second, 60, 30)
+    (one,) = record.found
+    assert one.accepted == 30.0
+
+
+def test_each_region_has_its_limit():
+    """A limit holds for each Region: the least that got through anywhere is what it goes by."""
+    record = Record()
+    for second in range(10):
+        record.add(second, 60, 40, region="eu-west-1")
+        record.add(second, 60, 50, region="us-east-1")
+        record.add(second, 500, 0, region="us-west-2")
+    (one,) = record.found
+    assert (one.throttled, one.accepted) == (900, 10.0)
+
+
+def test_many_operations_get_one_limit():
+    """Up to three have one each; more, one of their service, from what they had together."""
+    record = Record()
+    for number in range(3):
+        for second in range(10):
+            record.add(second, 10, 4 + number, operation=f"List{number}")
+    assert [(one.lanes, one.accepted) for one in record.found] == [
+        (("List2",), 4.0),
+        (("List1",), 5.0),
+        (("List0",), 6.0),
+    ]
+    for second in range(10):
+        record.add(second, 10, 3, operation="List3")
+        record.add(second, 99, 0, operation="GetUser")  # not throttled: another bucket
+    (one,) = record.found
+    assert one.lanes == ("List0", "List1", "List2", "List3")
+    assert (one.throttled, one.accepted) == (180, 22.0)
+    assert one.limit == "iam=11/s"
+
+
+def test_host_gets_a_limit_for_what_has_no_lane():
+    """Its quota is of the host; a lane has its own."""
+    record = Record()
+    for second in range(10):
+        for operation in ("GET", "PUT", "/search/*"):
+            record.add(second, 10, 6, operation=operation, region=None, service=HOST)
+    whole, lane = sorted(record.found, key=lambda one: len(one.name))
+    assert (whole.limit, whole.throttled, whole.lanes) == (f"{HOST}=4/s", 120, ("GET", "PUT"))
+    assert (lane.limit, lane.throttled) == (f"{HOST}/search/*=2/s", 60)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "calls", "throttled"),
+    [
+        ([0], 100, 50),  # within one second
+        ([0, 1], 100, 50),
+        ([0, 5, 10], 1, 1),  # nothing got through
+        ([0, 2, 4], 3, 2),  # one did
+        ([0, 10, 20], 100, 50),  # the bucket is full each time
+    ],
+)
+def test_too_few_calls_give_no_rate(seconds, calls, throttled):
+    """A limit that nobody measured is not offered."""
+    record = Record()
+    for second in seconds:
+        record.add(second, calls, throttled)
+    (one,) = record.found
+    assert (one.accepted, one.limit) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "limit"),
+    [
+        (20.0, "10/s"),
+        (19.7, "9.8/s"),
+        (1999.0, "990/s"),
+        (0.5, "0.25/s"),
+        (0.04, "0.02/s"),
+        (2.0, "1/s"),
+        (0.01, "18/h"),
+    ],
+)
+def test_limits_to_try_are_round(accepted, limit):
+    """Half of what got through, rounded down to two digits; slow ones by the hour."""
+    one = ThrottledCalls("ec2", ("DescribeVolumes unfiltered",), 5, accepted)
+    assert one.limit == f"ec2.DescribeVolumes unfiltered={limit}"
+    Registry.from_options([one.limit], base=Registry.parse('preset = "aws"'))
+
+
+def test_nothing_throttled_no_advice():
+    """Errors of other kinds are none."""
+    record = Record()
+    for second in range(100):
+        record.add(second, 60, 0)
+    assert record.found == []
+
+
+def plan(*limits, by_default=False, dry_run=True, options=None, **more):
+    """What was to be run."""
+    registry = Registry.parse('preset = "aws"') if by_default else Registry.from_options(limits)
+    if options is None:
+        options = [part for limit in limits for part in ("--limit", limit)]
+    return plan_of(
+        registry,
+        command=["scout", "aws", "--name", "a b"],
+        launch=Launch("/bin/scout", "scout", python=True),
+        dry_run=dry_run,
+        options=options,
+        by_default=by_default,
+        **more,
+    )
+
+
+def outcome_of(of, *lanes, service="iam", throttled=20, calls=30, seconds=10):
+    """What came of a dry run of ten seconds in which calls of some lanes were throttled."""
+    recorder = RunRecorder(PacedEstimate(of.registry))
+    recorder.begin(1_000.0)
+    figures = []
+    for operation in lanes:
+        needs = of.registry.find_call(service, operation, region="eu-west-1")
+        kind = Kind(service, operation, "eu-west-1", None)
+        stats = CallStats(*kind, None if needs is None else needs.queue.name, needs is not None)
+        lane = "" if needs is None or needs.keys[0] == operation else needs.keys[0]
+        stats = dataclasses.replace(stats, lane=lane)
+        figures.append(stats)
+        for second in range(seconds):
+            for number in range(calls):
+                now = 1_000.0 + second + number / calls
+                request = Request(ProcessLoad(), kind, stats, (), needs, paced=False, ahead=False)
+                stats.count_start(now, 0.0)
+                recorder.started(request, now)
+                pushed_back = number < throttled
+                stats.throttled += pushed_back
+                end = Ended.THROTTLED if pushed_back else Ended.ANSWERED
+                recorder.ended(request, now, end)
+    return Outcome(code=0, figures=figures, recorder=recorder, seconds=float(seconds),
+                   paced_seconds=recorder.estimate.seconds(1_000.0 + seconds))  # fmt: skip
+
+
+def limits_in(command):
+    """The registry that a printed command would have, by the command line's own reading."""
+    words = shlex.split(command)
+    assert words[:2] == ["aioapiqueue", "run"]
+    assert words[words.index("--") + 1 :] == ["scout", "aws", "--name", "a b"]
+    options = words[2 : words.index("--")]
+    pairs = list(zip(options[::2], options[1::2], strict=True))
+    preset = ("--preset", "aws") in pairs
+    base = Registry.parse('preset = "aws"') if preset else None
+    limits = [value for name, value in pairs if name == "--limit"]
+    return Registry.from_options(limits, base=base), limits
+
+
+def test_command_keeps_the_preset():
+    """A limit beside what AWS publishes does not take its place: EC2 stays paced."""
+    of = plan(by_default=True)
+    registry, limits = limits_in(command_to_copy(of, outcome_of(of, "ListUsers")))
+    assert limits == ["iam.ListUsers=5/s"]
+    assert "ec2" in registry.services
+    of = plan(by_default=True)
+    command = command_to_copy(of, outcome_of(of, "DescribeVolumes", service="ec2", throttled=29))
+    registry, limits = limits_in(command)
+    assert limits == ["ec2.DescribeVolumes unfiltered=0.5/s"]
+
+
+def test_command_replaces_a_limit_that_is_too_high():
+    """The user's own for the same calls goes: two for the same calls are refused."""
+    of = plan("iam.ListUsers=100/s", "ec2=5/s")
+    _, limits = limits_in(command_to_copy(of, outcome_of(of, "ListUsers")))
+    assert limits == ["ec2=5/s", "iam.ListUsers=5/s"]
+
+
+def test_command_keeps_limits_that_hold():
+    """Where the limits would have let through less, there is nothing to add."""
+    of = plan("iam=2/s")
+    _, limits = limits_in(command_to_copy(of, outcome_of(of, "ListUsers")))
+    assert limits == ["iam=2/s"]
+
+
+def test_one_strict_lane_hides_no_other():
+    """Of several operations, one that has a low limit says nothing of the others."""
+    of = plan("iam.GetUser=1/s")
+    lanes = ("GetUser", "ListUsers", "ListRoles", "ListGroups", "GetRole")
+    _, limits = limits_in(command_to_copy(of, outcome_of(of, *lanes)))
+    assert limits == ["iam.GetUser=1/s", "iam=25/s"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "lanes", "said"),
+    [
+        (
+            ["iam.ListUsers=100/s"],
+            ["ListUsers"],
+            (
+                "no limit of this dry run would have delayed a call; with the suggested limit "
+                "(iam.ListUsers=5/s), a paced run may take longer"
+            ),
+        ),
+        (
+            ["ec2=5/s"],
+            ["ListUsers", "ListRoles"],
+            (
+                "no limit of this dry run applies to these calls; with the suggested limits "
+                "(iam.ListRoles=5/s, iam.ListUsers=5/s), a paced run may take longer"
+            ),
+        ),
+        (
+            ["iam.GetUser=1/s"],
+            ["GetUser", "ListUsers"],
+            (
+                "the estimate ignores the suggested limit (iam.ListUsers=5/s): the paced run may "
+                "take longer"
+            ),
+        ),
+        (["iam=2/s"], ["ListUsers"], None),  # nothing is suggested
+    ],
+)
+def test_estimate_does_not_contradict_the_suggestion(limits, lanes, said):
+    """It is of the limits of the dry run: a suggested one may well delay calls."""
+    of = plan(*limits)
+    found = remarks(of, outcome_of(of, *lanes))
+    assert not any("as long as this one" in one or "nothing would be" in one for one in found)
+    suggested = [one for one in found if "suggested" in one]
+    assert suggested == ([] if said is None else [said])
+    assert any("a paced run would take about" in one for one in found) is (
+        said is None or said.startswith("the estimate")
+    )
+
+
+@pytest.mark.parametrize(
+    ("service", "lanes", "calls", "seconds", "said"),
+    [
+        ("ec2", ["DescribeInstances"], 20, 3, None),  # its bucket of 50 lets them through
+        (
+            "ec2",
+            ["DescribeInstances"],
+            30,
+            10,
+            "ec2 DescribeInstances unfiltered in eu",
+        ),
+        ("rds", ["DescribeDBInstances"], 100, 10, "rds in eu-west-1 (100/s on average, 12/s"),
+        ("elb", ["DescribeLoadBalancers", "DescribeTags"], 9, 30, "elb in eu-west-1 ("),
+        ("route53", ["ChangeResourceRecordSets"], 4, 10, None),  # 5 a second of all calls
+        ("iam", ["ListUsers"], 100, 10, None),
+    ],
+)
+def test_more_than_aws_publishes(service, lanes, calls, seconds, said):
+    """Each operation's own limit, and those that all share; a bucket is taken into account."""
+    of = plan(by_default=True)
+    outcome = outcome_of(of, *lanes, service=service, throttled=0, calls=calls, seconds=seconds)
+    found = [text for text in after_dry_run(outcome) if text.startswith("over the limit")]
+    assert bool(found) is (said is not None), found
+    assert said is None or f"over the limit that AWS publishes: {said}" in found[0]
+
+
+def test_limits_of_calls_at_once_are_not_judged():
+    """A dry run cannot know how long calls would take: it says so."""
+    of = plan("iam=2 at once")
+    found = [*after_dry_run(outcome_of(of, "ListUsers", throttled=0))]
+    assert found == [
+        "no limit would have delayed a call: a paced run would take as long as this one",
+        "the estimate ignores limits on calls in flight, because the calls' duration is unknown",
+    ]
+
+
+def test_advice_after_a_paced_run():
+    """The option stays in one line, and goes beside the preset where that was the default."""
+    of = plan(by_default=True, dry_run=False)
+    outcome = outcome_of(of, "DescribeVolumes", service="ec2", throttled=29)
+    text = "\n".join(map(wrapped, after_throttling(of, outcome)))
+    option = "--preset aws --limit 'ec2.DescribeVolumes unfiltered=0.5/s'"
+    assert any(option in line for line in text.splitlines()), text
+    assert "with --adaptive" in text
+    of = plan("iam=5/s", dry_run=False)
+    of = dataclasses.replace(of, registry=Registry.from_options(["iam=5/s"], adaptive=True))
+    (text,) = after_throttling(of, outcome_of(of, "ListUsers"))
+    assert text == (
+        "iam ListUsers: throttled 200 times, while 10 calls a second were accepted. Half of "
+        "that leaves room for other callers: " + unbroken("--limit iam.ListUsers=5/s")
+    )
+    found = [*after_throttling(of, outcome_of(of, "ListUsers", throttled=1, seconds=1))]
+    assert found == ["iam ListUsers: throttled 1 time: too few calls to suggest a limit"]

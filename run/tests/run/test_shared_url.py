@@ -1,0 +1,160 @@
+"""Addresses of shared servers: what is read, what is refused, and that no secret is ever shown."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from aioapiqueue_run.cli.run.shared_address import read_address
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "nodes"),
+    [
+        ("redis://host", "redis://host:6379/0", [("host", 6379)]),
+        ("redis://host:1/", "redis://host:1/0", [("host", 1)]),
+        ("REDIS://host:65535/7", "redis://host:65535/7", [("host", 65535)]),
+        ("redis://host?db=3", "redis://host:6379/3", [("host", 6379)]),
+        ("redis://[::1]:7", "redis://[::1]:7/0", [("::1", 7)]),
+        ("redis://:pw@host", "redis://:***@host:6379/0", [("host", 6379)]),
+        ("redis://me:pw@host", "redis://me:***@host:6379/0", [("host", 6379)]),
+        ("redis://m%40e:p@w@host", "redis://m%40e:***@host:6379/0", [("host", 6379)]),
+        ("redis://host?username=me&password=pw", "redis://me:***@host:6379/0", [("host", 6379)]),
+        ("rediss://host?ssl_cert_reqs=none", "rediss://host:6379/0", [("host", 6379)]),
+        ("unix:///run/a%20b.sock", "unix:///run/a%20b.sock", []),
+        ("unix://:pw@/run/r.sock?db=2", "unix://:***@/run/r.sock?db=2", []),
+        ("unix:///run/r.sock?password=pw", "unix://:***@/run/r.sock", []),
+        (
+            "rediss+cluster://me:pw@one:1,two",
+            "rediss+cluster://me:***@one:1,two:6379",
+            [("one", 1), ("two", 6379)],
+        ),
+        (
+            "redis+sentinel://one,two:2/main/5?sentinel_password=pw",
+            "redis+sentinel://one:26379,two:2/main/5",
+            [("one", 26379), ("two", 2)],
+        ),
+    ],
+)
+def test_addresses_are_shown_without_password(url, shown, nodes):
+    """Every form of URL is read, and the text of its address has no password."""
+    address = read_address(url)
+    assert str(address) == shown
+    assert list(address.nodes) == nodes
+    assert "pw" not in repr(address)
+
+
+def test_address_has_what_a_client_needs():
+    """User, password and options come out decoded, and typed."""
+    url = "redis+sentinel://m%40e:p%2Fw@h/main/2?socket_timeout=1.5"
+    address = read_address(f"{url}&sentinel_username=su&sentinel_password=sp")
+    assert (address.user, address.password, address.db) == ("m@e", "p/w", 2)
+    assert (address.name, address.kind, address.tls) == ("main", "sentinel", False)
+    assert address.options == {"socket_timeout": 1.5}
+    assert address.sentinel == {"username": "su", "password": "sp"}
+    secure = read_address(f"rediss://h?ssl_ca_certs={quote(__file__)}&ssl_check_hostname=false")
+    assert secure.options == {"ssl_ca_certs": __file__, "ssl_check_hostname": False}
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("", "must begin with redis://, rediss://"),
+        ("host:6379", "must begin with"),
+        ("https://:hid@host", "must begin with"),
+        ("redis:/:hid@host", "must begin with"),
+        ("redis://", "the host is missing"),
+        ("redis:///0", "the host is missing"),
+        ("redis://:hid@host:port", "the port is invalid"),
+        ("redis://:hid@host:65536", "a port from 1 to 65535"),
+        ("redis://:hid@host:0", "a port from 1 to 65535"),
+        ("redis://:hid@host:", "the port is invalid"),
+        ("redis://:hid@ho\x07st", "a reserved character"),
+        ("redis://:hid@[::1", "this is not a URL"),
+        ("redis://:hid@host/nul", "the database must be a number"),
+        ("redis://:hid@host/-1", "the database must be a number"),
+        ("redis://:hi/d@host", "%2F for /"),
+        ("redis://:h:1?i=d@host", "%3F for ?"),
+        ("redis://:hi#d@host", "%23 for #"),
+        ("redis://hid@host", "a user name but no password"),
+        ("redis://:hid@one,two", "several hosts need redis+cluster://"),
+        ("redis://:hid@host?db=x", 'the option "db" must be a number'),
+        ("redis://:hid@host?db=1&db=2", 'the option "db" is given twice'),
+        (
+            "redis://:hid@host?socket_timeout=-1",
+            'the option "socket_timeout" must be a number of seconds',
+        ),
+        ("redis://:hid@host:６３７９", "the port is invalid"),  # noqa: RUF001
+        ("redis://:hid@host?socket_timeout=５", "must be a number of seconds"),  # noqa: RUF001
+        ("redis://:hid@host?tiemout=1", 'unknown option "tiemout"; the options are db, '),
+        ("redis://:hid@host?ssl_ca_certs=x", '"ssl_ca_certs" (it needs rediss://)'),
+        ("redis://:hid@host?sentinel_password=hid", 'unknown option "sentinel_password"'),
+        (
+            "redis://host?password=x&hid",
+            "a password with an & (write %26 instead); the options are db, ",
+        ),
+        (
+            "redis://host?pass%77ord=x&hid=1",
+            "a password with an & (write %26 instead); the options are db",
+        ),
+        ("redis://host?tiemout=1&password=hid", 'unknown option "tiemout"; the options are db, '),
+        ("rediss://:hid@host?ssl_ca_certs=/no/such", "must be a readable file"),
+        ("rediss://:hid@host?ssl_cert_reqs=maybe", "must be required or none"),
+        ("redis+cluster://:hid@host/1", "a cluster has only database 0"),
+        ("redis+sentinel://:hid@host", "the name that the Sentinels monitor is missing"),
+        ("unix://:hid@host/run/r.sock", "a socket has no host"),
+        ("unix://", "the path is missing"),
+    ],
+)
+def test_malformed_addresses_are_refused(url, remedy):
+    """Each message has what to write, and quotes nothing that could be a part of a password."""
+    with pytest.raises(ValueError, match=re.escape(remedy)) as refused:
+        read_address(url)
+    assert "hid" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+_MARK = "Zq9"
+_PASSWORDS = st.lists(st.sampled_from([_MARK, *"/?#@:%[] &=,+;\\\"'é\x1b"]), min_size=1).map(
+    lambda parts: _MARK + "".join(parts)
+)
+
+
+@example(scheme="redis", raw=":1?", rest="/0", careful=False)
+@example(scheme="redis", raw="@Zq9/Zq9", rest="", careful=False)
+@example(scheme="redis", raw="Zq9&Zq9", rest="", careful=False)
+@given(
+    scheme=st.sampled_from(["redis", "rediss", "redis+cluster", "redis+sentinel", "http", "unix"]),
+    raw=_PASSWORDS,
+    rest=st.sampled_from(["", "/0", "/main", "/0?db=1", "/x?tiemout=1"]),
+    careful=st.booleans(),
+)
+def test_no_password_is_ever_shown(scheme, raw, rest, careful):
+    """However badly it is written into the URL: not in the address's text, nor in the error's."""
+    written = quote(raw, safe="") if careful else raw
+    for url in (
+        f"{scheme}://me:{written}@host:1{rest}",
+        f"{scheme}://:{written}@host{rest}",
+        f"{scheme}://{written.replace(':', '')}@host{rest}",
+        f"{scheme}://host{rest}?password={written}",
+        f"{scheme}://host{rest}?sentinel_password={written}",
+    ):
+        try:
+            address = read_address(url)
+        except ValueError as error:
+            shown = f"{error} {error.__cause__!r}"
+        else:
+            shown = f"{address} {address!r} {address.scrubbed(f'with {address.password} in it')}"
+        assert _MARK not in shown
+
+
+def test_a_servers_words_are_scrubbed():
+    """What a server quotes of what it was sent does not come through, whole or in URL's form."""
+    address = read_address("redis+sentinel://me:p%2Fw@h/main?sentinel_password=geheim")
+    said = "unknown command `HELLO`, with args beginning with: `3` `AUTH` `me` `p/w`"
+    assert address.scrubbed(said) == "unknown command `HELLO`"
+    assert address.scrubbed("p/w p%2Fw geheim\n\x1b[2J me") == "*** *** ***  [2J me"

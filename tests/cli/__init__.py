@@ -1,1 +1,0 @@
-"""The commands: their arguments, output and exit codes."""

@@ -1,1 +1,0 @@
-"""The demonstration's gate and what it makes of its figures."""

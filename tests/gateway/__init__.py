@@ -1,1 +1,0 @@
-"""Tests of the gateway: real TLS, real sockets, real processes."""

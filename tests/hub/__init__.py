@@ -1,1 +1,0 @@
-"""The hub, its files and its connections."""

@@ -1,1 +1,0 @@
-"""`aioapiqueue run`, on programs that know nothing of it."""

@@ -1,1 +1,0 @@
-"""Real scanners, on a mock account."""
