@@ -32,9 +32,10 @@ def test_place_without_files_is_refused():
 
 def test_goals_name_existing_places():
     """Each goal counts files of the tree; the core's are those behind its wall, and their door."""
-    tree = [file.as_posix() for file in wall.ROOT.rglob("*.py")]
+    roots = (wall.ROOT, wall.ROOT_OF_PROGRAMS)
+    tree = [file.as_posix() for root in roots for file in root.rglob("*.py")]
     goals = coverage_report.GOALS
     core = coverage_report.files_of(goals["the core"].places, tree)
     behind = {name for name in wall.library() if wall.wing(name) == "core"}
     assert len(core) == len(behind | {"spi"})
-    assert set(coverage_report.files_of(goals["all packages"].places, tree)) == set(tree)
+    assert set(coverage_report.files_of(goals["both packages"].places, tree)) == set(tree)
