@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from aioapiqueue import ApiQueue, HostSchedule, SharedError
+from aioapiqueue import ApiQueue, HostSchedule, SharedError, __version__
 from aioapiqueue.schedules.spi import HUB_DIR, HubLocation
 from aioapiqueue.threads import blocking
 from tests.helpers import introspect
@@ -317,7 +317,7 @@ def hello(**more):
     terms = {"limits": ["1/s"], "lanes": [], "catch_up": 0.01, "adaptive": None, "units": ["calls"]}
     return {
         "protocol": 1,
-        "version": "0.1.0",
+        "version": __version__,
         "pid": 1,
         "program": "x",
         "kind": "name",
