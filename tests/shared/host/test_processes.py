@@ -339,8 +339,10 @@ def test_other_versions_are_refused_while_it_is_used(hub):
     while is_used(hub):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert "refused" in ask_hub(hub, **hello(version="0.0.1"))
-    assert ask_hub(hub, **hello(version="99.0.0")) == {"ends": True}
+    major, minor, patch = map(int, re.match(r"(\d+)\.(\d+)\.(\d+)", __version__).groups())
+    assert "refused" in ask_hub(hub, **hello(version=f"{major}.{minor}.{patch}a1"))
+    newer = f"{major}.{minor}.{patch + 1}rc1"
+    assert ask_hub(hub, **hello(version=newer)) == {"ends": True}
     while pid in processes_of(hub):
         assert time.monotonic() < deadline
         time.sleep(0.01)
