@@ -21,10 +21,7 @@ PROGRAMS = tuple(f"aioapiqueue.{name}" for name in ("cli", "demo", "gateway", "h
 APART = {
     "aioapiqueue.integrations": "a folder",
     "aioapiqueue.integrations.redis.schedule": "its names are those of `integrations.redis`",
-    "aioapiqueue.registry.presets": "tables",
     "aioapiqueue.testing.pytest": "exports nothing: tests/test_testing_pytest.py has its mark",
-    "aioapiqueue.registry.presets.operations": "a table",
-    "aioapiqueue.registry.presets.services": "a table",
     "aioapiqueue.integrations.report.spi": "for the programs",
     "aioapiqueue.integrations.spi": "for the programs",
     "aioapiqueue.registry.spi": "for the programs and the integrations",
