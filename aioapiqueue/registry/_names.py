@@ -103,7 +103,8 @@ def unknown_parameter(
 def _newer(report: Report | None) -> str:
     """Return how to switch the check off, for names newer than the list."""
     check = _CHECK_IN_CODE if report is not None and report.in_code else _CHECK
-    return f"if it is newer than botocore {service_list().newest}, {check}"
+    ours = service_list()
+    return f"if it is newer than botocore {ours.newest}, the newest on {ours.read}, {check}"
 
 
 def _exists(name: str, known: frozenset[str]) -> bool:

@@ -17,8 +17,8 @@ from tests.helpers.operations_file import Service, header, listed, services_of
 from tests.helpers.yardstick import yards
 
 NEWER = (
-    f"(if it is newer than botocore {header().newest}, use --no-check, "
-    "or check = false in limits.toml)"
+    f"(if it is newer than botocore {header().newest}, the newest on {header().read}, "
+    "use --no-check, or check = false in limits.toml)"
 )
 UNKNOWN = (
     "ec2 has no operation 'DescribeSnapshotAttribut': did you mean 'DescribeSnapshotAttribute'?"
