@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from aioapiqueue import __version__
 
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 __all__ = ["main"]
+
+_EXTRAS = ("demo", "watch")
+"""Commands that need the extra of their name; others need `cli`."""
 
 
 def main() -> None:
-    """Run the command line; without its extra, name the one to install and exit with 1.
+    """Run the command line, which is in the distribution `aioapiqueue-run` of the same version.
 
-    Without it, only `--version` and `docs` work: errors of the library refer to the latter.
+    Without that distribution, `--version` and `docs` work, since messages of the library name pages
+    of `docs`. For anything else, print the extra to install and exit with 2.
     """
-    try:
-        from aioapiqueue_run.cli.app import app  # noqa: PLC0415 - needs an extra
-    except ModuleNotFoundError as error:
-        missing = str(error.name).partition(".")[0]
-        # Any other module is part of the package or of an extra: a fault, which needs its
-        # traceback.
-        if missing not in {"typer", "rich"}:
-            raise
-        sys.stdout.write(_answer_without_extra(missing))
+    programs = _version_of_programs()
+    if programs is None:
+        try:
+            sys.stdout.write(_answer_without_programs(sys.argv[1:]))
+        except LookupError as error:
+            _refuse(str(error))
         return
+    if programs != __version__:
+        _refuse(
+            f"aioapiqueue {__version__} needs aioapiqueue-run {__version__}, but {programs} is "
+            f'installed: pip install "aioapiqueue[cli]=={__version__}"'
+        )
+    from aioapiqueue_run.cli.app import app  # noqa: PLC0415 - another distribution
+
     restore_interrupt()  # from here on, the command cleans up and exits with 130
     app(prog_name="aioapiqueue")
 
@@ -38,23 +50,43 @@ def restore_interrupt() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _answer_without_extra(missing: str) -> str:
-    from aioapiqueue.docs.spi import list_pages, read  # noqa: PLC0415 - as above
+def _version_of_programs() -> str | None:
+    """Return the version of the distribution of the programs; None if it is not installed."""
+    try:
+        import aioapiqueue_run  # noqa: PLC0415 - another distribution
+    except ModuleNotFoundError as error:
+        if error.name != "aioapiqueue_run":
+            raise
+        return None
+    # A folder that an uninstalled version has left behind has no version.
+    return getattr(aioapiqueue_run, "__version__", None)
+
+
+def _answer_without_programs(arguments: list[str]) -> str:
+    """Return what to print.
+
+    Raises:
+        LookupError: the command, or the page, is missing. The message is for users.
+    """
+    from aioapiqueue.docs.spi import list_pages, read  # noqa: PLC0415 - rarely needed
 
     if hasattr(signal, "SIGPIPE"):  # `| head` ends it without a traceback
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    try:
-        match sys.argv[1:]:
-            case ["--version"]:
-                return f"aioapiqueue {__version__}\n"
-            case ["docs"]:
-                return list_pages()
-            case ["docs", page] if not page.startswith("-"):
-                return read(page).text
-    except LookupError as error:
-        sys.stderr.write(f"aioapiqueue: {error}\n")
-        sys.exit(2)  # as with the extra
-    sys.exit(f'The command line needs {missing}: pip install "aioapiqueue[cli]"')
+    match arguments:
+        case ["--version"]:
+            return f"aioapiqueue {__version__}\n"
+        case ["docs"]:
+            return list_pages()
+        case ["docs", page] if not page.startswith("-"):
+            return read(page).text
+    command = next((one for one in arguments if not one.startswith("-")), "")
+    extra = command if command in _EXTRAS else "cli"
+    raise LookupError(f'the commands are not installed: pip install "aioapiqueue[{extra}]"')
+
+
+def _refuse(why: str) -> NoReturn:
+    sys.stderr.write(f"aioapiqueue: {why}\n")
+    sys.exit(2)
 
 
 if __name__ == "__main__":

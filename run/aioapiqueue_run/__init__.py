@@ -4,5 +4,5 @@ The command `aioapiqueue`, which belongs to the library, starts them. Nothing he
 command line: names may change in any version.
 """
 
-__version__: str = "0.1.0"
+__version__: str = "1.0.0rc1"
 """The version, which is always that of the library."""

@@ -34,6 +34,7 @@ NEEDED = (
     "integrations/report/page.html",
     "integrations/report/uplot/uPlot.iife.min.js",
     "registry/presets/ec2.toml",
+    "registry/presets/operations.txt",
 )
 EXAMPLE = """
 import asyncio, sys

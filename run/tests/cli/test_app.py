@@ -40,39 +40,6 @@ def test_version_is_shown():
     assert (shown.exit_code, shown.output) == (0, f"aioapiqueue {aioapiqueue.__version__}\n")
 
 
-def run_without(module, *arguments):
-    """Run the command line where a module is not installed."""
-    program = f"import sys; sys.modules[{module!r}] = None; sys.argv[1:] = {arguments!r}"
-    program += "; from aioapiqueue.__main__ import main; main()"
-    command = [sys.executable, "-c", program]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-
-
-@pytest.mark.parametrize("module", ["rich", "typer"])
-def test_version_needs_no_extra(module):
-    """Those who ask for help are asked for it first."""
-    shown = run_without(module, "--version")
-    assert shown.stdout == f"aioapiqueue {aioapiqueue.__version__}\n"
-
-
-@pytest.mark.parametrize("module", ["rich", "typer"])
-@pytest.mark.parametrize("arguments", [["docs"], ["docs", "limits"], ["docs", "run#output"]])
-def test_docs_need_no_extra(module, arguments):
-    """Errors of the library name `aioapiqueue docs limits`: it is there where the library is."""
-    shown = run_without(module, *arguments)
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert shown.stdout == CliRunner().invoke(app, arguments).stdout
-
-
-def test_unknown_pages_need_no_extra():
-    """A page that does not exist is refused with the nearest; options need the extra."""
-    shown = run_without("typer", "docs", "limit")
-    said = "aioapiqueue: there is no page limit: did you mean Limit or limits?\n"
-    assert (shown.returncode, shown.stdout, shown.stderr) == (2, "", said)
-    shown = run_without("typer", "docs", "--help")
-    assert shown.stderr == 'The command line needs typer: pip install "aioapiqueue[cli]"\n'
-
-
 @pytest.mark.parametrize(
     ("line", "why"),
     [

@@ -234,20 +234,6 @@ def test_page_is_named_at_the_end(quiet_run, python, tmp_path):
     assert ended.words.endswith(f" report written to {page}")
 
 
-def test_without_jinja_it_says_how_to_get_it(quiet_run, python, tmp_path):
-    """Where Jinja is missing, the option is refused; all else works."""
-    hidden = tmp_path / "hidden"
-    hidden.mkdir()
-    (hidden / "sitecustomize.py").write_text("import sys; sys.modules['jinja2'] = None")
-    program = quiet_run.plain("begin()")
-    env = {"PYTHONPATH": str(hidden)}
-    refused = quiet_run(
-        "--limit", "ec2=1/s", "--report", tmp_path / "r.html", "--", python, program, env=env
-    )
-    assert (refused.code, "pip install 'aioapiqueue[cli]'" in refused.words) == (2, True)
-    assert quiet_run("--limit", "ec2=1/s", "--", python, program, env=env).code == 0
-
-
 def test_page_that_cannot_be_made_keeps_the_exit_code(quiet_run, python, tmp_path):
     """Whatever goes wrong after the program's end, its exit code is ours."""
     broken = tmp_path / "broken"

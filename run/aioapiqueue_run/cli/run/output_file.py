@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.util
 import os
 import stat
 from dataclasses import dataclass
@@ -128,8 +127,6 @@ class OutputFiles:
                 files.log = OutputFile(log, append=True)
             option = "--report"
             if report is not None:
-                if importlib.util.find_spec("jinja2") is None:
-                    raise Unwritable(_NO_JINJA)  # noqa: TRY301 - the option is added below
                 files.report = OutputFile(report)
         except Unwritable as error:
             files.discard()
@@ -158,12 +155,6 @@ class OutputFiles:
         for one in (self.figures, self.report):
             if one is not None:
                 one.discard()
-
-
-_NO_JINJA = (
-    "needs Jinja, which is not installed: pip install 'aioapiqueue[cli]' (with pipx: pipx "
-    "inject aioapiqueue jinja2)"
-)
 
 
 def _own(path: Path) -> int | None:
