@@ -16,8 +16,6 @@ import aioapiqueue
 from aioapiqueue import Rate
 from tests.helpers import api_file
 
-PROGRAMS = tuple(f"aioapiqueue.{name}" for name in ("cli", "demo", "gateway", "hub"))
-"""What is run and never imported by users: its API is the command line."""
 APART = {
     "aioapiqueue.docs": "a folder",
     "aioapiqueue.docs.spi": "for the command `aioapiqueue docs`",
@@ -37,11 +35,11 @@ APART = {
 
 
 def importable():
-    """Return each module whose name has no underscore, but for the programs."""
+    """Return each module whose name has no underscore."""
     names = {"aioapiqueue"} | {
         module.name for module in pkgutil.walk_packages(aioapiqueue.__path__, "aioapiqueue.")
     }
-    return {name for name in names if not name.startswith(PROGRAMS) and "._" not in name}
+    return {name for name in names if "._" not in name}
 
 
 @pytest.fixture(scope="module")

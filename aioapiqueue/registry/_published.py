@@ -119,7 +119,7 @@ def _published_limit(
     unknown_keys(both, PRESET_KEYS, report, ())
     for one in _REQUIRED:
         if one not in both:
-            report.add((one,), "this key is missing: see docs/presets.md")
+            report.add((one,), "this key is missing: see aioapiqueue docs presets")
     report.finish()  # before `PublishedLimit` raises a `TypeError` without the file's name
     both["read"] = _read_day(both["read"], report, ("read",))
     both["rate"] = dataclasses.replace(
