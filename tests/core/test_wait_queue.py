@@ -402,12 +402,14 @@ async def test_new_first_is_reported():
 
 
 async def test_moved_up_is_first_or_not():
-    """One that has an earlier place goes first or not, as is returned; if so, it is reported."""
+    """A call with an earlier number wakes the ticker only if it becomes the first of its line."""
     told = []
     waiters = introspect.wait_queue(lambda: told.append(1))
     one, *_, other, last = fill(waiters, *(waiter() for _ in range(4)))
-    assert waiters.move_up(last, waiters.early_number()) is True
-    assert waiters.move_up(other, waiters.early_number()) is False
+    assert len(told) == 1
+    waiters.move_up(last, waiters.early_number())
+    assert len(told) == 2
+    waiters.move_up(other, waiters.early_number())
     assert len(told) == 2
     assert drain(waiters)[:3] == [last, other, one]
 
