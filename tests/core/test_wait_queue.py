@@ -268,6 +268,20 @@ async def test_newcomer_ranks_as_its_order_says():
         assert newcomer.line.name == waiters.name_of_line(newcomer)
 
 
+@pytest.mark.parametrize(("order", "turns"), [("fifo", [0, 0, 0]), ("fair", [1, 2, 3])])
+async def test_turn_behind_others_is_known(order, turns):
+    """A call that waits behind others of its line will have the turn that the queue predicts."""
+    waiters = introspect.wait_queue(int, order=order)
+    first, *_ = fill(waiters, *(waiter("a") for _ in range(3)))
+    line = first.line
+    predicted = [waiters.turn_behind(line, behind) for behind in range(3)]
+    served = []
+    while line.live:
+        served.append(line.turn)
+        waiters.get_nowait()
+    assert predicted == served == turns
+
+
 @pytest.mark.parametrize("order", [(3, 6), (6, 3)])
 async def test_earliest_turn_of_a_flow_stays(order):
     """Lines of one key are dissolved in any order: the first call then has the first turn."""
