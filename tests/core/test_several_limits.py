@@ -77,6 +77,21 @@ async def test_without_reservations_none_would():
     assert "both" not in starts
 
 
+async def test_own_limits_of_some_are_reserved():
+    """Limits of the queue that only some calls use are kept for a call that uses both."""
+    queue = ApiQueue("8 reads/s", "8 writes/s", catch_up=0)
+    reads, writes = ({"reads": 1, "writes": 0}, {"reads": 0, "writes": 1})
+    starts = await crowds(
+        queue,
+        60,
+        ("reads", 5, {"cost": reads}),
+        ("writes", 5, {"cost": writes, "after": 1 / 16}),
+        ("both", 1, {"cost": {"reads": 1, "writes": 1}, "after": 1 / 16}),
+    )
+    assert len(starts["both"]) >= 60 / 0.75 - 1
+    assert set(waits(starts["both"])[1:]) == {0.75}
+
+
 async def test_reserved_limits_are_not_idle():
     """Until all limits of the one who has reserved a limit have room, others may use it."""
     queue = ApiQueue(lanes={"A": "8/s", "B": "1/s"}, catch_up=0)
