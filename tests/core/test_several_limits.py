@@ -107,6 +107,26 @@ async def test_reserved_limits_are_not_idle():
     assert starts == [*at_once, *(17 / 16 + n / 8 for n in range(1, 4))]
 
 
+async def test_urgent_call_ends_later_reservations():
+    """A call that has to let a more urgent one go first keeps no other limit for itself."""
+    queue = ApiQueue(lanes={"*": "1/min", "B": "1/s"}, catch_up=0)
+    queue.try_slot(key="A")
+    later = queue.enqueue(keys=("A", "B"))  # at 60, it finds B closed, and reserves both
+    await asyncio.sleep(0.25)
+    queue.try_slot(key="C")
+    await asyncio.sleep(0.25)
+    starts = []
+    tasks = line_up(queue, starts, 100, key="B")
+    await asyncio.sleep(0.25)
+    urgent = queue.enqueue(keys=("A", "C", "D"), priority=-1)
+    await asyncio.sleep(59.375)
+    queue.try_slot(key="D")  # so that at 60.25, `urgent` finds D closed, and reserves A
+    await asyncio.gather(*tasks)
+    assert starts == [0.5 + n for n in range(100)]
+    assert (await urgent).waited == 119.375
+    assert (await later).waited == 180.125
+
+
 @pytest.mark.parametrize("free_calls", [0, 1])
 async def test_own_limits_are_not_reserved(free_calls):
     """A lane's call keeps none of the queue's rate free, even after calls that used none of it."""
