@@ -248,6 +248,27 @@ async def test_falling_numbers_let_old_calls_return():
     assert drain(waiters) == [*reversed(later), again]
 
 
+async def test_order_notes_newcomers_while_sorting():
+    """An order is told of a call that joins while all are sorted, and of its line afterwards."""
+    added = []
+
+    class Noting(orders.Ordering):
+        def added(self, call, line):
+            added.append((call, line is not None))
+
+    waiters = introspect.wait_queue(int, order=Noting)
+    (first,) = fill(waiters, waiter())
+    sorting = waiters.begin_sorting()
+    (newcomer,) = fill(waiters, waiter())
+    for line in sorting.former:
+        assert list(sorting.take_out(line)) == [first]
+    for one in iter(sorting.next, None):
+        waiters.add_to_line(one)
+    waiters.end_sorting()
+    assert added == [(first, True), (newcomer, False), (first, True), (newcomer, True)]
+    assert drain(waiters) == [first, newcomer]
+
+
 async def test_falling_numbers_keep_who_is_oldest():
     """Whatever the order, the oldest call makes room in a full queue."""
     waiters = introspect.wait_queue(int, order=LastFirst, ranked=True)
