@@ -11,7 +11,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window, WouldWait
 from tests.helpers import introspect
-from tests.helpers.instants import exactly, line_up, now, released
+from tests.helpers.instants import exactly, line_up, now, released, use
 from tests.helpers.work import Ticks, work
 
 
@@ -505,6 +505,19 @@ async def test_newcomers_wait_behind_unsorted():
     await asyncio.wait(calls)
     assert started == [number for number, one in enumerate(calls) if not one.cancelled()]
     assert introspect.left_over(queue) == []
+
+
+async def test_next_call_ignores_cancelled_line():
+    """A limit opens for the next call, though the limits of a call cancelled there just changed."""
+    queue = ApiQueue(lanes={"a": "5/s burst 5", "b": "1/s burst 5"}, catch_up=0)
+    queue.try_slot(key="b", cost=5)
+    first = asyncio.create_task(use(queue, [], keys=("a", "b"), cost=5))
+    await asyncio.sleep(0)
+    second = queue.enqueue(key="b")
+    await asyncio.sleep(0.5)
+    first.cancel()
+    queue.set_rate("5/s burst 5", "9 at once", key="a")
+    assert (await second).waited == 1
 
 
 async def test_unsorted_have_their_costs_asked(monkeypatch):
