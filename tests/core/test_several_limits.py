@@ -107,6 +107,17 @@ async def test_reserved_limits_are_not_idle():
     assert starts == [*at_once, *(17 / 16 + n / 8 for n in range(1, 4))]
 
 
+async def test_idle_lane_catches_up_nothing():
+    """A lane in which no call waits has been idle, although calls wait in another one."""
+    queue = ApiQueue(lanes={"a": "1/h", "b": "10/s"}, catch_up=1)
+    for key in "ab":
+        queue.try_slot(key=key)
+    waiting = queue.enqueue(key="a")
+    await asyncio.sleep(5)
+    assert await released(queue, 3, key="b") == exactly([5, 5.1, 5.2])
+    waiting.cancel()
+
+
 async def test_urgent_call_ends_later_reservations():
     """A call that has to let a more urgent one go first keeps no other limit for itself."""
     queue = ApiQueue(lanes={"*": "1/min", "B": "1/s"}, catch_up=0)
