@@ -109,12 +109,15 @@ async def test_reserved_limits_are_not_idle():
 
 async def test_idle_lane_catches_up_nothing():
     """A lane in which no call waits has been idle, although calls wait in another one."""
-    queue = ApiQueue(lanes={"a": "1/h", "b": "10/s"}, catch_up=1)
+    queue = ApiQueue(lanes={"a": "1/h", "b": "10/s"}, catch_up=0.5)
     for key in "ab":
         queue.try_slot(key=key)
-    waiting = queue.enqueue(key="a")
-    await asyncio.sleep(5)
-    assert await released(queue, 3, key="b") == exactly([5, 5.1, 5.2])
+    last = queue.enqueue(key="b")
+    await asyncio.sleep(0.05)
+    waiting = queue.enqueue(key="a")  # finds "b" in use, so that it stays in memory for 1 s
+    await last
+    await asyncio.sleep(0.9)
+    assert await released(queue, 3, key="b") == exactly([1, 1.1, 1.2])
     waiting.cancel()
 
 
