@@ -107,6 +107,23 @@ async def test_reserved_limits_are_not_idle():
     assert starts == [*at_once, *(17 / 16 + n / 8 for n in range(1, 4))]
 
 
+async def test_stale_timers_delay_no_other():
+    """Of hundreds of lanes that open in any order, most have no call left when the first opens."""
+    rng = random.Random(1)
+    queue = ApiQueue(lanes={"*": "1/h"}, catch_up=0)
+    keys = rng.sample(range(400), 400)
+    for key in sorted(keys):  # opens at 3600 + key
+        queue.try_slot(key=key)
+        await asyncio.sleep(1)
+    waiting = {key: queue.enqueue(key=key) for key in keys}
+    await asyncio.sleep(1)
+    left = set(rng.sample(range(1, 400), 100))
+    for key in set(keys) - left:
+        waiting[key].cancel()
+    waited = {key: (await waiting[key]).waited for key in sorted(left)}
+    assert waited == {key: 3600 + key - 400 for key in left}
+
+
 async def test_idle_lane_catches_up_nothing():
     """A lane in which no call waits has been idle, although calls wait in another one."""
     queue = ApiQueue(lanes={"a": "1/h", "b": "10/s"}, catch_up=0.5)
