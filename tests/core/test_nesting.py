@@ -105,6 +105,19 @@ async def test_released_slot_is_held_no_longer():
             await asyncio.wait_for(queue.slot(key="b").__aenter__(), 60)
 
 
+async def test_refunded_slot_takes_no_permit():
+    """A slot that was cancelled before its body ran is not counted as one that is held."""
+    queue = ApiQueue("1/s", lanes={"a": "2 at once"})
+    async with queue.slot(key="a"):
+        unused = queue.enqueue(key="a")
+        await asyncio.sleep(1)
+        assert unused.done()
+        unused.cancel()
+        queue.try_slot()
+        async with queue.slot(key="a") as inner:
+            assert inner.waited == 1
+
+
 async def test_permit_that_others_hold():
     """A lane whose permits are all in use elsewhere is waited for."""
     queue = ApiQueue(lanes={"a": "1 at once", "b": "1 at once"})
