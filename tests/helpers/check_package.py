@@ -150,7 +150,7 @@ def check_contents(wheel: Path) -> None:
     }
     docs = ROOT / "docs"
     tree |= {
-        f"aioapiqueue/_docs/{path.relative_to(docs).as_posix()}"
+        f"aioapiqueue/docs/pages/{path.relative_to(docs).as_posix()}"
         for path in (*docs.rglob("*.md"), docs / "grafana.json")
         if "_build" not in path.parts and path != docs / "reading.md"
     }
