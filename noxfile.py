@@ -76,9 +76,10 @@ def set_up(session: nox.Session, *groups: str, editable: bool = True) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on the Python that nox runs on, without those marked slow.
 
-    All of them on the wheel that is released; those of a file that you name on the checkout.
+    All of them on the wheels that are released; those of a file that you name on the checkout.
     """
-    set_up(session, "test", editable=bool(session.posargs))
+    named = [one for one in session.posargs if one.partition("::")[0].endswith(".py")]
+    set_up(session, "test", editable=bool(named))
     session.run("pytest", *(session.posargs or ALL))
 
 
