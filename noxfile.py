@@ -194,7 +194,7 @@ def package(session: nox.Session) -> None:
     session.run("uv", "build", "--quiet", "--sdist", "--wheel", "--out-dir=dist", external=True)
     built = sorted(str(file) for file in Path("dist").glob("aioapiqueue-*"))
     session.run("twine", "check", "--strict", *built)
-    session.run("python", "-m", "tests.helpers.check_package", "dist", *session.posargs)
+    session.run("python", "-m", "tests.helpers.package.built", "dist", *session.posargs)
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""Check what is to be released as its users get it: `python -m tests.helpers.check_package DIST`.
+"""Check what is to be released as its users get it: `python -m tests.helpers.package.built DIST`.
 
 Part of `uvx nox -s package`, which builds DIST, and of the release workflow, which names the tag
 too. The wheel is installed in new environments, and used away from the checkout.
@@ -24,7 +24,7 @@ from tests.helpers.build_hook import hook
 if TYPE_CHECKING:
     from email.message import Message
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NEEDED = (
     "py.typed",
     "gateway/aws_calls.json.gz",
