@@ -1,1 +1,1 @@
-"""Checks of what is released, as a part of `uvx nox -s package`."""
+"""Checks of what is released: see `__main__.py`."""
