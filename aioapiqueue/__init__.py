@@ -59,7 +59,7 @@ __all__ = [
     "rate_limited",
 ]
 
-__version__: str = "0.1.0"
+__version__: str = "1.0.0rc1"
 
 _LAZY = {
     **dict.fromkeys(("Registry", "ServiceLimits", "registry"), "registry"),

@@ -19,7 +19,6 @@ PLACES = (
     *("README.md", "CHANGELOG.md"),
 )
 KINDS = {".py", ".lua", ".md", ".toml", ".yml"}
-NOT_OURS = {Path(__file__), ROOT / "aioapiqueue" / "registry" / "presets" / "operations.py"}
 
 INSTEAD = {
     r"heed(s|ed|ing|less)?": "handle, process, apply",
@@ -91,7 +90,7 @@ def files() -> list[Path]:
     return sorted(
         file
         for file in found
-        if file.suffix in KINDS and file not in NOT_OURS and "_build" not in file.parts
+        if file.suffix in KINDS and file != Path(__file__) and "_build" not in file.parts
     )
 
 

@@ -16,17 +16,12 @@ import aioapiqueue
 from aioapiqueue import Rate
 from tests.helpers import api_file
 
-PROGRAMS = tuple(f"aioapiqueue.{name}" for name in ("cli", "demo", "gateway", "hub"))
-"""What is run and never imported by users: its API is the command line."""
 APART = {
     "aioapiqueue.docs": "a folder",
     "aioapiqueue.docs.spi": "for the command `aioapiqueue docs`",
     "aioapiqueue.integrations": "a folder",
     "aioapiqueue.integrations.redis.schedule": "its names are those of `integrations.redis`",
-    "aioapiqueue.registry.presets": "tables",
     "aioapiqueue.testing.pytest": "exports nothing: tests/test_testing_pytest.py has its mark",
-    "aioapiqueue.registry.presets.operations": "a table",
-    "aioapiqueue.registry.presets.services": "a table",
     "aioapiqueue.integrations.report.spi": "for the programs",
     "aioapiqueue.integrations.spi": "for the programs",
     "aioapiqueue.recording": "a folder",
@@ -40,11 +35,11 @@ APART = {
 
 
 def importable():
-    """Return each module whose name has no underscore, but for the programs."""
+    """Return each module whose name has no underscore."""
     names = {"aioapiqueue"} | {
         module.name for module in pkgutil.walk_packages(aioapiqueue.__path__, "aioapiqueue.")
     }
-    return {name for name in names if not name.startswith(PROGRAMS) and "._" not in name}
+    return {name for name in names if "._" not in name}
 
 
 @pytest.fixture(scope="module")

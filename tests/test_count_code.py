@@ -1,6 +1,13 @@
 """What `tests/helpers/count_code.py` counts, and what it does not."""
 
-from tests.helpers.count_code import count
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.count_code import PACKAGES, code_lines, count
+
+ROOT = Path(__file__).parents[1]
 
 SOURCE = '''"""A module
 of two lines."""
@@ -36,3 +43,15 @@ def test_only_code_is_counted(tmp_path):
     }
     assert (rooms["_core"].lines, rooms["_core"].comments) == (17, 2)
     assert rooms["_core"].lengths == [4]
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("aioapiqueue", "the library"), ("aioapiqueue-run", "the programs")]
+)
+def test_architecture_has_the_lines(name, package):
+    """The page for contributors has the number of lines of code of each distribution."""
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    given = re.search(rf"`{name}` \(([\d,]+) lines of code", page)
+    files = (ROOT / PACKAGES[package]).rglob("*.py")
+    counted = sum(len(code_lines(file.read_text("utf-8"))) for file in files)
+    assert int(given[1].replace(",", "")) == pytest.approx(counted, rel=0.02)

@@ -45,7 +45,7 @@ def test_commands_name_their_extra(line, extra):
 
 
 def test_version_needs_no_programs():
-    """Whoever helps with a problem asks for it first."""
+    """It is the first question when somebody reports a problem."""
     assert run_alone("--version") == (0, f"aioapiqueue {aioapiqueue.__version__}\n", "")
 
 

@@ -575,8 +575,7 @@ class WaitQueue(asyncio.Queue[W]):
     def dissolve(self, line: Line[W]) -> list[W]:
         """Drop a line; return its calls, for `add_to_line` in the order of their numbers."""
         waiting = list(line)
-        if self.lines.get(line.name) is line:
-            del self.lines[line.name]
+        del self.lines[line.name]
         if self.ordering is not None:
             self.ordering.dissolved(line)
         return waiting

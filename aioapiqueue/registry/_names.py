@@ -9,24 +9,12 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from aioapiqueue.registry._report import quoted
-from aioapiqueue.registry.presets.services import BOTOCORE, SERVICES
+from aioapiqueue.registry._service_list import service_list
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from aioapiqueue.registry._report import Report
-
-_entries = [entry.partition("=") for entry in SERVICES.split()]
-
-NAMES = frozenset(name for name, _, _ in _entries)
-"""The services, named as in `create_client`."""
-
-# If the id of a service is also a name (`sms-voice=pinpoint-sms-voice`), it is the same service.
-IDS = {
-    **{id_: name for name, _, id_ in _entries if id_ and id_ not in NAMES},
-    **{name: id_ for name, _, id_ in _entries if id_ in NAMES},
-}
-"""Other names of services, such as the ids in botocore's event names: "auto-scaling"."""
 
 _MOST_MEANT = 5  # names in one suggestion
 _LONGEST = 60  # characters; comparing longer names is slow and finds no match
@@ -36,7 +24,12 @@ _CHECK_IN_CODE = "use check=False in its ServiceLimits"
 
 def canonical(service: str) -> str:
     """Return the name that the registry uses for a service, which may be given by its id."""
-    return IDS.get(service, service)
+    return service_list().ids.get(service, service)
+
+
+def is_listed(service: str) -> bool:
+    """Return whether our own list has a service, named as in `create_client`."""
+    return service in service_list().operations
 
 
 def matches_any(name: str, patterns: Collection[str]) -> bool:
@@ -54,12 +47,13 @@ def unknown_service(name: str, report: Report | None = None) -> str | None:
         report: limits the number of suggestions, which take milliseconds each, and tells limits in
             code from those in a file. Default: suggest, and explain how a file skips the check.
     """
-    if name in NAMES or name in _installed():  # our list first: botocore is slow to load
+    ours = service_list()
+    if name in ours.operations or name in _installed():  # ours first: botocore is slow to load
         return None
-    if name in IDS:
-        meant = f": did you mean {IDS[name]!r}?"
+    if name in ours.ids:
+        meant = f": did you mean {ours.ids[name]!r}?"
     else:
-        meant = _did_you_mean(name, chain(NAMES, _installed()), report)
+        meant = _did_you_mean(name, chain(ours.operations, _installed()), report)
     return f"there is no AWS service {quoted(name)}{meant} ({_newer(report)})"
 
 
@@ -109,7 +103,8 @@ def unknown_parameter(
 def _newer(report: Report | None) -> str:
     """Return how to switch the check off, for names newer than the list."""
     check = _CHECK_IN_CODE if report is not None and report.in_code else _CHECK
-    return f"if it is newer than botocore {BOTOCORE}, {check}"
+    ours = service_list()
+    return f"if it is newer than botocore {ours.newest}, the newest on {ours.read}, {check}"
 
 
 def _exists(name: str, known: frozenset[str]) -> bool:
@@ -147,23 +142,7 @@ def _plain(name: str) -> str:
 @cache
 def operations(service: str) -> frozenset[str]:
     """Return the operations of a service in our own list."""
-    return frozenset(_listed().get(service, "").split())
-
-
-@cache
-def _listed() -> Mapping[str, str]:
-    """Return the operations of each service, as one text separated by spaces."""
-    from aioapiqueue.registry.presets.operations import (  # noqa: PLC0415 - large, rarely needed
-        OPERATIONS,
-    )
-
-    found: dict[str, str] = {}
-    # A line that begins with a space continues the entry above it. A service can have two entries:
-    # the one with a "+" has the operations that only a newer botocore knows.
-    for entry in re.split(r"\n(?! )", OPERATIONS.strip()):
-        service, _, names = entry.removeprefix("+").partition(":")
-        found[service] = found.get(service, "") + names
-    return found
+    return frozenset(service_list().operations.get(service, "").split())
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import re
 import tomllib
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ PRESET_KEYS = (
     *_LOADED,
 )
 """All keys that a file may have, at its top or in a limit."""
+_REQUIRED = ("service", "scope", "source", "read", "adjustable", "refill")
 
 
 @cache
@@ -97,16 +99,29 @@ def published_limits(service: str) -> tuple[PublishedLimit, ...]:
     if service not in preset_services():  # any text may come here: it must not become a path
         return ()
     page = tomllib.loads((_FOLDER / f"{service}.toml").read_text("utf-8"))
-    limits, read = page.pop("limit"), page.pop("read").isoformat()
-    return tuple(_published_limit({**page, "read": read}, one) for one in limits)
+    limits = page.pop("limit")
+    return tuple(_published_limit(page, one, Report(f"{service}.toml")) for one in limits)
 
 
-def _published_limit(page: Mapping[str, Any], limit: Mapping[str, Any]) -> PublishedLimit:
+_read_day = expects(
+    lambda value: type(value) is dt.date,  # a `datetime` is a date, too
+    "{} is not a date: write the day on which the page was read, such as 2026-11-24",
+    fallback="",
+    convert=dt.date.isoformat,
+)
+
+
+def _published_limit(
+    page: Mapping[str, Any], limit: Mapping[str, Any], report: Report
+) -> PublishedLimit:
     """Return one limit of a page. Keys at the top of the page apply to each of its limits."""
     both = {**page, **limit}
-    report = Report(f"{page['service']}.toml")
     unknown_keys(both, PRESET_KEYS, report, ())
+    for one in _REQUIRED:
+        if one not in both:
+            report.add((one,), "this key is missing: see aioapiqueue docs presets")
     report.finish()  # before `PublishedLimit` raises a `TypeError` without the file's name
+    both["read"] = _read_day(both["read"], report, ("read",))
     both["rate"] = dataclasses.replace(
         Rate.parse(both.pop("refill")), burst=both.pop("capacity", 1)
     )

@@ -15,7 +15,7 @@ from aioapiqueue import Limit
 from aioapiqueue.exceptions import LimitsError, QueueClosed
 from aioapiqueue.registry._hosts import PathLanes, host_called, is_host, origin_of
 from aioapiqueue.registry._model import Layer, ServiceLimits, entries
-from aioapiqueue.registry._names import NAMES, canonical
+from aioapiqueue.registry._names import canonical, is_listed
 from aioapiqueue.registry._options import all_adaptive, read_options
 from aioapiqueue.registry._plan import QueuePlan, plans_for
 from aioapiqueue.registry._report import Report, lines_of, read_text, read_toml
@@ -347,7 +347,7 @@ class Registry:
             return service, self._services.get(service)
         if limits is None:
             service = canonical(service)
-            if service not in NAMES:  # newer than our list: "new-service" may be "newservice"
+            if not is_listed(service):  # newer than our list: "new-service" may be "newservice"
                 service = self._plain.get(service.replace("-", ""), service)
             limits = self._services.get(service, self._default)
         return service, limits

@@ -21,8 +21,8 @@ from aioapiqueue.registry._fields import (
 from aioapiqueue.registry._hosts import HOSTS, host_called, is_host, lane_problem, suggest_host
 from aioapiqueue.registry._model import NOTHING, Entry, Layer, LimitSource, ServiceLimits, add_layer
 from aioapiqueue.registry._names import (
-    NAMES,
     canonical,
+    is_listed,
     matches_any,
     nearest,
     unknown_operation,
@@ -73,7 +73,7 @@ def read_tables(
     for name, value in tables.items():
         service = canonical(name)
         # A host without its scheme looks like an unknown service: suggest the host instead.
-        if service not in NAMES and (meant := _suggested_hosts(name, value)):
+        if not is_listed(service) and (meant := _suggested_hosts(name, value)):
             for one in meant:
                 report.add((name,), f"this is not an AWS service: {_remedy(one)}")
             continue
@@ -191,7 +191,7 @@ def _no_host_has(key: str) -> str:
 def _suggested_key(name: str, value: object) -> str:
     """Return the key at the top of the file that an unknown name is nearest to, quoted."""
     is_table = isinstance(value, Mapping | ServiceLimits | Layer)
-    return "" if is_table or name in (*NAMES, *_TOP_KEYS) else nearest(name, _TOP_KEYS)
+    return "" if is_table or is_listed(name) or name in _TOP_KEYS else nearest(name, _TOP_KEYS)
 
 
 def _suggested_hosts(name: str, value: object) -> list[str]:
@@ -203,7 +203,7 @@ def _suggested_hosts(name: str, value: object) -> list[str]:
 
 def _remedy(meant: str) -> str:
     first, _, rest = meant.partition(".")
-    if first in _NO_PREFIXES and canonical(rest) in NAMES:
+    if first in _NO_PREFIXES and is_listed(canonical(rest)):
         return f"write the service alone, as [{rest}]"
     return f'for a host, write [{HOSTS}."{meant}"]'
 

@@ -1,8 +1,8 @@
 """The programs of aioapiqueue: `run` with its hub and gateway, `limits`, `hub`, `watch` and a demo.
 
-The command `aioapiqueue`, which belongs to the library, starts them. Nothing here is public but the
-command line: names may change in any version.
+The command `aioapiqueue`, which belongs to the library, starts them. Its arguments, output and files
+are public, and so is what docs/hub.md shows of `hub.Hub`; any other name may change.
 """
 
-__version__: str = "0.1.0"
+__version__: str = "1.0.0rc1"
 """The version, which is always that of the library."""

@@ -191,6 +191,28 @@ async def test_an_observer_may_use_the_queue(limiter):
     assert starts == limiter.exactly([0, 1, 2])
 
 
+async def test_observer_changes_lane_left_empty():
+    """An observer changes the limits of a lane when the last call that waits there starts."""
+
+    class Slower:
+        def on_event(self, event):
+            if event.kind == "released" and event.key == "a" and event.waited:
+                queue.set_rate("1/min", "9 at once", key="a")
+
+    queue, starts, errors = ApiQueue(lanes={"*": "1/s"}, observers=[Slower()]), [], []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: errors.append(context))
+
+    async def call(key):
+        async with queue.slot(key=key):
+            starts.append((key, loop.time()))
+
+    await asyncio.gather(*map(call, "abcabb"))
+    await call("a")
+    assert starts == [*zip("abc", [0, 0, 0], strict=True), ("a", 1), ("b", 1), ("b", 2), ("a", 61)]
+    assert errors == []
+
+
 async def test_observer_cancels_the_released_caller(limiter):
     """An observer that cancels the released caller.
 

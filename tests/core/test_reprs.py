@@ -14,6 +14,7 @@ from anyio.from_thread import start_blocking_portal
 
 from aioapiqueue import ApiQueue, LaneStats, Stats
 from aioapiqueue.threads import blocking
+from tests.helpers.learning import answer, learning
 
 EVIL = "</td><script>alert('1')</script><img src=x onerror=\"alert(2)\">&amp;"
 """A key, as somebody might choose one whose name a server passes on."""
@@ -110,6 +111,14 @@ async def test_nothing_is_injected():
         ["fault", EVIL],
     ]
     assert max(len(cell) for row in found for cell in row) < 250
+
+
+async def test_learnt_limit_of_queue_is_shown():
+    """Of a queue without lanes, the limit that a response states is that of the queue."""
+    queue = learning()
+    with queue.try_slot(cost={"tokens": 1}) as slot:
+        answer(queue, slot, tokens=10)
+    assert ["learnt", "queue: 10 tokens/min burst 10"] in rows(queue)
 
 
 def test_many_lanes_are_counted():

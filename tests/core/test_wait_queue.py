@@ -108,6 +108,18 @@ async def test_join_waits_for_every_task_done():
         waiters.task_done()
 
 
+async def test_join_after_all_were_done():
+    """`task_done` counts before anybody waits for it: a later `join` returns at once."""
+    waiters = introspect.wait_queue(int)
+    fill(waiters, waiter())
+    waiters.get_nowait()
+    waiters.task_done()
+    await asyncio.wait_for(waiters.join(), 1)
+    fill(waiters, waiter())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(waiters.join(), 1)
+
+
 async def test_join_counts_the_dispatchers_way_out():
     """Those whom the dispatcher serves (`pop`) or lets go (`leave`) need no `task_done`."""
     waiters = introspect.wait_queue(int)

@@ -1,7 +1,7 @@
-"""Counts the library's code by room: lines without blanks, comments and docstrings.
+"""Counts the code of both distributions by room: lines without blanks, comments and docstrings.
 
 Run from the project's root: `python -m tests.helpers.count_code`. A folder given as an argument is
-counted instead of the package here.
+counted instead of the two packages here.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import tokenize
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["Room", "code_lines", "count", "function_lengths"]
 
-PROGRAMS = ("cli", "hub", "gateway", "demo")
-"""The rooms of the second distribution, which are counted apart from the library."""
-DATA = ("registry/presets/operations.py",)
-"""Files that are data, and are not counted."""
+PACKAGES = {"the library": Path("aioapiqueue"), "the programs": Path("run/aioapiqueue_run")}
+"""Both distributions."""
 
 _NO_CODE = {
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE),
@@ -78,8 +80,6 @@ def count(package: Path) -> dict[str, Room]:
     rooms: dict[str, Room] = defaultdict(Room)
     for file in sorted([*package.rglob("*.py"), *package.rglob("*.lua")]):
         place = file.relative_to(package)
-        if place.as_posix() in DATA:
-            continue
         text = file.read_text("utf-8")
         if file.suffix == ".lua":
             room = rooms["(Lua)"]
@@ -96,21 +96,26 @@ def count(package: Path) -> dict[str, Room]:
     return rooms
 
 
-def main(package: Path) -> None:
-    """Print the rooms, and the library's and the programs' sums."""
-    rooms = count(package)
+def main(packages: Mapping[str, Path]) -> None:
+    """Print the rooms of each package, with their sum, in which Lua is not."""
     print(f"{'room':<18}{'lines':>8}{'code':>8}{'comments':>10}{'median':>8}{'90 %':>6}")
-    sums = {"the library": Room(), "the programs": Room()}
-    for name, room in sorted(rooms.items()):
-        _print(name, room)
+    for title, package in packages.items():
+        rooms = count(package)
+        for name, room in sorted(rooms.items()):
+            _print(name, room)
+        _print(title, total(rooms))
+
+
+def total(rooms: Mapping[str, Room]) -> Room:
+    """Return the sum of rooms but for Lua."""
+    found = Room()
+    for name, room in rooms.items():
         if name != "(Lua)":
-            total = sums["the programs" if name in PROGRAMS else "the library"]
-            total.lines += room.lines
-            total.code += room.code
-            total.comments += room.comments
-            total.lengths += room.lengths
-    for name, room in sums.items():
-        _print(name, room)
+            found.lines += room.lines
+            found.code += room.code
+            found.comments += room.comments
+            found.lengths += room.lengths
+    return found
 
 
 def _print(name: str, room: Room) -> None:
@@ -123,4 +128,4 @@ def _print(name: str, room: Room) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(*sys.argv[1:2] or ["aioapiqueue"]))
+    main({"sum": Path(sys.argv[1])} if sys.argv[1:] else PACKAGES)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import botocore
 from botocore.loaders import create_loader
 
-from aioapiqueue.registry.presets import operations
-from aioapiqueue.registry.presets.services import SERVICES
+from tests.helpers.operations_file import header, listed
 
-NAMES = frozenset(entry.partition("=")[0] for entry in SERVICES.split())
+NAMES = frozenset({*listed(newer=False), *listed(newer=True)})
 """The services that the package knows."""
 
 
@@ -18,7 +15,7 @@ def _numbers(version: str) -> list[int]:
     return [int(number) for number in version.split(".")[:3]]
 
 
-LOCKED = re.findall(r"As botocore ([\d.]+) has them", operations.__doc__ or "")[0]
+LOCKED = header().locked
 """The botocore of uv.lock, which the tests have by default."""
 OLDER = _numbers(botocore.__version__) < _numbers(LOCKED)
 """Whether it may lack operations that the package knows, as in `nox -s lowest`."""

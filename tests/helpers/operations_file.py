@@ -1,4 +1,4 @@
-"""Write `aioapiqueue/registry/presets/operations.py`: what botocore says of each AWS service.
+"""Write `aioapiqueue/registry/presets/operations.txt`: the operations of each AWS service.
 
 `uvx nox -s names` does it, with the botocore of uv.lock and the newest one. The test in
 tests/registry/test_operations.py compares the file with the former.
@@ -6,32 +6,54 @@ tests/registry/test_operations.py compares the file with the former.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import re
 import sys
 import textwrap
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import NamedTuple
 
-FILE = Path(__file__).parents[2] / "aioapiqueue" / "registry" / "presets" / "operations.py"
+FILE = Path(__file__).parents[2] / "aioapiqueue" / "registry" / "presets" / "operations.txt"
 COMMAND = "uvx nox -s names"
 
-TEXT = '''\
-"""The operations of each AWS service, by the name that `create_client` takes.
+TEXT = """\
+# The AWS services and their operations that two versions of botocore know: the one in uv.lock, and
+# the newest one on the day below. `{command}` writes this file.
+#
+# uv.lock: {locked}
+# newest:  {newest}
+# read:    {read}
+#
+# One entry for each service, named as in `create_client`. A service id that differs, which is the
+# name in botocore's events, follows: `autoscaling=auto-scaling`. A line that begins with a space
+# continues the entry above it. An entry with a "+" has what only the newest botocore knows.
 
-As botocore {locked} has them, which is the one in uv.lock; entries that begin with "+" are what
-only botocore {newest} has. Written by `{command}`, and compared with botocore by a test.
-"""
-
-__all__ = ["OPERATIONS"]
-
-OPERATIONS = """
 {entries}
 """
-'''
 
 
-def operations_of(folder=None):
-    """Return each service's operations, as a botocore has them: by default the one installed."""
+class Service(NamedTuple):
+    """What a botocore knows of a service."""
+
+    id: str
+    """The service id as botocore's events have it: `auto-scaling`."""
+    operations: set[str]
+
+
+class Header(NamedTuple):
+    """What the file is made of."""
+
+    locked: str
+    """The version of botocore in uv.lock."""
+    newest: str
+    read: str
+    """The day on which `newest` was found to be the newest version."""
+
+
+def services_of(folder=None):
+    """Return each service, as a botocore has it: by default the one installed."""
     from botocore.loaders import JSONFileLoader, Loader
 
     class Plain(JSONFileLoader):
@@ -48,9 +70,16 @@ def operations_of(folder=None):
         extra_search_paths=[folder], include_default_search_paths=False, file_loader=Plain()
     )
     return {
-        name: set(loader.load_service_model(name, "service-2")["operations"])
+        name: _service(loader.load_service_model(name, "service-2"))
         for name in loader.list_available_services("service-2")
     }
+
+
+def _service(model):
+    # The id is written as by `botocore.utils.hyphenize_service_id`.
+    return Service(
+        model["metadata"]["serviceId"].replace(" ", "-").lower(), set(model["operations"])
+    )
 
 
 def version_of(folder=None):
@@ -59,23 +88,51 @@ def version_of(folder=None):
     return next(one.version for one in distributions(name="botocore", path=path))
 
 
+def header():
+    """Return the versions of which the file is."""
+    return Header(*re.findall(r"^# [\w.]+: +([\d.-]+)$", FILE.read_text("utf-8"), re.MULTILINE))
+
+
+def listed(*, newer):
+    """Return the services of the file: those of the botocore in uv.lock, or what is newer."""
+    found = {}
+    _, _, entries = FILE.read_text("utf-8").partition("\n\n")
+    for entry in entries.strip().replace("\n  ", " ").split("\n"):
+        if entry.startswith("+") == newer:
+            head, _, names = entry.removeprefix("+").partition(":")
+            name, _, id_ = head.partition("=")
+            assert name not in found, name
+            found[name] = Service(id_ or name, names.split())
+    return found
+
+
 def entries(locked, newest):
     """Yield the text of each service, its lines at most 100 columns wide."""
-    for service in sorted({*locked, *newest}):
-        known = locked.get(service, set())
-        for mark, names in (("", known), ("+", newest.get(service, set()) - known)):
+    for name in sorted({*locked, *newest}):
+        known = locked[name].operations if name in locked else set()
+        id_, operations = newest.get(name) or locked[name]
+        head = name if id_ == name else f"{name}={id_}"
+        for mark, names in (("", known), ("+", operations - known)):
             if names:
-                text = " ".join([f"{mark}{service}:", *sorted(names)])
+                text = " ".join([f"{mark}{head}:", *sorted(names)])
                 yield textwrap.fill(text, 100, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def day_of(version):
+    """Return the day on which a version is the newest: today, or the file's if it has that one."""
+    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
+    return header().read if header().newest == version else today
 
 
 def main(newest):
     """Write the file."""
+    version = version_of(newest)
     text = TEXT.format(
         command=COMMAND,
         locked=version_of(),
-        newest=version_of(newest),
-        entries="\n".join(entries(operations_of(), operations_of(newest))),
+        newest=version,
+        read=day_of(version),
+        entries="\n".join(entries(services_of(), services_of(newest))),
     )
     FILE.write_text(text, "utf-8")
 

@@ -285,8 +285,8 @@ def test_missing_http_sf_is_named(client):
 @pytest.mark.real
 def test_only_http_clients_need_http_sf():
     """The other integrations and the programs do not import it."""
-    names = ("integrations.aiobotocore", "integrations.botocore", "integrations.redis", "cli.run")
-    done = without_http_sf("; ".join(f"import aioapiqueue.{name}" for name in names))
+    names = [f"aioapiqueue.integrations.{one}" for one in ("aiobotocore", "botocore", "redis")]
+    done = without_http_sf(f"import {', '.join(names)}, aioapiqueue_run.cli.run")
     assert done.returncode == 0, done.stderr
 
 

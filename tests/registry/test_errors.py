@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from aioapiqueue.exceptions import ApiQueueError, LimitsError
 from aioapiqueue.registry import Registry, ServiceLimits
-from aioapiqueue.registry.presets.services import SERVICES
 from aioapiqueue.registry.spi import unknown_service
 from tests.helpers import introspect
-from tests.helpers.models import INSTALLED, NAMES, OLDER, UNLISTED
+from tests.helpers.models import INSTALLED, OLDER, UNLISTED
+from tests.helpers.operations_file import COMMAND
 
 DOC = (Path(__file__).parents[2] / "docs" / "limits.md").read_text("utf-8")
 EXAMPLES = re.findall(r"^```toml.*?\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
@@ -299,39 +299,13 @@ def test_lines_are_found_in_linear_time():
 # Names
 
 
-def entries(names):
-    """Return the entries of services as the list has them: `name`, or `name=service-id`."""
-    from botocore.loaders import create_loader
-    from botocore.model import ServiceModel
-
-    for name in sorted(names):
-        model = ServiceModel(create_loader().load_service_model(name, "service-2"), name)
-        service_id = model.service_id.hyphenize()
-        yield name if service_id == name else f"{name}={service_id}"
-
-
 def test_services_cover_the_installed_botocore():
-    """Each service that it knows is in the list. If not: the message has what to add.
+    """Each service that it knows is in the list. If not: the message says what to run.
 
     One that AWS has closed need not be: an older botocore that still has it is asked, too.
     """
-    file = "aioapiqueue/registry/presets/services.py"
-    assert OLDER or not UNLISTED, f"add to {file}: {' '.join(entries(UNLISTED))}"
+    assert OLDER or not UNLISTED, f"`{COMMAND}` writes the list: it lacks {UNLISTED}"
     assert not [name for name in INSTALLED if unknown_service(name) is not None]
-
-
-@pytest.mark.slow
-def test_services_have_all_service_ids():
-    """Each service is found by the id that botocore's event names carry."""
-    assert set(entries(INSTALLED - UNLISTED)) <= set(SERVICES.split())
-
-
-def test_no_service_id_hides_a_service():
-    """Two names of one service are the only ones that one name stands for."""
-    entries = [entry.partition("=") for entry in SERVICES.split()]
-    assert len(entries) == len(NAMES)
-    assert {id_ for _, _, id_ in entries} & NAMES == {"pinpoint-sms-voice"}
-    assert "default" not in NAMES
 
 
 def python(code, **env):

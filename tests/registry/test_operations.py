@@ -9,31 +9,20 @@ import pytest
 from typer.testing import CliRunner
 
 from aioapiqueue.registry import LimitsError, Registry, ServiceLimits
-from aioapiqueue.registry.presets import operations as operations_
-from aioapiqueue.registry.presets.operations import OPERATIONS
-from aioapiqueue.registry.presets.services import BOTOCORE
-from aioapiqueue.registry.spi import unknown_operation
+from aioapiqueue.registry.spi import canonical, unknown_operation, unknown_service
 from aioapiqueue_run.cli.app import app
 from tests.helpers import operations_file
 from tests.helpers.models import NAMES, OLDER
+from tests.helpers.operations_file import Service, header, listed, services_of
 from tests.helpers.yardstick import yards
 
 NEWER = (
-    f"(if it is newer than botocore {BOTOCORE}, use --no-check, or check = false in limits.toml)"
+    f"(if it is newer than botocore {header().newest}, the newest on {header().read}, "
+    "use --no-check, or check = false in limits.toml)"
 )
 UNKNOWN = (
     "ec2 has no operation 'DescribeSnapshotAttribut': did you mean 'DescribeSnapshotAttribute'?"
 )
-
-
-def listed(*, newer):
-    """Return the entries of the list: those of the botocore locked, or of the newer one."""
-    found = {}
-    for entry in OPERATIONS.strip().replace("\n  ", " ").split("\n"):
-        if entry.startswith("+") == newer:
-            service, _, names = entry.removeprefix("+").partition(":")
-            found[service] = names.split()
-    return found
 
 
 @pytest.mark.usefixtures("no_collector")
@@ -42,20 +31,24 @@ def test_list_is_what_botocore_has():
 
     An older one has some that AWS has closed since: these are known from itself.
     """
-    installed = operations_file.operations_of()
+    installed = services_of()
     if OLDER:
-        every = [(service, name) for service, known in installed.items() for name in known]
+        every = [
+            (service, name) for service, known in installed.items() for name in known.operations
+        ]
         assert not [one for one in every if unknown_operation(*one) is not None]
         return
-    ours = {service: set(known) for service, known in listed(newer=False).items()}
+    ours = listed(newer=False)
     why = f"`{operations_file.COMMAND}` writes it, as botocore {operations_file.version_of()} has"
     assert ours.keys() == installed.keys(), f"{why} other services"
     different = {
-        service: sorted(known ^ ours[service])
+        service: sorted(known.operations ^ set(ours[service].operations))
         for service, known in installed.items()
-        if known != ours[service]
+        if known.operations != set(ours[service].operations)
     }
     assert not different, f"{why} other operations: {different}"
+    ids = {service: one.id for service, one in installed.items() if one.id != ours[service].id}
+    assert not ids, f"{why} other ids: {ids}"
 
 
 def test_list_is_in_order():
@@ -63,15 +56,42 @@ def test_list_is_in_order():
     known, newer = listed(newer=False), listed(newer=True)
     for found in (known, newer):
         assert list(found) == sorted(found)
-        assert all(ops == sorted(set(ops)) for ops in found.values())
-    for service, operations in newer.items():
-        assert not set(operations) & set(known.get(service, ()))
+        assert all(ops == sorted(set(ops)) for _, ops in found.values())
+    for service, (id_, operations) in newer.items():
+        older = known.get(service)
+        assert older is None or (older.id == id_ and not {*operations} & {*older.operations})
+        assert unknown_service(service) is None
         assert not any(unknown_operation(service, one) for one in operations)
-    different = (set(known) | set(newer)) ^ NAMES
-    assert not different, (
-        f"aioapiqueue/registry/presets/services.py is of another botocore: {different}"
-    )
-    assert f"only botocore {BOTOCORE} has" in operations_.__doc__
+
+
+def test_file_is_read_as_it_is_written(tmp_path, monkeypatch):
+    """The entries and the versions; the day is the file's while the newest version stays."""
+    names = {f"Operation{number}" for number in range(40)}
+    locked = {"a-b": Service("c", names), "old": Service("old", {"One"})}
+    newest = {"a-b": Service("c", names | {"New"}), "new": Service("new", {"One"})}
+    written = "\n".join(operations_file.entries(locked, newest))
+    assert max(map(len, written.splitlines())) <= 100 < len(written)
+    monkeypatch.setattr(operations_file, "FILE", tmp_path / "operations.txt")
+    about = {"command": "run", "locked": "1.2.3", "newest": "1.10.0", "read": "2026-01-02"}
+    operations_file.FILE.write_text(operations_file.TEXT.format(**about, entries=written))
+    assert header() == ("1.2.3", "1.10.0", "2026-01-02")
+    assert listed(newer=False) == {"a-b": ("c", sorted(names)), "old": ("old", ["One"])}
+    assert listed(newer=True) == {"a-b": ("c", ["New"]), "new": ("new", ["One"])}
+    assert operations_file.day_of("1.10.0") == "2026-01-02" < operations_file.day_of("1.10.1")
+
+
+def test_no_service_id_hides_a_service():
+    """Two names of one service are the only ones that one name stands for."""
+    services = {**listed(newer=True), **listed(newer=False)}
+    differ = [(one.id, name) for name, one in services.items() if one.id != name]
+    ids = dict(differ)
+    assert len(ids) == len(differ)
+    assert ids.keys() & NAMES == {"pinpoint-sms-voice"}
+    assert "default" not in NAMES
+    assert {one: canonical(one) for one in {*NAMES, *ids} if canonical(one) != one} == {
+        **{id_: name for id_, name in ids.items() if id_ != "pinpoint-sms-voice"},
+        "sms-voice": "pinpoint-sms-voice",
+    }
 
 
 WITHOUT_BOTOCORE = """
@@ -202,18 +222,22 @@ def test_pattern_has_to_begin_some_name(pattern):
 
 @pytest.mark.real
 def test_names_are_loaded_when_needed():
-    """Neither the import nor limits of services alone load the list of operations."""
+    """The import does not read the list, which is read once; botocore is not loaded for a name."""
     code = (
-        "import sys\nfrom aioapiqueue import Registry\nRegistry.parse('ec2 = \"1/s\"')\n"
-        "names = ('aioapiqueue.registry.presets.operations', 'botocore')\n"
-        "print(*(name in sys.modules for name in names))\n"
+        "import sys\nread = []\n"
+        "def note(event, details):\n"
+        "    if event == 'open' and str(details[0]).endswith('operations.txt'):\n"
+        "        read.append(details[0])\n"
+        "sys.addaudithook(note)\n"
+        "from aioapiqueue import Registry\nprint(len(read))\n"
+        "Registry.parse('ec2 = \"1/s\"')\n"
         "Registry.from_options(['ec2.RunInstances=1/s'])\n"
-        "print(*(name in sys.modules for name in names))\n"
+        "print(len(read), 'botocore' in sys.modules)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout == "False False\nTrue False\n"
+    assert done.stdout == "0\n1 False\n"
 
 
 @pytest.mark.usefixtures("no_collector")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import time
 from functools import partial
@@ -196,8 +197,8 @@ class HubService:
             }
 
     def _welcome(self, hello: Mapping[str, Any], connection: _Connection) -> dict[str, Any]:
-        theirs = (_as_numbers(str(hello.get("version"))), hello.get("protocol"))
-        ours = (_as_numbers(self._version), PROTOCOL)
+        theirs = (_in_order(str(hello.get("version"))), hello.get("protocol"))
+        ours = (_in_order(self._version), PROTOCOL)
         if theirs != ours:
             differs = "version" if theirs[0] != ours[0] else "build"
             # A newer process replaces an older hub without clients, as after an upgrade. An older
@@ -251,10 +252,16 @@ class HubService:
         }
 
 
-def _as_numbers(version: str) -> list[int]:
-    """Return a version in a form that can be compared."""
-    numbers = [part for part in version.split("+", maxsplit=1)[0].split(".") if part.isdigit()]
-    return [int(part) for part in numbers]
+_VERSION = re.compile(r"(\d+(?:\.\d+)*)(?:(a|b|rc)(\d+))?")
+
+
+def _in_order(version: str) -> tuple[list[int], str, int]:
+    """Return a version in a form that can be compared: 1.0.0rc1, 1.0.0rc2, 1.0.0, 1.0.1rc1."""
+    found = _VERSION.match(version)
+    if found is None:
+        return [], "", 0
+    numbers = [int(part) for part in found[1].split(".")]
+    return numbers, found[2] or "release", int(found[3] or 0)  # "release" is after "rc"
 
 
 class _Connection(asyncio.BufferedProtocol):

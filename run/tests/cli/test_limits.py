@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import re
@@ -74,6 +75,23 @@ def test_all_services_fit_80_columns(tmp_path):
     assert max(map(len, shown.stdout.splitlines())) <= 80
     assert "route53, per account\n" in shown.stdout
     assert "16/s burst 80" in shown.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--limits", "mine.toml"), ("--service", "s3")])
+def test_each_figure_has_its_day(tmp_path, options):
+    """Each page that a row refers to is listed with the day; in JSON, each figure has its own."""
+    (tmp_path / "mine.toml").write_text(
+        'preset = "aws"\n[ec2.lanes]\nCreateTags = "1/s"\nRunInstances = {share = "20%"}\n'
+        '[ec2.quotas]\nDescribeVpcs = "4/s"\n[iam]\nrate = "5/s"\n'
+    )
+    text = run(*options, cwd=tmp_path).stdout
+    pages = re.findall(r"^(\[\d+\]) (?:.*\n)(?: {4,}\S+\n)? {4,}read (\S+)$", text, re.MULTILINE)
+    named = set(re.findall(r"\[\d+\]", text))
+    assert named == {number for number, _ in pages}
+    rows = json.loads(run(*options, "--json", cwd=tmp_path).stdout)
+    figures = [row["published"] for row in rows if row["published"]]
+    assert {one["read"] for one in figures} == {day for _, day in pages}
+    assert all(dt.date.fromisoformat(one["read"]) for one in figures)
 
 
 def test_file_is_shown_with_its_lines(tmp_path):

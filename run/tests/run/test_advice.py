@@ -324,6 +324,26 @@ def test_more_than_aws_publishes(service, lanes, calls, seconds, said):
     assert said is None or f"over the limit that AWS publishes: {said}" in found[0]
 
 
+@pytest.mark.parametrize(
+    ("services", "said"),
+    [
+        (["ec2"], "read on 2026-11-24: see aioapiqueue limits"),
+        (["ec2", "iam", "rds"], "read from 2026-11-24 to 2026-11-26: see aioapiqueue limits"),
+        (["iam"], None),
+    ],
+)
+def test_days_of_published_limits_are_shown(services, said):
+    """A line for the figures in the table, whether or not calls exceed them."""
+    of = plan(by_default=True)
+    outcome = outcome_of(of, "DescribeTags", throttled=0, calls=1)
+    outcome.figures[:] = [
+        dataclasses.replace(one, service=service) for service in services for one in outcome.figures
+    ]
+    found = [one for one in after_dry_run(outcome) if one.startswith("published limits")]
+    expected = [] if said is None else [f"published limits were {said}"]
+    assert [wrapped(one) for one in found] == [wrapped(one) for one in expected]
+
+
 def test_limits_of_calls_at_once_are_not_judged():
     """A dry run cannot know how long calls would take: it says so."""
     of = plan("iam=2 at once")

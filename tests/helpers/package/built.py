@@ -26,6 +26,7 @@ DATA_OF_LIBRARY = (
     "aioapiqueue/integrations/report/uplot/uPlot.iife.min.js",
     "aioapiqueue/py.typed",
     "aioapiqueue/registry/presets/ec2.toml",
+    "aioapiqueue/registry/presets/operations.txt",
 )
 DATA_OF_PROGRAMS = (
     "aioapiqueue_run/bootstrap/sitecustomize.py",

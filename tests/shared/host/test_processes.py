@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from aioapiqueue import ApiQueue, HostSchedule, SharedError
+from aioapiqueue import ApiQueue, HostSchedule, SharedError, __version__
 from aioapiqueue.schedules.spi import HUB_DIR, HubLocation
 from aioapiqueue.threads import blocking
 from tests.helpers import introspect
@@ -317,7 +317,7 @@ def hello(**more):
     terms = {"limits": ["1/s"], "lanes": [], "catch_up": 0.01, "adaptive": None, "units": ["calls"]}
     return {
         "protocol": 1,
-        "version": "0.1.0",
+        "version": __version__,
         "pid": 1,
         "program": "x",
         "kind": "name",
@@ -339,8 +339,10 @@ def test_other_versions_are_refused_while_it_is_used(hub):
     while is_used(hub):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert "refused" in ask_hub(hub, **hello(version="0.0.1"))
-    assert ask_hub(hub, **hello(version="99.0.0")) == {"ends": True}
+    major, minor, patch = map(int, re.match(r"(\d+)\.(\d+)\.(\d+)", __version__).groups())
+    assert "refused" in ask_hub(hub, **hello(version=f"{major}.{minor}.{patch}a1"))
+    newer = f"{major}.{minor}.{patch + 1}rc1"
+    assert ask_hub(hub, **hello(version=newer)) == {"ends": True}
     while pid in processes_of(hub):
         assert time.monotonic() < deadline
         time.sleep(0.01)

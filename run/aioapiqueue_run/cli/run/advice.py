@@ -203,6 +203,7 @@ def after_dry_run(outcome: Outcome, *, suggested: Collection[str] = ()) -> Itera
     over = [*_over_published(outcome)]
     if over:
         yield f"over the limit that AWS publishes: {listed(over)}"
+    yield from _when_read(outcome)
     named = f"the suggested limit{'s' * (len(suggested) > 1)} ({', '.join(suggested)})"
     held = [f"{one} ({pluralize(count, 'call')})" for one, count in estimate.held.most_common()]
     if held:
@@ -256,6 +257,19 @@ def _over_published(outcome: Outcome) -> Iterator[str]:
             continue
         place = f" in {where}" if where else ""
         yield f"{service}{' ' * bool(name)}{name}{place} ({how}, {rate} published)"
+
+
+def _when_read(outcome: Outcome) -> Iterator[str]:
+    """Yield when the published limits of these calls were read; nothing if there are none."""
+    days = {
+        figure.read
+        for one in outcome.figures
+        for _, figure in _published_for(one.service, one.lane or one.operation)
+    }
+    if days:
+        first, last = min(days), max(days)
+        when = f"on {first}" if first == last else f"from {first} to {last}"
+        yield f"published limits were read {when}: see {unbroken('aioapiqueue limits')}"
 
 
 @cache

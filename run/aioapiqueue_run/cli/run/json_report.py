@@ -225,7 +225,7 @@ def _if_paced(plan: RunPlan, outcome: Outcome) -> dict[str, Any] | None:
     if estimate is None:
         return None
     published = {
-        (one.service, lane_of(one)): str(figure.rate)
+        (one.service, lane_of(one)): figure
         for one in outcome.figures
         if (figure := published_of(one.service, lane_of(one))) is not None
     }
@@ -236,8 +236,14 @@ def _if_paced(plan: RunPlan, outcome: Outcome) -> dict[str, Any] | None:
             for one, count in estimate.held.most_common()
         ],
         "published": [
-            {"service": service, "lane": lane, "limit": limit}
-            for (service, lane), limit in published.items()
+            {
+                "service": service,
+                "lane": lane,
+                "limit": str(figure.rate),
+                "page": figure.source,
+                "read": figure.read,
+            }
+            for (service, lane), figure in published.items()
         ],
         "command": command_to_copy(plan, outcome),
     }

@@ -1,1 +1,0 @@
-"""Data about AWS's services: names, operations, and the limits that AWS publishes."""

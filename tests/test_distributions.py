@@ -1,0 +1,81 @@
+"""The two distributions, `aioapiqueue` and `aioapiqueue-run`: one version, the same Pythons."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+
+import aioapiqueue
+import aioapiqueue_run
+
+ROOT = Path(__file__).parents[1]
+PROJECTS = {
+    name: tomllib.loads((ROOT / folder / "pyproject.toml").read_text("utf-8"))["project"]
+    for name, folder in (("aioapiqueue", "."), ("aioapiqueue-run", "run"))
+}
+OURS = re.compile(r"aioapiqueue(?:-run)?(?:\[[\w,-]+\])?")
+
+
+def pins(project):
+    """Return what a project says of versions of ours, by the name with its extras."""
+    requirements = [*project["dependencies"]]
+    for needed in project.get("optional-dependencies", {}).values():
+        requirements += needed
+    found = (re.fullmatch(rf"({OURS.pattern})(.*)", one) for one in requirements)
+    return {one[1]: one[2] for one in found if one is not None}
+
+
+def test_both_have_one_version():
+    """Both literals, and what pins each distribution to the other, are the same version."""
+    assert aioapiqueue.__version__ == aioapiqueue_run.__version__
+    exactly = f"=={aioapiqueue.__version__}"
+    bare = {"aioapiqueue-run", *(f"aioapiqueue-run[{one}]" for one in ("demo", "gateway", "watch"))}
+    own = {name: text for name, text in pins(PROJECTS["aioapiqueue"]).items() if name in bare}
+    assert own == dict.fromkeys(bare, exactly)
+    assert pins(PROJECTS["aioapiqueue-run"]) == dict.fromkeys(
+        ("aioapiqueue[report]", "aioapiqueue[aws]"), exactly
+    )
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_installed_version_is_the_literal(name):
+    """The build takes it from `__init__.py`."""
+    assert metadata.version(name) == aioapiqueue.__version__
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_classifiers_are_what_ci_runs(name):
+    """Each Python that CI tests on, and no other; and Linux, which alone has to pass."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8"))
+    matrix = workflow["jobs"]["nox"]["strategy"]["matrix"]
+    claimed = [one.rpartition(" :: ") for one in PROJECTS[name]["classifiers"]]
+    pythons = [last for first, _, last in claimed if first == "Programming Language :: Python"]
+    assert pythons == matrix["python-version"]
+    assert [last for first, _, last in claimed if first.startswith("Operating System")] == ["Linux"]
+    assert workflow["jobs"]["nox"]["runs-on"].startswith("ubuntu")
+
+
+def test_extras_bring_the_programs():
+    """Each extra that has programs needs `aioapiqueue-run`, and nothing beside it."""
+    extras = PROJECTS["aioapiqueue"]["optional-dependencies"]
+    version = aioapiqueue.__version__
+    assert extras["cli"] == [f"aioapiqueue-run=={version}"]
+    for name in PROJECTS["aioapiqueue-run"]["optional-dependencies"]:
+        assert extras[name] == [f"aioapiqueue-run[{name}]=={version}"]
+    (everything,) = extras["all"]
+    missing = extras.keys() - set(re.split(r"[\[,\]]", everything))
+    assert missing == {
+        "all",
+        "aws",
+        "cli",
+        "langchain",
+        "llama-index",
+        "pydantic-ai",
+        "report",
+        "telegram",
+    }
