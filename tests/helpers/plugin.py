@@ -202,7 +202,7 @@ def no_collector() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _away_from_checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Leave the checkout: `python -c` and `python -m` take a package from the current folder first.
 
     What tests start would use the checkout's library, although another one is installed.
@@ -212,7 +212,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hub_dir(elsewhere: None) -> Iterator[Path]:
+def hub_dir(_away_from_checkout: None) -> Iterator[Path]:
     """Have all tests of this process use a hub of their own; none is left behind."""
     if not POSIX:  # nor are there hubs
         yield Path()

@@ -177,9 +177,12 @@ def check_uv_tool(wheels: Wheels, folder: Path) -> None:
 
 
 def check_checkout(folder: Path) -> None:
-    """In a checkout, pip installs both in either order, and leaves no files there."""
+    """In a checkout, pip installs both in either order, and leaves no files there.
+
+    Before 23.3, pip finds the library only if it comes first.
+    """
     before = state_of_checkout()
-    for number, order in enumerate((("./run", ".[cli]"), (".[cli]", "./run"))):
+    for number, order in enumerate(((".[cli]", "./run"), ("./run", ".[cli]"))):
         pip_install(folder / f"{number}", *order, cwd=ROOT)
         check_commands(PACED, folder / f"{number}" / PROGRAMS, by=f"pip install {' '.join(order)}")
     if state_of_checkout() != before:
