@@ -1,4 +1,7 @@
-"""What is private to the library may change without its tests: `introspect` alone follows."""
+"""What is private to the library may change without its tests or programs.
+
+Of the tests, `introspect` alone follows; test_architecture has more rules for programs.
+"""
 
 import pytest
 
@@ -10,7 +13,7 @@ MOST = 136
 
 
 def test_files_use_no_private_names():
-    """Neither tests nor benchmarks, but for what `ALLOWED` lists."""
+    """Neither tests, benchmarks nor programs, but for what `ALLOWED` lists."""
     found = {
         name: private_names.private_names(source, ALLOWED.get(name, ()))
         for name, source in private_names.sources().items()
