@@ -44,6 +44,34 @@ def test_commands_name_their_extra(line, extra):
     assert run_alone(*line.split()) == (2, "", said)
 
 
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [
+        ("pipx_metadata.json", "pipx install --force"),
+        ("uv-receipt.toml", "uv tool install"),
+        ("pyvenv.cfg", "pip install"),
+    ],
+)
+def test_remedy_fits_the_environment(file, how, tmp_path):
+    """One that pipx or `uv tool` has made may have no pip, and pip's own would lose the extra."""
+    (tmp_path / file).touch()
+    prefix = f"sys.prefix = {str(tmp_path)!r}"
+    code, _, alone = run(f"sys.modules['aioapiqueue_run'] = None; {prefix}", "limits")
+    assert (code, alone.partition("installed: ")[2]) == (2, f'{how} "aioapiqueue[cli]"\n')
+    old = "import aioapiqueue_run; aioapiqueue_run.__version__ = '0.0.1'"
+    code, _, other = run(f"{old}; {prefix}", "limits")
+    version = aioapiqueue.__version__
+    assert (code, other.partition("installed: ")[2]) == (2, f'{how} "aioapiqueue[cli]=={version}"\n')
+
+
+def test_pages_print_in_any_encoding():
+    """A terminal that has no "µ" shows a question mark, and the rest of the page."""
+    stream = "import io; sys.stdout = io.TextIOWrapper(sys.stdout.buffer, 'ascii', 'strict')"
+    code, text, errors = run(f"sys.modules['aioapiqueue_run'] = None; {stream}", "docs", "measured")
+    assert (code, errors) == (0, "")
+    assert "?s" in text
+
+
 def test_version_needs_no_programs():
     """It is the first question when somebody reports a problem."""
     assert run_alone("--version") == (0, f"aioapiqueue {aioapiqueue.__version__}\n", "")
