@@ -60,8 +60,8 @@ def test_remedy_fits_the_environment(file, how, tmp_path):
     assert (code, alone.partition("installed: ")[2]) == (2, f'{how} "aioapiqueue[cli]"\n')
     old = "import aioapiqueue_run; aioapiqueue_run.__version__ = '0.0.1'"
     code, _, other = run(f"{old}; {prefix}", "limits")
-    version = aioapiqueue.__version__
-    assert (code, other.partition("installed: ")[2]) == (2, f'{how} "aioapiqueue[cli]=={version}"\n')
+    needed = f"aioapiqueue[cli]=={aioapiqueue.__version__}"
+    assert (code, other.partition("installed: ")[2]) == (2, f'{how} "{needed}"\n')
 
 
 def test_pages_print_in_any_encoding():
