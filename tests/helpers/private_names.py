@@ -111,16 +111,16 @@ def is_private(name: str) -> bool:
     return len(name) > 1 and name.startswith("_") and not name.endswith("__")
 
 
-def sources() -> Mapping[str, str]:
-    """Return the source of each file of tests, benchmarks and programs, by its path.
+PLACES = ("tests", "run/tests", "run/aioapiqueue_run", "benchmarks")
+"""Where the rule applies: to tests, benchmarks and programs."""
+
+
+def sources(places: Iterable[str] = PLACES) -> Mapping[str, str]:
+    """Return the source of each file in some places of the repository, by its path.
 
     The mutants are left out: they name private modules, since they change the source of those.
     """
-    files = [
-        file
-        for place in ("tests", "run", "benchmarks")
-        for file in sorted(ROOT.glob(f"{place}/**/*.py"))
-    ]
+    files = [file for place in places for file in sorted(ROOT.glob(f"{place}/**/*.py"))]
     found = {file.relative_to(ROOT).as_posix(): file.read_text("utf-8") for file in files}
     return {
         name: source
