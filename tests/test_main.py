@@ -73,7 +73,7 @@ def test_pages_print_in_any_encoding():
 
 
 def test_version_needs_no_programs():
-    """It is the first question when somebody reports a problem."""
+    """The form for bug reports asks for it first."""
     assert run_alone("--version") == (0, f"aioapiqueue {aioapiqueue.__version__}\n", "")
 
 
@@ -93,7 +93,7 @@ def test_unknown_page_is_refused_alike():
 
 
 def test_another_version_of_programs_is_refused():
-    """Nothing of it runs: the two share more than public names."""
+    """Its programs do not run, because they share more than public names with the library."""
     ours = aioapiqueue.__version__
     other = "import aioapiqueue_run; aioapiqueue_run.__version__ = '0.0.1'"
     said = (
@@ -104,13 +104,13 @@ def test_another_version_of_programs_is_refused():
 
 
 def test_folder_left_behind_is_no_program():
-    """What an uninstalled version has left, such as compiled files, makes an empty package."""
+    """A folder with the compiled files of an uninstalled version is an empty package."""
     left = "import types; sys.modules['aioapiqueue_run'] = types.ModuleType('aioapiqueue_run')"
     assert run(left, "limits") == run_alone("limits")
 
 
 def test_broken_programs_are_a_fault():
-    """If a module is missing that every installation has, its traceback is needed."""
+    """If a module of every installation is missing, the traceback is shown."""
     code, _, errors = run("sys.modules['typer'] = None", "limits")
     assert code == 1
     assert "ModuleNotFoundError" in errors

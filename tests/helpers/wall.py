@@ -282,7 +282,7 @@ def past_doors(sources: Sources) -> list[str]:
 
 
 def crossings(sources: Sources) -> list[str]:
-    """Return what the programs use of the library by a private name, of a module or in one."""
+    """Return each private name of the library, of a module or in one, that the programs use."""
     return [
         f"{name} uses {'.'.join(filter(None, target))}"
         for name in sources
