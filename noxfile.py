@@ -59,16 +59,15 @@ def set_up(session: nox.Session, *groups: str, editable: bool = True) -> None:
         )
     # As a wheel, rebuilt every time: what is tested is what would be installed.
     wheel = () if editable else ("--no-editable", *REINSTALL)
+    wanted = ("--extra=all", *(f"--group={group}" for group in groups))
+    sync(session, session.virtualenv.location, *wanted, *wheel)
+
+
+def sync(session: nox.Session, environment: str, *wanted: str) -> None:
+    """Bring an environment to what uv.lock has of some groups and extras."""
     session.run_install(
-        "uv",
-        "sync",
-        "--quiet",
-        "--frozen",
-        "--extra=all",
-        *(f"--group={group}" for group in groups),
-        *wheel,
-        f"--python={session.virtualenv.location}",
-        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+        *("uv", "sync", "--quiet", "--frozen", *wanted, f"--python={environment}"),
+        env={"UV_PROJECT_ENVIRONMENT": environment},
     )
 
 
@@ -76,9 +75,10 @@ def set_up(session: nox.Session, *groups: str, editable: bool = True) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on the Python that nox runs on, without those marked slow.
 
-    All of them on the wheel that is released; those of a file that you name on the checkout.
+    All of them on the wheels that are released; those of a file that you name on the checkout.
     """
-    set_up(session, "test", editable=bool(session.posargs))
+    named = [one for one in session.posargs if one.partition("::")[0].endswith(".py")]
+    set_up(session, "test", editable=bool(named))
     session.run("pytest", *(session.posargs or ALL))
 
 
@@ -180,20 +180,22 @@ def package(session: nox.Session) -> None:
     takes from the variable AIOAPIQUEUE_REPOSITORY_URL (see hatch_build.py).
     """
     shutil.rmtree("dist", ignore_errors=True)
-    session.run_install(
-        "uv",
-        "sync",
-        "--quiet",
-        "--frozen",
-        "--only-group=package",
-        f"--python={session.virtualenv.location}",
-        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
-    )
+    sync(session, session.virtualenv.location, "--only-group=package")
     session.run("python", "hatch_build.py")
-    session.run("uv", "build", "--quiet", "--sdist", "--wheel", "--out-dir=dist", external=True)
-    built = sorted(str(file) for file in Path("dist").glob("aioapiqueue-*"))
+    kinds = ("--all-packages", "--sdist", "--wheel", "--no-sources")
+    session.run("uv", "build", "--quiet", *kinds, "--out-dir=dist", external=True)
+    built = sorted(str(file) for file in Path("dist").glob("aioapiqueue*"))
     session.run("twine", "check", "--strict", *built)
-    session.run("python", "-m", "tests.helpers.check_package", "dist", *session.posargs)
+    session.run("python", "-m", "tests.helpers.package", "dist", *session.posargs)
+    # A few tests of the programs, on these very files: all of them run in `wing(programs)`.
+    folder = str(Path(session.create_tmp()) / "installed")
+    session.run_install("uv", "venv", "--quiet", "--clear", folder, external=True)
+    sync(session, folder, "--extra=all", "--group=test", "--no-install-workspace")
+    wheels = [name for name in built if name.endswith(".whl")]
+    session.run_install(
+        "uv", "pip", "install", "--quiet", "--no-deps", f"--python={folder}", *wheels
+    )
+    session.run(f"{folder}/bin/pytest", "run/tests/cli/test_app.py", external=True)
 
 
 @nox.session

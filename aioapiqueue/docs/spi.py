@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["list_pages", "read"]
 
 _PACKAGE = Path(aioapiqueue.__file__).parent
-_FOLDERS = (_PACKAGE / "_docs", _PACKAGE.parent / "docs")
+_FOLDERS = (_PACKAGE / "docs" / "pages", _PACKAGE.parent / "docs")
 """The folder of the pages in a wheel, and in a checkout."""
 _SITE_ONLY = {"index", "api", "changelog"}
 """Pages without text of their own: they have directives for the site."""

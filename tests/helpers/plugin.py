@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import os
@@ -201,7 +202,17 @@ def no_collector() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hub_dir() -> Iterator[Path]:
+def _away_from_checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Leave the checkout: `python -c` and `python -m` take a package from the current folder first.
+
+    What tests start would use the checkout's library, although another one is installed.
+    """
+    with contextlib.chdir(tmp_path_factory.mktemp("elsewhere")):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hub_dir(_away_from_checkout: None) -> Iterator[Path]:
     """Have all tests of this process use a hub of their own; none is left behind."""
     if not POSIX:  # nor are there hubs
         yield Path()

@@ -1,0 +1,1 @@
+"""Checks of what is released: see `__main__.py`."""

@@ -1,0 +1,36 @@
+"""Where the packages that a run uses come from: wheels, unless files of tests are named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+__all__ = ["SOURCES", "names_files", "places"]
+
+ROOT = Path(__file__).parents[2]
+SOURCES = {"aioapiqueue": ROOT / "aioapiqueue", "aioapiqueue_run": ROOT / "run/aioapiqueue_run"}
+"""The folder of each package in the checkout."""
+
+
+def names_files(config: pytest.Config) -> bool:
+    """Return whether pytest was given files of tests: then the checkout is tested, see noxfile.py.
+
+    A worker of pytest-xdist has the arguments of the process that started it.
+    """
+    return any(argument.partition("::")[0].endswith(".py") for argument in config.args)
+
+
+def places(package: str) -> dict[str, Path]:
+    """Return the folder of a package in this process and in one that a test starts."""
+    code = f"import {package}; print({package}.__file__)"
+    started = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    here = __import__(package).__file__
+    found = {"this process": here, "a process that a test starts": started.stdout.strip()}
+    return {where: Path(file).parent for where, file in found.items()}
