@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window, WouldWait
-from tests.helpers.instants import line_up, now, use
+from tests.helpers.instants import exactly, line_up, now, use
 
 # Pause and push-back.
 
@@ -318,6 +318,18 @@ async def test_set_rate_strands_no_waiter(limiter):
     assert queue.limits == (Rate(10),)
     await waiting
     assert now() == limiter.exactly(0.5)
+
+
+async def test_new_limit_makes_up_for_nothing():
+    """A limit of another kind begins when it is set, also for calls that have waited for long."""
+    queue, starts = ApiQueue("1 at once", catch_up=1), []
+    slot = queue.try_slot()
+    tasks = line_up(queue, starts, 3)
+    await asyncio.sleep(5)
+    queue.set_rate("10/s")
+    slot.release()
+    await asyncio.wait(tasks)
+    assert starts == exactly([5, 5.1, 5.2])
 
 
 async def test_set_rate_checks_every_waiter():

@@ -105,6 +105,14 @@ async def test_released_slot_is_held_no_longer():
             await asyncio.wait_for(queue.slot(key="b").__aenter__(), 60)
 
 
+async def test_task_holds_what_it_enters():
+    """A task that enters a slot which it has enqueued waits for itself, as by any other way."""
+    queue = ApiQueue(concurrency=1)
+    async with await queue.enqueue():
+        with pytest.raises(RuntimeError, match=WAITS):
+            await asyncio.wait_for(queue.slot().__aenter__(), 60)
+
+
 async def test_refunded_slot_takes_no_permit():
     """A slot that was cancelled before its body ran is not counted as one that is held."""
     queue = ApiQueue("1/s", lanes={"a": "2 at once"})

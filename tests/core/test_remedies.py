@@ -149,3 +149,18 @@ def test_many_lanes_are_not_all_listed():
     queue = ApiQueue(lanes={f"host{number}": "1/s" for number in range(1000)})
     with pytest.raises(KeyError, match=r"the lanes are 'host0', .*'host19', \.\.\.\"$"):
         queue.stats.lanes["host"]
+
+
+def test_overflow_has_two_values():
+    """Another one is refused, also where `maxsize` makes sense of the option."""
+    with pytest.raises(
+        ValueError, match=r'^overflow must be "raise" or "drop_oldest", not .drop.$'
+    ):
+        ApiQueue(maxsize=5, overflow="drop")
+
+
+async def test_other_unit_is_named():
+    """A cost that names another unit than the limit counts may have it misspelt: both are named."""
+    queue = ApiQueue(lanes={"a": "9 reads/s", "b": "9 writes/s"})
+    with pytest.raises(ValueError, match="this call names writes instead of reads, but a limit of"):
+        queue.try_slot(key="a", cost={"writes": 1})
