@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aioapiqueue import __version__
@@ -15,6 +17,8 @@ __all__ = ["main"]
 
 _EXTRAS = ("demo", "watch")
 """Commands that need the extra of their name; others need `cli`."""
+_INSTALLERS = {"pipx_metadata.json": "pipx install --force", "uv-receipt.toml": "uv tool install"}
+"""What installs an extra where there may be no pip, by the file that marks its environments."""
 
 
 def main() -> None:
@@ -26,14 +30,17 @@ def main() -> None:
     programs = _version_of_programs()
     if programs is None:
         try:
-            sys.stdout.write(_answer_without_programs(sys.argv[1:]))
+            text = _answer_without_programs(sys.argv[1:])
         except LookupError as error:
             _refuse(str(error))
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # pages have characters that ASCII lacks
+        sys.stdout.write(text)
         return
     if programs != __version__:
         _refuse(
             f"aioapiqueue {__version__} needs aioapiqueue-run {__version__}, but {programs} is "
-            f'installed: pip install "aioapiqueue[cli]=={__version__}"'
+            f"installed: {_how_to_install(f'aioapiqueue[cli]=={__version__}')}"
         )
     from aioapiqueue_run.cli.app import app  # noqa: PLC0415 - another distribution
 
@@ -81,7 +88,16 @@ def _answer_without_programs(arguments: list[str]) -> str:
             return read(page).text
     command = next((one for one in arguments if not one.startswith("-")), "")
     extra = command if command in _EXTRAS else "cli"
-    raise LookupError(f'the commands are not installed: pip install "aioapiqueue[{extra}]"')
+    how = _how_to_install(f"aioapiqueue[{extra}]")
+    raise LookupError(f"the commands are not installed: {how}")
+
+
+def _how_to_install(requirement: str) -> str:
+    """Return the command that installs a requirement in the environment of this program."""
+    for file, command in _INSTALLERS.items():
+        if Path(sys.prefix, file).exists():
+            return f'{command} "{requirement}"'
+    return f'pip install "{requirement}"'
 
 
 def _refuse(why: str) -> NoReturn:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Goal(NamedTuple):
-    """A part of the code, and the share of its lines and branches that tests run at least.
+    """A part of the code, and the smallest share of its lines and branches that tests must run.
 
     Attributes:
         least: in percent.

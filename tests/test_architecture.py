@@ -89,6 +89,22 @@ RULES = {
         {"gateway": "import aioapiqueue\naioapiqueue._core.queue", "_core": "", "_core.queue": ""},
         {"__main__": "from aioapiqueue._core import interrupt"},
     ),
+    "packages": (
+        wall.misplaced,
+        {"cli.app": "from aioapiqueue import gateway"},
+        {"cli.app": "from aioapiqueue.hub import Hub"},
+        {"cli.app": "import aioapiqueue\naioapiqueue.hub.Hub"},
+        {"cli.run": "command = ('-m', 'aioapiqueue.gateway')"},
+        {"hub": "from aioapiqueue.bootstrap import _aioapiqueue"},
+        {"hub": "from aioapiqueue_run.registry import Registry"},
+        {"registry": "from aioapiqueue_run import recording"},
+    ),
+    "programs": (
+        wall.names_programs,
+        {"registry": "import_module('aioapiqueue_run')"},
+        {"integrations.http": "def late():\n import aioapiqueue_run as programs"},
+        {"threads": "find_spec(f'{__package__}x') or 'aioapiqueue_run'"},
+    ),
     "calls": (
         reach.reaches_calls,
         {"hub": "from aioapiqueue._core.queue import dispatcher_of"},
@@ -109,11 +125,20 @@ RULES = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_library_keeps(rule):
-    """No arrow upward, no way past a door, and none around the public names of a queue."""
+    """No arrow upward, no way past a door or between packages, and none around a queue's names."""
     check, *planted = RULES[rule]
     assert check(library()) == []
     for sources in planted:
         assert len(check(sources)) == 1, sources
+
+
+def test_bootstrap_imports_neither_package():
+    """It runs in programs that may have neither, or another version."""
+    assert wall.imports_ours(wall.bootstrap()) == []
+    planted = "def late():\n from aioapiqueue import ApiQueue"
+    assert wall.imports_ours({"hook.py": planted}) == ["hook.py imports aioapiqueue"]
+    planted = "import_module('aioapiqueue_run.hub')"
+    assert wall.imports_ours({"hook.py": planted}) == ["hook.py imports aioapiqueue_run.hub"]
 
 
 WAITS = """

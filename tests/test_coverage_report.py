@@ -1,4 +1,4 @@
-"""That the report of `nox -s coverage` counts what its goals name."""
+"""The report of `nox -s coverage` counts what its goals name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_place_without_files_is_refused():
 
 
 def test_goals_name_existing_places():
-    """Each goal counts files of the tree; the core's are those behind its wall, and their door."""
+    """Each goal counts files that exist. The core is what lies behind its wall, with its door."""
     roots = (wall.ROOT, wall.ROOT_OF_PROGRAMS)
     tree = [file.as_posix() for root in roots for file in root.rglob("*.py")]
     goals = coverage_report.GOALS

@@ -22,7 +22,7 @@ OURS = re.compile(r"aioapiqueue(?:-run)?(?:\[[\w,-]+\])?")
 
 
 def pins(project):
-    """Return what a project says of versions of ours, by the name with its extras."""
+    """Return the versions of our distributions that a project requires, by name with extras."""
     requirements = [*project["dependencies"]]
     for needed in project.get("optional-dependencies", {}).values():
         requirements += needed
@@ -31,7 +31,7 @@ def pins(project):
 
 
 def test_both_have_one_version():
-    """Both literals, and what pins each distribution to the other, are the same version."""
+    """Both literals and the pins between the distributions are the same version."""
     assert aioapiqueue.__version__ == aioapiqueue_run.__version__
     exactly = f"=={aioapiqueue.__version__}"
     bare = {"aioapiqueue-run", *(f"aioapiqueue-run[{one}]" for one in ("demo", "gateway", "watch"))}
@@ -50,7 +50,7 @@ def test_installed_version_is_the_literal(name):
 
 @pytest.mark.parametrize("name", PROJECTS)
 def test_classifiers_are_what_ci_runs(name):
-    """Each Python that CI tests on, and no other; and Linux, which alone has to pass."""
+    """They name the Pythons that CI tests on, and Linux, the only system where it has to pass."""
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8"))
     matrix = workflow["jobs"]["nox"]["strategy"]["matrix"]
     claimed = [one.rpartition(" :: ") for one in PROJECTS[name]["classifiers"]]

@@ -44,8 +44,36 @@ def test_commands_name_their_extra(line, extra):
     assert run_alone(*line.split()) == (2, "", said)
 
 
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [
+        ("pipx_metadata.json", "pipx install --force"),
+        ("uv-receipt.toml", "uv tool install"),
+        ("pyvenv.cfg", "pip install"),
+    ],
+)
+def test_remedy_fits_the_environment(file, how, tmp_path):
+    """One that pipx or `uv tool` has made may have no pip, and pip's own would lose the extra."""
+    (tmp_path / file).touch()
+    prefix = f"sys.prefix = {str(tmp_path)!r}"
+    code, _, alone = run(f"sys.modules['aioapiqueue_run'] = None; {prefix}", "limits")
+    assert (code, alone.partition("installed: ")[2]) == (2, f'{how} "aioapiqueue[cli]"\n')
+    old = "import aioapiqueue_run; aioapiqueue_run.__version__ = '0.0.1'"
+    code, _, other = run(f"{old}; {prefix}", "limits")
+    needed = f"aioapiqueue[cli]=={aioapiqueue.__version__}"
+    assert (code, other.partition("installed: ")[2]) == (2, f'{how} "{needed}"\n')
+
+
+def test_pages_print_in_any_encoding():
+    """A terminal that has no "µ" shows a question mark, and the rest of the page."""
+    stream = "import io; sys.stdout = io.TextIOWrapper(sys.stdout.buffer, 'ascii', 'strict')"
+    code, text, errors = run(f"sys.modules['aioapiqueue_run'] = None; {stream}", "docs", "measured")
+    assert (code, errors) == (0, "")
+    assert "?s" in text
+
+
 def test_version_needs_no_programs():
-    """It is the first question when somebody reports a problem."""
+    """The form for bug reports asks for it first."""
     assert run_alone("--version") == (0, f"aioapiqueue {aioapiqueue.__version__}\n", "")
 
 
@@ -65,7 +93,7 @@ def test_unknown_page_is_refused_alike():
 
 
 def test_another_version_of_programs_is_refused():
-    """Nothing of it runs: the two share more than public names."""
+    """Its programs do not run, because they share more than public names with the library."""
     ours = aioapiqueue.__version__
     other = "import aioapiqueue_run; aioapiqueue_run.__version__ = '0.0.1'"
     said = (
@@ -76,13 +104,13 @@ def test_another_version_of_programs_is_refused():
 
 
 def test_folder_left_behind_is_no_program():
-    """What an uninstalled version has left, such as compiled files, makes an empty package."""
+    """A folder with the compiled files of an uninstalled version is an empty package."""
     left = "import types; sys.modules['aioapiqueue_run'] = types.ModuleType('aioapiqueue_run')"
     assert run(left, "limits") == run_alone("limits")
 
 
 def test_broken_programs_are_a_fault():
-    """If a module is missing that every installation has, its traceback is needed."""
+    """If a module of every installation is missing, the traceback is shown."""
     code, _, errors = run("sys.modules['typer'] = None", "limits")
     assert code == 1
     assert "ModuleNotFoundError" in errors

@@ -1,4 +1,7 @@
-"""What is private to the library may change without its tests: `introspect` alone follows."""
+"""What is private to the library may change without its tests or programs.
+
+Of the tests, `introspect` alone follows; test_architecture has more rules for programs.
+"""
 
 import pytest
 
@@ -9,11 +12,12 @@ MOST = 136
 """Number of private names that `introspect` uses, as `names_used` counts them. It may only fall."""
 
 
-def test_files_use_no_private_names():
-    """Neither tests nor benchmarks, but for what `ALLOWED` lists."""
+@pytest.mark.parametrize("place", private_names.PLACES)
+def test_files_use_no_private_names(place):
+    """Neither tests, benchmarks nor programs, but for what `ALLOWED` lists."""
     found = {
         name: private_names.private_names(source, ALLOWED.get(name, ()))
-        for name, source in private_names.sources().items()
+        for name, source in private_names.sources([place]).items()
         if name != INTROSPECT
     }
     assert {name: names for name, names in found.items() if names} == {}

@@ -236,7 +236,8 @@ class Dispatcher:
             notify(call)
         if timeout is not None:  # only now: a call that was refused must not leave a timer behind
             self._timeouts.start(call, timeout, future.get_loop())
-        goes_first = arrival is not None and waiters.move_up(call, arrival)
+        if arrival is not None:
+            waiters.move_up(call, arrival)
         self.limiter.joined(call)
         if followers is not None and (notify := followers.joined) is not None:
             notify(call)
@@ -245,8 +246,6 @@ class Dispatcher:
         ticker = self._ticker
         if ticker.task is None:
             ticker.start()
-        elif goes_first:
-            ticker.wake()
 
     def enqueue(self, call: Call, arrival: int | None = None) -> SlotFuture:
         """Start or queue a new call, and return a Future of its slot.

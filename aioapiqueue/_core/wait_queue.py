@@ -396,15 +396,13 @@ class WaitQueue(asyncio.Queue[W]):
         self._early_count += 1
         return self._early_count
 
-    def move_up(self, waiter: W, arrival: int) -> bool:
-        """Give a call that has just joined an earlier number; return whether it goes first."""
+    def move_up(self, waiter: W, arrival: int) -> None:
+        """Give a call that has just joined an earlier number."""
         waiter.arrival = arrival
         if self.unsorted is not None:
             self.unsorted.order_again()
-        is_first: bool = waiter.line.move_by_number(waiter)
-        if is_first:
+        if waiter.line.move_by_number(waiter):  # it is the first of its line
             self.wake_ticker()
-        return is_first
 
     def add_to_line(self, item: W) -> None:
         """Add a call to the line of its limits."""

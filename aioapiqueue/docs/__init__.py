@@ -1,1 +1,1 @@
-"""The pages of the documentation and the API reference, as `aioapiqueue docs` prints them."""
+"""The documentation and the API reference, as `aioapiqueue docs` prints them. Not public."""

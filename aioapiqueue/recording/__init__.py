@@ -1,1 +1,1 @@
-"""Figures of queues over time, in bounded memory: for reports, runs and the hub."""
+"""Figures of queues over time, in bounded memory: for reports, runs and the hub. Not public."""

@@ -1,4 +1,4 @@
-"""What reports, runs and the hub use of recording: figures of queues over time."""
+"""The figures of queues over time that reports, runs and the hub use."""
 
 from aioapiqueue.recording._changes import CHANGE_KINDS
 from aioapiqueue.recording._queues import QueueRecord, Recording

@@ -1,6 +1,6 @@
-"""What programs use of the hub of a host, in addition to public names.
+"""The names of the hub of a host that programs use, in addition to public names.
 
-Programs talk to that hub, and the hub of a run has a socket of the same kind.
+Programs connect to that hub, and the hub of a run listens on a socket of the same kind.
 """
 
 from aioapiqueue._shared.accept import Acceptor, raise_file_limit

@@ -320,6 +320,20 @@ async def test_set_rate_strands_no_waiter(limiter):
     assert now() == limiter.exactly(0.5)
 
 
+async def test_set_rate_checks_every_waiter():
+    """A cost that is too large is found behind costs that fit, before anything changes."""
+    queue = ApiQueue("10/s")
+    queue.pause()
+    waiting = [queue.enqueue(cost=cost) for cost in (1, 1, 5)]
+    with pytest.raises(ValueError, match="never fits"):
+        queue.set_rate(Window(4, 1))
+    assert queue.limits == (Rate(10),)
+    waiting.pop().cancel()
+    queue.set_rate(Window(4, 1))
+    queue.resume()
+    await asyncio.gather(*waiting)
+
+
 # The end.
 
 

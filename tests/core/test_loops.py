@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window, WouldWait
-from aioapiqueue.spi import QueueReader, Reporter
+from aioapiqueue.spi import QueueReader, Reporter, ThreadAccess
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
 from tests.helpers.instants import exactly, free
@@ -55,6 +55,15 @@ def test_no_loop_is_on_real_time():
     now = Reporter(queue).now()
     assert abs(now - time.monotonic()) < 60
     assert abs(QueueReader(queue).to_wall(now) - time.time()) < 60
+
+
+async def test_threads_see_the_bound_loop():
+    """A queue has no loop before its first call, and the running one from then on."""
+    queue = ApiQueue("1/s")
+    access = ThreadAccess(queue)
+    assert access.loop is None
+    async with queue.slot():
+        assert access.loop is asyncio.get_running_loop()
 
 
 def test_no_slot_without_a_loop():

@@ -77,6 +77,21 @@ async def test_without_reservations_none_would():
     assert "both" not in starts
 
 
+async def test_own_limits_of_some_are_reserved():
+    """Limits of the queue that only some calls use are kept for a call that uses both."""
+    queue = ApiQueue("8 reads/s", "8 writes/s", catch_up=0)
+    reads, writes = ({"reads": 1, "writes": 0}, {"reads": 0, "writes": 1})
+    starts = await crowds(
+        queue,
+        60,
+        ("reads", 5, {"cost": reads}),
+        ("writes", 5, {"cost": writes, "after": 1 / 16}),
+        ("both", 1, {"cost": {"reads": 1, "writes": 1}, "after": 1 / 16}),
+    )
+    assert len(starts["both"]) >= 60 / 0.75 - 1
+    assert set(waits(starts["both"])[1:]) == {0.75}
+
+
 async def test_reserved_limits_are_not_idle():
     """Until all limits of the one who has reserved a limit have room, others may use it."""
     queue = ApiQueue(lanes={"A": "8/s", "B": "1/s"}, catch_up=0)
@@ -90,6 +105,26 @@ async def test_reserved_limits_are_not_idle():
     assert (await both).waited == 17 / 16
     at_once = [n / 8 for n in range(1, 8)]  # one at 1.0 would leave no room at 17/16
     assert starts == [*at_once, *(17 / 16 + n / 8 for n in range(1, 4))]
+
+
+async def test_urgent_call_ends_later_reservations():
+    """A call that has to let a more urgent one go first keeps no other limit for itself."""
+    queue = ApiQueue(lanes={"*": "1/min", "B": "1/s"}, catch_up=0)
+    queue.try_slot(key="A")
+    later = queue.enqueue(keys=("A", "B"))  # at 60, it finds B closed, and reserves both
+    await asyncio.sleep(0.25)
+    queue.try_slot(key="C")
+    await asyncio.sleep(0.25)
+    starts = []
+    tasks = line_up(queue, starts, 100, key="B")
+    await asyncio.sleep(0.25)
+    urgent = queue.enqueue(keys=("A", "C", "D"), priority=-1)
+    await asyncio.sleep(59.375)
+    queue.try_slot(key="D")  # so that at 60.25, `urgent` finds D closed, and reserves A
+    await asyncio.gather(*tasks)
+    assert starts == [0.5 + n for n in range(100)]
+    assert (await urgent).waited == 119.375
+    assert (await later).waited == 180.125
 
 
 @pytest.mark.parametrize("free_calls", [0, 1])

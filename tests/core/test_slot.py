@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window
+from aioapiqueue.spi import Reporter
 from tests.helpers import introspect
 from tests.helpers.instants import exactly, free, now, use
 from tests.helpers.limiters import Shared
@@ -253,6 +254,17 @@ async def test_only_started_calls_are_settled(limiter):
         queue.slot().settle(1)
     with pytest.raises(ValueError, match="cost"):
         (await limiter.take(queue)).settle(-1)
+
+
+async def test_costs_after_settling_are_known():
+    """A client can ask what a call would have cost, without settling it."""
+    queue = ApiQueue("10/s", "100 tokens/s burst 100")
+    reporter = Reporter(queue)
+    with queue.try_slot(cost={"tokens": 3}) as slot:
+        assert reporter.settled(slot, {"tokens": 8}) == {"calls": 1, "tokens": 8}
+        assert reporter.costs_of(slot) == {"calls": 1, "tokens": 3}
+        slot.settle({"tokens": 8})
+        assert reporter.costs_of(slot) == {"calls": 1, "tokens": 8}
 
 
 async def test_settle_needs_a_start():

@@ -248,6 +248,27 @@ async def test_falling_numbers_let_old_calls_return():
     assert drain(waiters) == [*reversed(later), again]
 
 
+async def test_order_notes_newcomers_while_sorting():
+    """An order is told of a call that joins while all are sorted, and of its line afterwards."""
+    added = []
+
+    class Noting(orders.Ordering):
+        def added(self, call, line):
+            added.append((call, line is not None))
+
+    waiters = introspect.wait_queue(int, order=Noting)
+    (first,) = fill(waiters, waiter())
+    sorting = waiters.begin_sorting()
+    (newcomer,) = fill(waiters, waiter())
+    for line in sorting.former:
+        assert list(sorting.take_out(line)) == [first]
+    for one in iter(sorting.next, None):
+        waiters.add_to_line(one)
+    waiters.end_sorting()
+    assert added == [(first, True), (newcomer, False), (first, True), (newcomer, True)]
+    assert drain(waiters) == [first, newcomer]
+
+
 async def test_falling_numbers_keep_who_is_oldest():
     """Whatever the order, the oldest call makes room in a full queue."""
     waiters = introspect.wait_queue(int, order=LastFirst, ranked=True)
@@ -266,6 +287,20 @@ async def test_newcomer_ranks_as_its_order_says():
         fill(waiters, newcomer)
         assert newcomer.line.rank_now() == rank
         assert newcomer.line.name == waiters.name_of_line(newcomer)
+
+
+@pytest.mark.parametrize(("order", "turns"), [("fifo", [0, 0, 0]), ("fair", [1, 2, 3])])
+async def test_turn_behind_others_is_known(order, turns):
+    """A call that waits behind others of its line will have the turn that the queue predicts."""
+    waiters = introspect.wait_queue(int, order=order)
+    first, *_ = fill(waiters, *(waiter("a") for _ in range(3)))
+    line = first.line
+    predicted = [waiters.turn_behind(line, behind) for behind in range(3)]
+    served = []
+    while line.live:
+        served.append(line.turn)
+        waiters.get_nowait()
+    assert predicted == served == turns
 
 
 @pytest.mark.parametrize("order", [(3, 6), (6, 3)])
@@ -402,12 +437,14 @@ async def test_new_first_is_reported():
 
 
 async def test_moved_up_is_first_or_not():
-    """One that has an earlier place goes first or not, as is returned; if so, it is reported."""
+    """A call with an earlier number wakes the ticker only if it becomes the first of its line."""
     told = []
     waiters = introspect.wait_queue(lambda: told.append(1))
     one, *_, other, last = fill(waiters, *(waiter() for _ in range(4)))
-    assert waiters.move_up(last, waiters.early_number()) is True
-    assert waiters.move_up(other, waiters.early_number()) is False
+    assert len(told) == 1
+    waiters.move_up(last, waiters.early_number())
+    assert len(told) == 2
+    waiters.move_up(other, waiters.early_number())
     assert len(told) == 2
     assert drain(waiters)[:3] == [last, other, one]
 

@@ -32,7 +32,7 @@ _NO_CODE = {
 
 @dataclass
 class Room:
-    """What a room of the package consists of."""
+    """The size of a room of a package."""
 
     lines: int = 0
     code: int = 0
@@ -97,7 +97,7 @@ def count(package: Path) -> dict[str, Room]:
 
 
 def main(packages: Mapping[str, Path]) -> None:
-    """Print the rooms of each package, with their sum, in which Lua is not."""
+    """Print the rooms of each package, and their sum without Lua."""
     print(f"{'room':<18}{'lines':>8}{'code':>8}{'comments':>10}{'median':>8}{'90 %':>6}")
     for title, package in packages.items():
         rooms = count(package)
@@ -107,7 +107,7 @@ def main(packages: Mapping[str, Path]) -> None:
 
 
 def total(rooms: Mapping[str, Room]) -> Room:
-    """Return the sum of rooms but for Lua."""
+    """Return the sum of all rooms except Lua."""
     found = Room()
     for name, room in rooms.items():
         if name != "(Lua)":

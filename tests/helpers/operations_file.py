@@ -43,7 +43,7 @@ class Service(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What the file is made of."""
+    """The versions of botocore that the file was written from."""
 
     locked: str
     """The version of botocore in uv.lock."""
@@ -53,7 +53,7 @@ class Header(NamedTuple):
 
 
 def services_of(folder=None):
-    """Return each service, as a botocore has it: by default the one installed."""
+    """Return the services of a botocore, by default the installed one."""
     from botocore.loaders import JSONFileLoader, Loader
 
     class Plain(JSONFileLoader):
@@ -83,13 +83,13 @@ def _service(model):
 
 
 def version_of(folder=None):
-    """Return the version of a botocore: by default of the one installed."""
+    """Return the version of a botocore, by default the installed one."""
     path = sys.path if folder is None else [str(folder)]
     return next(one.version for one in distributions(name="botocore", path=path))
 
 
 def header():
-    """Return the versions of which the file is."""
+    """Return the versions of botocore that the file was written from."""
     return Header(*re.findall(r"^# [\w.]+: +([\d.-]+)$", FILE.read_text("utf-8"), re.MULTILINE))
 
 

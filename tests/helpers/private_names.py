@@ -1,4 +1,4 @@
-"""Private names in tests and benchmarks, for tests/test_private_names.py.
+"""Private names in tests, benchmarks and programs, for tests/test_private_names.py.
 
 A private name begins with an underscore, or has a part that does: `queue._dispatcher`,
 `aioapiqueue._core.queue.dispatcher_of`. A file may use those that it defines itself, and those in
@@ -26,6 +26,7 @@ PACKAGES = ("aioapiqueue", "aioapiqueue_run")
 LIBRARY = Path(aioapiqueue.__file__).parent
 PROGRAMS = Path(aioapiqueue_run.__file__).parent
 ROOT = Path(__file__).parents[2]
+BOOTSTRAP = "aioapiqueue_run.bootstrap._aioapiqueue"
 INTROSPECT = "tests/helpers/introspect.py"
 PLANTED = {
     "tests/helpers/private_names.py",
@@ -48,6 +49,21 @@ DOCUMENTED = {
 ALLOWED = {
     "benchmarks/_lanes.py": {"limiter._scheduler": "its `looks`, which has no public name"},
     "benchmarks/_peer_behaviour.py": {"_fut_waiter": "what a task of asyncio waits for"},
+    "run/aioapiqueue_run/bootstrap/_aioapiqueue/_botocore_calls.py": {
+        "_account_id": "of botocore",
+        "_assume_kwargs": "of botocore",
+        "_refresh_using": "of botocore",
+    },
+    "run/aioapiqueue_run/bootstrap/_aioapiqueue/clients.py": {"_credentials": "of botocore"},
+    "run/aioapiqueue_run/bootstrap/_aioapiqueue/hook.py": {
+        "_aioapiqueue": "ours, on classes of botocore",
+        "_aioapiqueue_base": "as above",
+    },
+    "run/aioapiqueue_run/hub/protocol.py": {f"{BOOTSTRAP}.VERSION": "has its name among others"},
+    "run/aioapiqueue_run/hub/spi.py": {
+        f"{BOOTSTRAP}.VERSION": "as above",
+        f"{BOOTSTRAP}.hosts.labels_of": "as above",
+    },
     "run/tests/cli/test_docs.py": {
         "ApiQueue._hidden": "is refused, because it is private",
         "_protected_args": "what click leaves to the next command",
@@ -95,16 +111,16 @@ def is_private(name: str) -> bool:
     return len(name) > 1 and name.startswith("_") and not name.endswith("__")
 
 
-def sources() -> Mapping[str, str]:
-    """Return the source of each file of tests and benchmarks, by its path in the repository.
+PLACES = ("tests", "run/tests", "run/aioapiqueue_run", "benchmarks")
+"""Where the rule applies: to tests, benchmarks and programs."""
+
+
+def sources(places: Iterable[str] = PLACES) -> Mapping[str, str]:
+    """Return the source of each file in some places of the repository, by its path.
 
     The mutants are left out: they name private modules, since they change the source of those.
     """
-    files = [
-        file
-        for place in ("tests", "run/tests", "benchmarks")
-        for file in sorted(ROOT.glob(f"{place}/**/*.py"))
-    ]
+    files = [file for place in places for file in sorted(ROOT.glob(f"{place}/**/*.py"))]
     found = {file.relative_to(ROOT).as_posix(): file.read_text("utf-8") for file in files}
     return {
         name: source

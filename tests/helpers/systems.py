@@ -9,9 +9,6 @@ __all__ = ["NEED_POSIX", "POSIX"]
 
 POSIX: bool = os.name == "posix" and hasattr(socket, "AF_UNIX")
 
-NEED_POSIX = (
-    *("browser", "mutants", "shared", "soak"),
-    *("core/test_bounds.py", "registry/test_operations.py"),
-)
-"""Folders and files of tests/ that are not even imported elsewhere, and run/tests is not, either;
-single tests are marked `posix`."""
+NEED_POSIX = ("browser", "mutants", "shared", "soak", "core/test_bounds.py")
+"""Folders and files of tests/ that are not imported on other systems, as all of run/tests is not.
+Single tests are marked `posix`."""

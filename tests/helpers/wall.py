@@ -54,6 +54,13 @@ def library() -> Sources:
 
 
 @cache
+def bootstrap() -> Sources:
+    """Return the source of each module that goes into other programs, by its path."""
+    files = sorted(APART.rglob("*.py"))
+    return {str(file.relative_to(APART)): file.read_text("utf-8") for file in files}
+
+
+@cache
 def tree_of(source: str) -> ast.Module:
     """Return the syntax tree of a source."""
     return ast.parse(source)
@@ -136,13 +143,13 @@ def _dotted_names(source: str) -> set[tuple[str, ...]]:
 
 @cache
 def _in_strings(source: str) -> Sequence[Sequence[str]]:
-    """Return the words of each name in a string that may be one of the library's modules."""
+    """Return the words of each name in a string that may be that of a module, with its package."""
     texts = [
         node.value
         for node in nodes_of(source)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
-    return [one.split(".")[1:] for one in texts if room(one) in PACKAGES and "." in one]
+    return [one.split(".") for one in texts if room(one) in PACKAGES and "." in one]
 
 
 def _words(node: ast.expr) -> tuple[str, ...]:
@@ -174,7 +181,7 @@ def used_by(sources: Sources, name: str) -> set[Import]:
     """
     known = {**{one: Import(one) for one in PACKAGES}, **dict(imports_of(sources, name))}
     found = {target for _, target in imports_of(sources, name)}
-    texts = (_follow(sources, PACKAGE, words) for words in _in_strings(sources[name]))
+    texts = (_follow(sources, PACKAGE, words[1:]) for words in _in_strings(sources[name]))
     found |= {one for one in texts if one.module not in PACKAGES}  # other texts are a logger's name
     for words in _dotted_names(sources[name]):
         for end in range(len(words) - 1, 0, -1):
@@ -275,7 +282,7 @@ def past_doors(sources: Sources) -> list[str]:
 
 
 def crossings(sources: Sources) -> list[str]:
-    """Return what the programs use of the library by a private name, of a module or in one."""
+    """Return each private name of the library, of a module or in one, that the programs use."""
     return [
         f"{name} uses {'.'.join(filter(None, target))}"
         for name in sources
@@ -284,6 +291,58 @@ def crossings(sources: Sources) -> list[str]:
         if room(target.module) not in {*PROGRAMS, "bootstrap"}
         if any(map(is_private, ".".join(filter(None, target)).split(".")))
     ]
+
+
+def misplaced(sources: Sources) -> list[str]:
+    """Return uses of a room by the name of the package that it is not in.
+
+    `from aioapiqueue import gateway` would fail only when it runs: the other rules know a room
+    without its package.
+    """
+    in_programs = {*PROGRAMS, "bootstrap"} - {PACKAGE_OF_PROGRAMS, "__main__"}
+    in_library = {one for rooms in ORDER for one in rooms} - {*PROGRAMS, PACKAGE}
+    wrong = {PACKAGE: in_programs, PACKAGE_OF_PROGRAMS: in_library}
+    return [
+        f"{name} uses {package}.{inner}"
+        for name, source in sources.items()
+        for package, inner in sorted(_rooms_used(source))
+        if inner in wrong[package]
+    ]
+
+
+def _rooms_used(source: str) -> set[tuple[str, str]]:
+    """Return each package of ours that a source names, with the name of the room in it."""
+    found = [f"{module}.{part or ''}".split(".") for _, module, part in _written_imports(source)]
+    found += [*map(list, _dotted_names(source)), *_in_strings(source)]
+    return {(words[0], words[1]) for words in found if words[1:] and words[0] in PACKAGES}
+
+
+def names_programs(sources: Sources) -> list[str]:
+    """Return the modules of the library that name the package of the programs in any way.
+
+    Only `__main__` may: it is the command.
+    """
+    return [
+        name
+        for name, source in sources.items()
+        if room(name) not in PROGRAMS and PACKAGE_OF_PROGRAMS in source
+    ]
+
+
+def imports_ours(sources: Sources) -> list[str]:
+    """Return what the bootstrap imports of either package, which other programs may not have."""
+    wrong = []
+    for name, source in sources.items():
+        texts = (words for words in _in_strings(source) if all(map(str.isidentifier, words)))
+        found = [*map(".".join, texts)]
+        for node in nodes_of(source):
+            match node:
+                case ast.Import(names):
+                    found += [one.name for one in names]
+                case ast.ImportFrom(module=str(module), level=0):
+                    found.append(module)
+        wrong += [f"{name} imports {one}" for one in found if room(one) in PACKAGES]
+    return wrong
 
 
 def _is_door(module: str) -> bool:

@@ -638,6 +638,7 @@ def test_values_lost_to_rounding_are_refused():
         ((1, "day", None), TypeError, 'zone must be a name such as "Europe/Paris", not None'),
         ((1, "day", "America/Los Angeles"), ValueError, "did you mean 'America/Los_Angeles'?"),
         ((1, "day", "asia/kathmandu"), ValueError, "did you mean 'Asia/Kathmandu'?"),
+        ((1, "day", "paris"), ValueError, "did you mean 'Europe/Paris'?"),
         ((1, "day", "utc"), ValueError, "did you mean 'UTC'?"),
         ((1, "day", "xyzzyplugh"), ValueError, 'write one such as "Europe/Paris"'),
         ((1, "day", "../../etc/passwd"), ValueError, "no time zone is called"),

@@ -7,14 +7,18 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import PurePath
 
 import pytest
 
+from tests.helpers import wall
 from tests.mutants import plugin
 from tests.mutants.mutations import mutations_of, sample
 from tests.mutants.trial import (
+    CORE_TESTS,
     copy_package,
     core_sources,
+    core_tests,
     load_equivalents,
     run_changed,
     run_tests,
@@ -109,6 +113,15 @@ def test_sample_goes_by_seed_and_lines():
     assert one == again != other
     assert len({(x.file, x.line) for x in one}) == 50
     assert 38 <= sum(x.file == "long.py" for x in one) <= 50
+
+
+def test_each_place_has_files():
+    """Each room that is changed has files, and each pattern of tests: none has moved away."""
+    rooms = {PurePath(file).with_suffix("").parts[0] for file in core_sources()}
+    assert rooms == {*wall.CORE, "_server_quotas"}
+    tests = [PurePath(file) for file in core_tests()]
+    lost = [one for one in CORE_TESTS if not any(file.match(f"tests/{one}") for file in tests)]
+    assert lost == []
 
 
 @pytest.mark.usefixtures("no_collector")

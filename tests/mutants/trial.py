@@ -23,6 +23,7 @@ from tests.mutants.mutations import Mutation, sample
 from tests.mutants.plugin import Settings
 
 __all__ = [
+    "CORE_TESTS",
     "Trial",
     "copy_package",
     "core_sources",

@@ -11,8 +11,6 @@ from aioapiqueue import ApiQueue, LimitsError, Rate
 from aioapiqueue.registry import Bucket, Registry, ServiceLimits
 from aioapiqueue.testing import VirtualLoop
 from aioapiqueue.threads import blocking
-from aioapiqueue_run.hub.calls import Calls
-from aioapiqueue_run.hub.records import Kind, ProcessLoad
 from tests.helpers.instants import now
 
 RUN = """
@@ -174,33 +172,6 @@ def test_adaptive_floor_beside_instances():
     """A floor in calls is none of a bucket that counts something else, as EC2's preset has."""
     registry = Registry.parse('preset = "aws"\n[ec2]\nadaptive = {floor = "1/min"}')
     assert in_virtual_time(send(registry, MaxCount=5)) == 0
-
-
-# Figures.
-
-
-def test_hub_figures_of_two_services():
-    """Two services of one queue, each with a bucket of the same name: two figures."""
-    text = 'preset = "aws"\n' + "".join(
-        f'[{service}.buckets.mine]\noperations = ["{operation}"]\nrate = "3/s"\n'
-        for service, operation in (("apigateway", "GetRestApis"), ("apigatewayv2", "GetApis"))
-    )
-    calls = Calls(Registry.parse(text), count_only=False)
-
-    async def main():
-        for service, operation in (("apigateway", "GetRestApis"), ("apigatewayv2", "GetApis")):
-            kind = Kind(service, operation, "eu-west-1", "111122223333")
-            request = calls.request(ProcessLoad(), kind, {}, ahead=False)
-            waits_for = request.join()
-            if waits_for is not None:
-                await waits_for
-                request.take_slot()
-            request.count_waiting()
-            request.count_start(0.0)
-
-    in_virtual_time(main())
-    mine = [(one.service, one.calls) for one in calls.buckets if one.operation == "mine"]
-    assert mine == [("apigateway", 1), ("apigatewayv2", 1)]
 
 
 # Clients.

@@ -4,8 +4,10 @@ import asyncio
 import gc
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -13,6 +15,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from aioapiqueue import (
     Adaptive,
     ApiQueue,
+    NestedSlotWarning,
     QueueClosed,
     QueueFull,
     Rate,
@@ -21,7 +24,7 @@ from aioapiqueue import (
     WouldWait,
     rate_limited,
 )
-from aioapiqueue.spi import ThreadAccess
+from aioapiqueue.spi import Reporter, ThreadAccess
 from aioapiqueue.threads import Blocking, BlockingSlot, blocking
 from tests.helpers import introspect
 from tests.helpers.lazily import lazily
@@ -866,3 +869,27 @@ def test_queue_without_a_loop_names_blocking():
         queue.try_slot()
     with pytest.raises(RuntimeError, match=r"blocking\(queue\)"), queue.slot():
         pytest.fail("it was let in")
+
+
+@pytest.mark.parametrize("same_thread", [True, False])
+def test_other_threads_may_call_inside_slots(same_thread):
+    """A client's call is paced twice by a slot around it, but not by that of another thread."""
+    queue = ApiQueue("1000/s burst 1000")
+    calls = blocking(queue)
+    Reporter(queue).watch()
+
+    def request():
+        with Reporter.request(calls.slot):
+            pass
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            with calls.slot():
+                if same_thread:
+                    request()
+                else:
+                    thread = threading.Thread(target=copy_context().run, args=(request,))
+                    thread.start()
+                    thread.join()
+    assert [one.category for one in caught] == [NestedSlotWarning] * same_thread

@@ -1,1 +1,1 @@
-"""The command line. It needs the extra `cli`; some commands need another extra, and name it."""
+"""The command line. Some commands need an extra of their own, and name it."""

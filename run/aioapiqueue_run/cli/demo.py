@@ -17,7 +17,7 @@ __all__ = ["demo"]
 # With fewer, the unpaced scan may not empty EC2's bucket of 100, which refills at 20 per second.
 _MIN_SNAPSHOTS = 200
 _MIN_WORKERS = 5
-_NEEDED = ("aiobotocore", "moto", "flask", "jinja2")
+_NEEDED = ("aiobotocore", "moto", "flask")
 
 
 def demo(

@@ -59,6 +59,12 @@ def test_options_are_no_values(line, why, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_commands_need_no_http_sf():
+    """Only clients of HTTP and the gateway do."""
+    program = "import sys; sys.modules['http_sf'] = None; import aioapiqueue_run.cli.app"
+    subprocess.run([sys.executable, "-c", program], timeout=PATIENCE, check=True)
+
+
 @pytest.mark.posix
 @pytest.mark.parametrize("module", ["anyio", "typer"])
 def test_ctrl_c_during_imports_is_silent(module, tmp_path):

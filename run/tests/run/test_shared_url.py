@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aioapiqueue_run.cli.run.shared_address import read_address
+from aioapiqueue_run.cli.run.shared_address import connected, read_address
 
 
 @pytest.mark.parametrize(
@@ -158,3 +158,13 @@ def test_a_servers_words_are_scrubbed():
     said = "unknown command `HELLO`, with args beginning with: `3` `AUTH` `me` `p/w`"
     assert address.scrubbed(said) == "unknown command `HELLO`"
     assert address.scrubbed("p/w p%2Fw geheim\n\x1b[2J me") == "*** *** ***  [2J me"
+
+
+@pytest.mark.parametrize("url", ["redis://h", "unix:///run/r.sock", "redis+sentinel://h/main"])
+async def test_many_queues_may_ask_at_once(url):
+    """Any number of queues may ask at once.
+
+    Each has a connection meanwhile; one too many would look like a server that is lost.
+    """
+    async with connected(read_address(url)) as client:
+        assert client.connection_pool.max_connections > 100_000

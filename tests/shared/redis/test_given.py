@@ -1,4 +1,4 @@
-"""The client that a `SharedSchedule` is given: what is none, and what `--shared` makes."""
+"""The client that a `SharedSchedule` is given, and what is none."""
 
 from typing import ClassVar
 
@@ -9,7 +9,6 @@ from redis.exceptions import AskError, MovedError
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations.redis import SharedSchedule
-from aioapiqueue_run.cli.run.shared_address import connected, read_address
 from tests.helpers.virtual_client import VirtualClient
 
 
@@ -29,16 +28,6 @@ def test_wrong_client_is_refused_without_secrets(client):
     with pytest.raises(TypeError, match=r"a redis\.asyncio client, not a ") as refusal:
         SharedSchedule(client, "quota")
     assert "sesame" not in str(refusal.value)
-
-
-@pytest.mark.parametrize("url", ["redis://h", "unix:///run/r.sock", "redis+sentinel://h/main"])
-async def test_many_queues_may_ask_at_once(url):
-    """Any number of queues may ask at once.
-
-    Each has a connection meanwhile; one too many would look like a server that is lost.
-    """
-    async with connected(read_address(url)) as client:
-        assert client.connection_pool.max_connections > 100_000
 
 
 def test_unsendable_name_is_refused_at_once():

@@ -30,7 +30,7 @@ def html_report(
         figures: the result of `json_report`.
         show_accounts: whether to show account ids in full.
     """
-    from aioapiqueue.integrations.report import page  # noqa: PLC0415 - needs Jinja
+    from aioapiqueue.integrations.report import page  # noqa: PLC0415 - Jinja is slow to load
     from aioapiqueue.integrations.report.spi import Masks  # noqa: PLC0415 - as above
 
     title = f"aioapiqueue run: {program_name(plan.command)}"
