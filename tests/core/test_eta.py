@@ -12,7 +12,7 @@ import pytest
 from aioapiqueue import ApiQueue
 from aioapiqueue.threads import blocking
 from tests.helpers import introspect
-from tests.helpers.instants import use
+from tests.helpers.instants import now, use
 from tests.helpers.yardstick import slowness
 
 # Where the limits are kept elsewhere, what is known is what the last answer said: to a slot or so.
@@ -104,6 +104,16 @@ async def test_holds_and_pauses_count(limiter):
     await limiter.settled()
     assert queue.eta < math.inf
     last.cancel()
+
+
+async def test_calls_behind_a_pause_are_paced():
+    """A bucket that is full when a pause ends lets its burst start, and the others one by one."""
+    queue = ApiQueue("1/s burst 2")
+    queue.pause(10)
+    waiting = [queue.enqueue() for _ in range(5)]
+    assert queue.eta == 13
+    await asyncio.wait(waiting)
+    assert now() == 13
 
 
 async def test_who_leaves_is_not_waited_for():

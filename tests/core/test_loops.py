@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window, WouldWait
-from aioapiqueue.spi import QueueReader, Reporter, ThreadAccess
+from aioapiqueue.spi import QueueReader, Reporter, ThreadAccess, loops
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
 from tests.helpers.instants import exactly, free
@@ -55,6 +55,39 @@ def test_no_loop_is_on_real_time():
     now = Reporter(queue).now()
     assert abs(now - time.monotonic()) < 60
     assert abs(QueueReader(queue).to_wall(now) - time.time()) < 60
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+async def test_end_of_spawned_task_is_reported(is_cancelled):
+    """Also of a task that is cancelled before its first step."""
+    bound, ended = loops.BoundLoop(), []
+    assert bound.spawn(lambda: asyncio.sleep(1), name="before a loop", on_end=ended.append) is None
+    bound.bind(asyncio.get_running_loop())
+    task = bound.spawn(lambda: asyncio.sleep(1), name="a task", on_end=ended.append)
+    if is_cancelled:
+        task.cancel()
+    await asyncio.wait([task])
+    assert ended == [task]
+    assert (task.get_name(), task.cancelled()) == ("a task", is_cancelled)
+
+
+def test_lane_named_on_an_earlier_loop():
+    """Calls of a later loop, whose clock is behind, count in a lane that was named before."""
+    queue = ApiQueue(lanes={"b": "1/s"})
+
+    async def name():
+        await asyncio.sleep(100)
+        queue.try_slot()
+        queue.set_rate("9/s burst 9", key="a")
+
+    async def use():
+        with queue.try_slot(key="a") as slot:
+            queue.set_rate("1/s", key="c")  # from now on, it matters which lane is how old
+            slot.settle(2)
+
+    run(name(), VirtualLoop)
+    run(use(), VirtualLoop)
+    assert queue.stats.lanes["a"].costs == {"calls": 2}
 
 
 async def test_threads_see_the_bound_loop():

@@ -90,6 +90,34 @@ async def test_only_shared_lanes_count():
     assert (queue.waiting, queue.running) == (0, 0)
 
 
+async def test_released_slot_is_held_no_longer():
+    """Of two slots of one task, only the one that it still holds counts."""
+    queue = ApiQueue(lanes={"a": "1 at once", "b": "1 at once"})
+    released, held = queue.slot(key="a"), queue.slot(key="b")
+    await released.__aenter__()
+    async with held:
+        released.release()
+        other = queue.try_slot(key="a")
+        asyncio.get_running_loop().call_later(3, other.release)
+        async with queue.slot(key="a") as again:
+            assert again.waited == 3
+        with pytest.raises(RuntimeError, match=WAITS):
+            await asyncio.wait_for(queue.slot(key="b").__aenter__(), 60)
+
+
+async def test_refunded_slot_takes_no_permit():
+    """A slot that was cancelled before its body ran is not counted as one that is held."""
+    queue = ApiQueue("1/s", lanes={"a": "2 at once"})
+    async with queue.slot(key="a"):
+        unused = queue.enqueue(key="a")
+        await asyncio.sleep(1)
+        assert unused.done()
+        unused.cancel()
+        queue.try_slot()
+        async with queue.slot(key="a") as inner:
+            assert inner.waited == 1
+
+
 async def test_permit_that_others_hold():
     """A lane whose permits are all in use elsewhere is waited for."""
     queue = ApiQueue(lanes={"a": "1 at once", "b": "1 at once"})

@@ -11,7 +11,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window, WouldWait
 from tests.helpers import introspect
-from tests.helpers.instants import exactly, line_up, now, released
+from tests.helpers.instants import exactly, line_up, now, released, use
 from tests.helpers.work import Ticks, work
 
 
@@ -105,6 +105,37 @@ async def test_reserved_limits_are_not_idle():
     assert (await both).waited == 17 / 16
     at_once = [n / 8 for n in range(1, 8)]  # one at 1.0 would leave no room at 17/16
     assert starts == [*at_once, *(17 / 16 + n / 8 for n in range(1, 4))]
+
+
+async def test_stale_timers_delay_no_other():
+    """Of hundreds of lanes that open in any order, most have no call left when the first opens."""
+    rng = random.Random(1)
+    queue = ApiQueue(lanes={"*": "1/h"}, catch_up=0)
+    keys = rng.sample(range(400), 400)
+    for key in sorted(keys):  # opens at 3600 + key
+        queue.try_slot(key=key)
+        await asyncio.sleep(1)
+    waiting = {key: queue.enqueue(key=key) for key in keys}
+    await asyncio.sleep(1)
+    left = set(rng.sample(range(1, 400), 100))
+    for key in set(keys) - left:
+        waiting[key].cancel()
+    waited = {key: (await waiting[key]).waited for key in sorted(left)}
+    assert waited == {key: 3600 + key - 400 for key in left}
+
+
+async def test_idle_lane_catches_up_nothing():
+    """A lane in which no call waits has been idle, although calls wait in another one."""
+    queue = ApiQueue(lanes={"a": "1/h", "b": "10/s"}, catch_up=0.5)
+    for key in "ab":
+        queue.try_slot(key=key)
+    last = queue.enqueue(key="b")
+    await asyncio.sleep(0.05)
+    waiting = queue.enqueue(key="a")  # finds "b" in use, so that it stays in memory for 1 s
+    await last
+    await asyncio.sleep(0.9)
+    assert await released(queue, 3, key="b") == exactly([1, 1.1, 1.2])
+    waiting.cancel()
 
 
 async def test_urgent_call_ends_later_reservations():
@@ -505,6 +536,19 @@ async def test_newcomers_wait_behind_unsorted():
     await asyncio.wait(calls)
     assert started == [number for number, one in enumerate(calls) if not one.cancelled()]
     assert introspect.left_over(queue) == []
+
+
+async def test_next_call_ignores_cancelled_line():
+    """A limit opens for the next call, though the limits of a call cancelled there just changed."""
+    queue = ApiQueue(lanes={"a": "5/s burst 5", "b": "1/s burst 5"}, catch_up=0)
+    queue.try_slot(key="b", cost=5)
+    first = asyncio.create_task(use(queue, [], keys=("a", "b"), cost=5))
+    await asyncio.sleep(0)
+    second = queue.enqueue(key="b")
+    await asyncio.sleep(0.5)
+    first.cancel()
+    queue.set_rate("5/s burst 5", "9 at once", key="a")
+    assert (await second).waited == 1
 
 
 async def test_unsorted_have_their_costs_asked(monkeypatch):

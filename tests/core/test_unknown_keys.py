@@ -236,6 +236,7 @@ async def test_calls_of_registries_warn_of_nothing():
         ("search", "serach"),
         ("search", "serch"),
         ("search", "searrch"),
+        ("search", "saerch"),
         ("search", "Search"),
         ("tenant:*", "tenat:*"),
         ("ListKeys", "list_keys"),

@@ -66,6 +66,17 @@ async def test_amounts_in_a_unit():
     assert queue.stats.costs == {"calls": 3, "tokens": 151}
 
 
+async def test_smallest_limits_suit_a_view():
+    """A view costs one call and one of its unit, so that limits of one each allow it."""
+    queue = ApiQueue("1 in any 1s", "1 tokens in any 1s")
+    view = queue.limiter(unit="tokens")
+    starts = []
+    for _ in range(2):
+        async with view:
+            starts.append(now())
+    assert starts == [0, 1]
+
+
 async def test_keys_and_priority_of_view():
     """Its calls come under their lanes, and have their place among those that wait."""
     queue, order = ApiQueue("10/s", lanes={"slow": "1/s", "t:*": "2/s"}), []

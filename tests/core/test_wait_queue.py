@@ -46,6 +46,7 @@ async def test_size_and_emptiness():
     one = waiter(cost=3)
     await waiters.put(one)
     assert (waiters.qsize(), waiters.total(), waiters.empty()) == (1, 3, False)
+    assert not waiters.full()
     assert waiters.get_nowait() is one
     assert (waiters.qsize(), waiters.total(), waiters.empty()) == (0, 0, True)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import copy
 import dataclasses
 import math
@@ -624,6 +625,19 @@ def test_values_lost_to_rounding_are_refused():
 
 
 # The calendar
+
+
+async def test_remaining_comes_back_without_calls():
+    """What remains of a window counts without the calls that have left it, as no call looks."""
+    queue, remaining = ApiQueue("5 in any 10s"), []
+    for calls in (2, 3):
+        for _ in range(calls):
+            queue.try_slot()
+        await asyncio.sleep(4)
+    for _ in range(3):
+        remaining.append(queue.stats.remaining["calls"])
+        await asyncio.sleep(3)
+    assert remaining == [0, 2, 5]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,20 @@ async def test_no_more_than_remain_start():
     assert await released(queue, 6) == exactly([0, 0, 0, 20, 20, 20])
 
 
+async def test_window_may_end_much_earlier():
+    """A response that is not late counts, although its window ends much earlier than assumed."""
+    queue = ApiQueue(PLENTY)
+    reporter = Reporter(queue)
+    with queue.try_slot() as slot:
+        reporter.sync(slot, 5, unit="calls", reset=10, limit=10, period=60)
+    await asyncio.sleep(20)
+    with queue.try_slot() as slot:  # begins a window, until 80 as far as is known
+        pass
+    await asyncio.sleep(1)
+    reporter.sync(slot, 0, unit="calls", reset=9, limit=10, period=60)
+    assert await released(queue, 1) == exactly([30])
+
+
 @pytest.mark.parametrize("key", [None, "a"])
 async def test_told_by_an_observer_as_calls_are_released(key):
     """Those who were due at the same instant, and behind that call, wait for the reset."""
