@@ -123,7 +123,8 @@ def resolve(session: nox.Session, how: str) -> None:
     """Bring the session's environment to what pyproject.toml says, without uv.lock."""
     python = f"--python={session.virtualenv.location}"
     extras = ("--group=test", *REINSTALL, ".[all]", "./run")
-    session.run_install("uv", "pip", "install", "--quiet", how, python, *extras)
+    # uv installs the members of a workspace as editable, if it is not told otherwise.
+    session.run_install("uv", "pip", "install", "--quiet", "--no-editable", how, python, *extras)
 
 
 @nox.session

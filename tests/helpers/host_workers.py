@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 from tests.helpers.grants import Grants, assert_granted
+from tests.helpers.modules import command_of
 
-__all__ = ["ROOT", "Starts", "Workers", "most_in"]
+__all__ = ["Starts", "Workers", "most_in"]
 
-WORKER = [sys.executable, "-m", "tests.helpers.host_worker"]
-ROOT = Path(__file__).parents[2]
-"""Of the tree."""
+WORKER = "tests.helpers.host_worker"
 
 
 class Workers:
@@ -40,11 +37,10 @@ class Workers:
 
     def _start(self):
         process = subprocess.Popen(
-            [*WORKER, *self._arguments],
+            command_of(WORKER, *self._arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=ROOT,
         )
         starts = []
         reader = threading.Thread(target=self._read, args=(process, starts))

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.helpers.modules import command_of
+
 if TYPE_CHECKING:
     import pytest
 
@@ -26,11 +28,21 @@ def names_files(config: pytest.Config) -> bool:
 
 
 def places(package: str) -> dict[str, Path]:
-    """Return the folder of a package in this process and in one that a test starts."""
+    """Return the folder of a package in this process and in those that a test starts."""
     code = f"import {package}; print({package}.__file__)"
-    started = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    here = __import__(package).__file__
-    found = {"this process": here, "a process that a test starts": started.stdout.strip()}
+    found = {
+        "this process": __import__(package).__file__,
+        "a process that a test starts": output([sys.executable, "-c", code]),
+        "a helper that a test starts": output(command_of("tests.helpers.whole_run", package)),
+    }
     return {where: Path(file).parent for where, file in found.items()}
+
+
+def output(command: list[str]) -> str:
+    """Return the line that a command writes."""
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.stdout.write(str(__import__(sys.argv[1]).__file__))

@@ -31,7 +31,7 @@ from aioapiqueue_run.cli.watch.rows import (
     rate_text,
     sparkline,
 )
-from tests.helpers.host_workers import ROOT, Workers
+from tests.helpers.host_workers import Workers
 from tests.helpers.hubs import ask_hub, hub_in_use, hubs_with, processes_of
 from tests.helpers.terminal import Terminal
 
@@ -53,7 +53,7 @@ def hub():
 @contextlib.contextmanager
 def watching():
     """Run `watch` in a terminal."""
-    variables = os.environ | {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
+    variables = os.environ | {"TERM": "xterm-256color"}
     variables.pop("COLUMNS", None)
     with contextlib.closing(Terminal([*PROGRAM, "watch", "--every", "0.2"], variables)) as opened:
         yield opened
@@ -173,7 +173,7 @@ def run(*arguments, code=0, **environment):
     """Run the program without a terminal; return what it says."""
     ended = subprocess.run(
         [*PROGRAM, *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "NO_COLOR": "1"} | environment,
+        env=os.environ | {"COLUMNS": "80", "NO_COLOR": "1"} | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -198,8 +198,7 @@ def test_refused_where_it_cannot_be(hub, tmp_path):
     assert "watch needs a terminal; in scripts use aioapiqueue hub status --json" in said
     assert "--every: 0.01 is invalid: expected 0.1 seconds" in call("watch", "--every=0.01", code=2)
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['textual'] = None")
-    path = f"{tmp_path}:{ROOT}"
-    assert "pip install 'aioapiqueue[watch]'" in run("watch", code=2, PYTHONPATH=path)
+    assert "pip install 'aioapiqueue[watch]'" in run("watch", code=2, PYTHONPATH=str(tmp_path))
     said = call("watch", "--help")
     for word in ("--every", "--filter", "hub status --json", "hub pause NAME"):
         assert word in said

@@ -37,6 +37,8 @@ def check(dist: Path, tag: str | None, folder: Path) -> None:
     library, programs = built.find(dist, "aioapiqueue"), built.find(dist, "aioapiqueue_run")
     built.check_contents(library, built.files_of_library(), built.DATA_OF_LIBRARY)
     built.check_contents(programs, built.files_of_programs(), built.DATA_OF_PROGRAMS)
+    built.check_size(library)
+    built.check_size(programs)
     built.check_pins(library, programs)
     built.check_links(library.wheel, os.environ.get(hook.VARIABLE) or None)
     for one in (library, programs):

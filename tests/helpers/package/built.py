@@ -123,6 +123,18 @@ def check_contents(built: Built, expected: set[str], data: tuple[str, ...]) -> N
     print(f"{built.wheel.name}: {len(inside)} files, those of the checkout")
 
 
+def check_size(built: Built) -> None:
+    """The page for contributors has the size of the wheel, within a twentieth."""
+    name, kilobytes = metadata_of(built.wheel)["Name"], built.wheel.stat().st_size / 1000
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    given = re.search(rf"`{name}`\s\([^)]*\bwheel\sof\s(\d+)\skB", page)
+    if given is None or not 0.95 < int(given[1]) / kilobytes < 1.05:
+        raise FailedError(
+            f"{built.wheel.name} has {kilobytes:.0f} kB: write that into docs/architecture.md"
+        )
+    print(f"{built.wheel.name}: {kilobytes:.0f} kB")
+
+
 def check_pins(library: Built, programs: Built) -> None:
     """Each requires the other in its own version: they share more than public names."""
     version = metadata_of(library.wheel)["Version"]

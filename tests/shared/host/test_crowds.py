@@ -12,8 +12,8 @@ import pytest
 
 from aioapiqueue import ApiQueue
 from tests.helpers import introspect
-from tests.helpers.host_workers import ROOT
 from tests.helpers.hubs import ask_hub, hub_in_use
+from tests.helpers.modules import command_of
 from tests.helpers.virtual_hub import VirtualHub
 
 wire = introspect.hub_messages()
@@ -183,9 +183,9 @@ async def test_a_failed_step_stops_no_other():
 @contextlib.contextmanager
 def process(module, *arguments):
     """Run a module of the tests, and end it."""
-    command = [sys.executable, "-m", f"tests.helpers.{module}", *map(str, arguments)]
+    command = command_of(f"tests.helpers.{module}", *arguments)
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as started:
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as started:
         try:
             yield started
         finally:

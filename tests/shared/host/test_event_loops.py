@@ -9,8 +9,9 @@ import time
 import pytest
 
 from aioapiqueue import ApiQueue, HostSchedule
-from tests.helpers.host_workers import ROOT, Starts, Workers, most_in
+from tests.helpers.host_workers import Starts, Workers, most_in
 from tests.helpers.hubs import ask_hub, hub_in_use, stop_hub
+from tests.helpers.modules import ROOT
 
 pytestmark = pytest.mark.real
 

@@ -27,7 +27,7 @@ from aioapiqueue.schedules.spi import HUB_DIR, HubLocation
 from aioapiqueue.threads import blocking
 from tests.helpers import introspect
 from tests.helpers.garbage import leave_older_alone
-from tests.helpers.host_workers import ROOT, Starts, Workers, most_in
+from tests.helpers.host_workers import Starts, Workers, most_in
 from tests.helpers.hubs import ask_hub, hub_in_use, hubs_with, is_used, processes_of
 from tests.helpers.waiting import wait_until
 
@@ -91,7 +91,7 @@ asyncio.run(main())
 
     subprocess.run(
         [sys.executable, "-c", script],
-        env=os.environ | {"AWS_SECRET_ACCESS_KEY": "hidden", "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"AWS_SECRET_ACCESS_KEY": "hidden"},
         pass_fds=[writer],
         preexec_fn=limit,
         check=True,

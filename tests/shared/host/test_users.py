@@ -17,8 +17,8 @@ import pytest
 
 from aioapiqueue.schedules.spi import HUB_DIR
 from tests.helpers import introspect
-from tests.helpers.host_workers import ROOT
 from tests.helpers.hubs import hub_in_use, processes_of
+from tests.helpers.modules import ROOT
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
 from tests.helpers.model_server import ModelServer
+from tests.helpers.modules import command_of
 
 pytestmark = pytest.mark.real
 
@@ -29,11 +28,10 @@ class Fleet:
     def __init__(self, count: int, settings: dict[str, Any]) -> None:
         self._processes = [
             subprocess.Popen(
-                [sys.executable, "-m", WORKER, json.dumps(settings | {"number": number})],
+                command_of(WORKER, json.dumps(settings | {"number": number})),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                cwd=Path(__file__).parents[3],
             )
             for number in range(count)
         ]
