@@ -216,7 +216,19 @@ def refuse_to_block() -> None:
     """
     if loops.running_loop() is not None:
         raise RuntimeError(_UNDER_GEVENT if _gevent.patched() else _ON_ASYNCIO)
-    # trio is not imported here: if the program has not (fully) imported it, it does not run.
-    runs = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "in_trio_run", None)
-    if runs is not None and runs():
+    if _trio_runs():
         raise RuntimeError(_ON_TRIO)
+
+
+def _trio_runs() -> bool:
+    """Return whether a trio loop runs in this thread."""
+    # trio is not imported here: if the program has not (fully) imported it, it does not run.
+    trio = getattr(sys.modules.get("trio"), "lowlevel", None)
+    token_of_run = getattr(trio, "current_trio_token", None)
+    if token_of_run is None:
+        return False
+    try:  # `trio.lowlevel.in_trio_run` needs no exception, but trio has it from 0.29 on only.
+        token_of_run()
+    except RuntimeError:
+        return False
+    return True

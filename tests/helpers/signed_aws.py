@@ -260,7 +260,10 @@ class SignedAws:
         async def event():
             while (found := http.next_event()) is h11.NEED_DATA:
                 if http.they_are_waiting_for_100_continue:
-                    interim = h11.InformationalResponse(status_code=100, headers=[])
+                    # With the reason, as AWS does: botocore before 1.40.20 needs it.
+                    interim = h11.InformationalResponse(
+                        status_code=100, reason=b"Continue", headers=[]
+                    )
                     writer.write(http.send(interim))
                 http.receive_data(await reader.read(1 << 18))
             return found

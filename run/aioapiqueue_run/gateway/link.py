@@ -201,6 +201,7 @@ class HttpLink:
         """Send `100 Continue`: the client may send its body, and its time-out restarts."""
         if self._http.their_http_version == b"1.0":  # it has no interim responses
             return
+        # botocore before 1.40.20 would take a line without the reason for the response.
         await self.send(h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[]))
 
     async def send(self, *events: h11.Event) -> None:

@@ -24,11 +24,13 @@ def opened(registry, host):
 
 def test_every_host_of_limited_services_is_opened():
     """Whatever name the rules give, with a limit of its service alone: nothing goes past it."""
-    every = {label_for(service) for service in table().services}
+    own = {service.name: label_for(service) for service in table().services}
+    every = set(own.values())
     past = [
         (service, host)
         for service, host in set(hosts())
-        if not every.difference({label_for(table().service(service))}).isdisjoint(labels_of(host))
+        # An older botocore has services that the table lacks, as AWS has closed them since.
+        if service in own and not every.difference({own[service]}).isdisjoint(labels_of(host))
     ]
     assert past == []
 
