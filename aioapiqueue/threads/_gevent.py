@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import selectors
 import subprocess
 import sys
 from importlib import import_module
@@ -36,11 +37,21 @@ def refuse_greenlets_without_threads() -> None:
         RuntimeError: the program has done so; the message says what to do.
     """
     monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("selectors") and not patched():
+    if monkey is not None and not patched() and _has_patched_selector(monkey):
         raise RuntimeError(
             "gevent has patched selectors but not threads (monkey.patch_all(thread=False)), so no "
             "event loop can run in a thread: call monkey.patch_all() without thread=False"
         )
+
+
+def _has_patched_selector(monkey: Any) -> bool:  # noqa: ANN401 - a module
+    """Return whether loops would use a selector of gevent, which needs greenlets."""
+    if monkey.is_module_patched("selectors"):
+        return True
+    # `patch_select()` removes epoll and kqueue. If `selectors` was imported before, as on Python
+    # 3.11 and 3.12, it still has them; otherwise its default is made of gevent's `poll`.
+    plain = (getattr(selectors, "PollSelector", None), selectors.SelectSelector)
+    return monkey.is_module_patched("select") and selectors.DefaultSelector in plain
 
 
 def original(module: str, name: str) -> Any:  # noqa: ANN401 - anything in a module

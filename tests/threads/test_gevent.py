@@ -379,7 +379,7 @@ for _ in range(2):
     assert lines[0].endswith("call monkey.patch_all() without thread=False")
 
 
-@pytest.mark.parametrize("patch", ["patch_socket()", "patch_select()", "patch_time()"])
+@pytest.mark.parametrize("patch", ["patch_socket()", "patch_time()"])
 def test_patches_of_little_are_taken(patch):
     """With threads and selectors of the system, slots are as they are without gevent."""
     lines = run_program(f"""
@@ -392,6 +392,28 @@ with blocking(ApiQueue("20/s")).slot():
     print("let in")
 """)
     assert lines == ["let in"]
+
+
+def test_patched_select_is_no_selector_of_loops():
+    """Loops have that of the system where `selectors` was imported before; others are refused."""
+    selector, said = run_program("""
+from gevent import monkey
+monkey.patch_select()
+import selectors
+from aioapiqueue import ApiQueue
+from aioapiqueue.threads import blocking
+
+print(selectors.DefaultSelector.__name__)
+try:
+    with blocking(ApiQueue("20/s")).slot():
+        print("let in")
+except RuntimeError as error:
+    print(error)
+""")
+    if selector in {"PollSelector", "SelectSelector"}:
+        assert said.startswith("gevent has patched selectors but not threads")
+    else:
+        assert said == "let in"
 
 
 def test_loop_in_a_greenlet_is_named():
