@@ -679,6 +679,7 @@ def test_concurrency_is_a_whole_number(number, error):
 def test_zones_need_a_database(monkeypatch):
     """Without a database of time zones only UTC is known, and the remedy is named."""
     monkeypatch.setattr(zoneinfo, "available_timezones", set)
+    monkeypatch.setitem(sys.modules, "tzdata.zoneinfo.Europe", None)  # tzdata may be installed
     zoneinfo.reset_tzpath(())
     zoneinfo.ZoneInfo.clear_cache()
     introspect.forget_zones()

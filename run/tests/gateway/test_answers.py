@@ -22,7 +22,7 @@ CALLS = {
     ("route53", "ListHostedZones"): "rest-xml",
     ("cloudwatch", "ListMetrics"): "smithy-rpc-v2-cbor",
 }
-SPOKEN = [one for one in CALLS.items() if one[1] in PROTOCOL_PARSERS]  # botocore 1.36: not CBOR
+SPOKEN = [one for one in CALLS.items() if one[1] in PROTOCOL_PARSERS]  # botocore 1.37: not CBOR
 
 
 def read(call, answer):
