@@ -320,7 +320,8 @@ def coverage(session: nox.Session) -> None:
     quick = ("--budget=0", "-m", "not slow and not browser and not full_speed")
     tests = (*quick, *(session.posargs or ALL))
     try:
-        session.run("coverage", "run", "-m", "pytest", *tests, env={"CI": "true"})
+        # As a file: with `-m`, the packages of the checkout would come before those installed.
+        session.run("coverage", "run", f"{session.bin}/pytest", *tests, env={"CI": "true"})
     finally:  # a test that fails is no reason not to know what was measured
         session.run("coverage", "combine", "-q")
         session.run("python", "-m", "tests.coverage_report")
