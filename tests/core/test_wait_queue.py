@@ -250,7 +250,7 @@ async def test_falling_numbers_let_old_calls_return():
 
 
 async def test_order_notes_newcomers_while_sorting():
-    """An order is told of a call that joins while all are sorted, and of its line afterwards."""
+    """An order learns of a call that joins while all are sorted, and of its line afterwards."""
     added = []
 
     class Noting(orders.Ordering):

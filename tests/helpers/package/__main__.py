@@ -1,4 +1,4 @@
-"""Check what is to be released as its users get it: `python -m tests.helpers.package DIST`.
+"""Check a release as its users get it: `python -m tests.helpers.package DIST`.
 
 Part of `uvx nox -s package`, which builds DIST: the wheels and sdists of `aioapiqueue` and of
 `aioapiqueue-run`. The release workflow also names the tag.

@@ -12,7 +12,7 @@ __all__ = ["FailedError", "run"]
 
 
 class FailedError(Exception):
-    """What is to be released has a fault. The message says which."""
+    """The release has a fault, which the message names."""
 
 
 def run(
