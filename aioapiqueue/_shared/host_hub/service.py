@@ -310,13 +310,25 @@ class _Connection(asyncio.BufferedProtocol):
         self._send({"refused": f"this hub received no complete line within {_HELLO:g} s"})
         self.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio's
+    def connection_lost(self, exc: Exception | None) -> None:
         """End the client's calls."""
+        if exc is not None and self.client is not None:
+            self._read_rest()
         # In a step: hundreds of connections may be lost at once.
         client, self.client = self.client, None
         self.was_client = client is not None
         self._hello_timer.cancel()
         self._service.steps.add(partial(self._leave, client))
+
+    def _read_rest(self) -> None:
+        """Process what the client sent before it hung up.
+
+        asyncio stops reading once a write fails, such as an answer to a client that has just left.
+        """
+        fd = self._transport.get_extra_info("socket").fileno()
+        with contextlib.suppress(OSError):
+            while received := os.readv(fd, [self._buffer]):
+                self.buffer_updated(received)
 
     def _leave(self, client: HubClient | None) -> None:
         try:

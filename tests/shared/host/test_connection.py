@@ -162,6 +162,29 @@ async def test_told_before_it_is_closed(hub: Path, blockbuster: object) -> None:
                 await take(one)
 
 
+async def test_hub_reads_on_after_hang_up(hub: Path, blockbuster: object) -> None:
+    """A program that says a lot, and ends: the hub's answers go nowhere, and it hears the rest."""
+    async with ApiQueue("1000000/s", schedule=HostSchedule("crm")) as queue:
+        await take(queue)
+        pid = (await asyncio.to_thread(ask_hub, hub, command="status"))["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for _ in range(200):  # more than the hub reads at once, less than a socket holds
+                queue.pause(0.001)
+                await asyncio.sleep(0)
+            queue.hold(3600)
+            await queue.aclose()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    async with asyncio.timeout(10):
+        while await asyncio.to_thread(is_used, hub):
+            pass
+    async with ApiQueue("1000000/s", schedule=HostSchedule("crm")) as other:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await take(other)
+
+
 @pytest.mark.parametrize(
     ("ending", "words"),
     [
