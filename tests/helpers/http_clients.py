@@ -154,8 +154,10 @@ class BlockingClient:
         await self._portal.__aexit__(*exc)
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        """Call a function in a thread, and have the loop do what the thread asked of it."""
+        result = await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        await asyncio.sleep(0)  # Python 3.14 goes on without a pass of the loop if it has ended
+        return result
 
     def close(self) -> None:
         """Close the client."""
