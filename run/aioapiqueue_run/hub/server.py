@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from anyio import to_thread
 
 from aioapiqueue.schedules.spi import Acceptor, check_system, listen, raise_file_limit, remove
+from aioapiqueue_run.hub import protocol
 from aioapiqueue_run.hub.calls import Calls
 from aioapiqueue_run.hub.connection import ClientConnection
 from aioapiqueue_run.hub.records import ProcessLoad
@@ -127,6 +129,21 @@ class Hub:
         objects, not copies. Beyond 20,000, new buckets are not counted.
         """
         return self._calls.buckets
+
+    async def read_hellos(self) -> None:
+        """Wait until the hub has read every hello that was sent before, also by ended processes.
+
+        Raises:
+            OSError: the hub cannot be reached.
+        """
+        # Connections are accepted in their order. So the answer to this hello comes after all
+        # earlier ones were read.
+        reader, writer = await asyncio.open_unix_connection(self.path)
+        try:
+            writer.write(protocol.to_line(do="hello", version=protocol.VERSION, pid=os.getpid()))
+            await reader.readline()
+        finally:  # cancelled, too
+            writer.close()
 
     async def __aenter__(self) -> Self:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

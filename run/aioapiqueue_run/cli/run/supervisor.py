@@ -266,10 +266,11 @@ class _Run:
 
     async def _last_messages(self) -> None:
         """Wait briefly for messages that the program's processes sent before they ended."""
-        # We may notice the program's end before the hub has read its last messages.
-        process = self._hub.processes.get(self._program.pid)
-        with contextlib.suppress(TimeoutError):
+        # We may notice the program's end before the hub has read its last messages, or any.
+        with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(_LAST_MESSAGES_SECONDS):
+                await self._hub.read_hellos()
+                process = self._hub.processes.get(self._program.pid)
                 while process is not None and process.ended is None:  # noqa: ASYNC110
                     await asyncio.sleep(_LAST_MESSAGES_SECONDS / 50)
 
