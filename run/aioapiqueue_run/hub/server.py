@@ -131,13 +131,15 @@ class Hub:
         return self._calls.buckets
 
     async def read_hellos(self) -> None:
-        """Wait until the hub has read every hello that was sent before, also by ended processes.
+        """Wait until the hub has read every hello sent so far, even by processes that have ended.
+
+        If it is cancelled, the hub goes on as before.
 
         Raises:
             OSError: the hub cannot be reached.
         """
-        # Connections are accepted in their order. So the answer to this hello comes after all
-        # earlier ones were read.
+        # The hub accepts connections in order. So it answers this hello after it has read all
+        # earlier ones.
         reader, writer = await asyncio.open_unix_connection(self.path)
         try:
             writer.write(protocol.to_line(do="hello", version=protocol.VERSION, pid=os.getpid()))

@@ -560,6 +560,31 @@ async def test_process_is_known_until_its_end(bench, tools):
         await tools.until(lambda: process.ended is not None)
 
 
+async def test_hellos_of_the_past_are_read(bench):
+    """Those of processes that have ended before the hub's loop could run, more than it accepts."""
+    async with bench.hub({}) as hub:
+        for number in range(100):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(hub.path))
+                hello = {"version": 2, "pid": os.getpid(), "executable": str(number), "python": "3"}
+                client.send(json.dumps({"do": "hello", **hello}).encode() + b"\n")
+        assert not hub.processes
+        await hub.read_hellos()
+        assert hub.processes[os.getpid()].executable == "99"
+
+
+@pytest.mark.parametrize("passes", range(6))
+async def test_reading_hellos_is_cancelled(bench, passes):
+    """However far it has come, nothing is left open (a warning would fail this test)."""
+    async with bench.hub({}) as hub:
+        task = asyncio.create_task(hub.read_hellos())
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        await hub.read_hellos()
+
+
 @pytest.mark.parametrize(
     ("line", "word"),
     [

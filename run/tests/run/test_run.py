@@ -314,7 +314,7 @@ def test_missing_program_exits_as_in_shells(quiet_run, tmp_path):
 
 
 def test_program_ends_before_it_is_heard(quiet_run, python, tmp_path):
-    """The run reads its end and its hello at once, as it was stopped until then: it was paced."""
+    """A run that was stopped meanwhile reads the hello although the program has ended."""
     quick = tmp_path / "python"
     quick.write_text(
         "#!/bin/sh\n"

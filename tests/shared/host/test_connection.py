@@ -163,7 +163,7 @@ async def test_told_before_it_is_closed(hub: Path, blockbuster: object) -> None:
 
 
 async def test_hub_reads_on_after_hang_up(hub: Path, blockbuster: object) -> None:
-    """A program that says a lot, and ends: the hub's answers go nowhere, and it hears the rest."""
+    """The hub reads all that a program sent before it ended, although its answers fail."""
     async with ApiQueue("1000000/s", schedule=HostSchedule("crm")) as queue:
         await take(queue)
         pid = (await asyncio.to_thread(ask_hub, hub, command="status"))["pid"]
