@@ -313,20 +313,6 @@ def test_missing_program_exits_as_in_shells(quiet_run, tmp_path):
     assert quiet_run.leftovers == []
 
 
-def test_program_ends_before_it_is_heard(quiet_run, python, tmp_path):
-    """A run that was stopped meanwhile reads the hello although the program has ended."""
-    quick = tmp_path / "python"
-    quick.write_text(
-        "#!/bin/sh\n"
-        "kill -STOP $PPID\n"
-        "(sleep 0.5; kill -CONT $PPID) > /dev/null 2>&1 &\n"
-        f'exec {shlex.quote(python)} "$@"\n'
-    )
-    quick.chmod(0o755)
-    ended = quiet_run("--limit", "ec2=1/s", "--", quick, quiet_run.plain("print('ran')"))
-    assert (ended.code, ended.out) == (0, b"ran\n"), ended.words
-
-
 def test_arguments_after_the_command_are_its(quiet_run, python):
     """What follows COMMAND is the command's, options and `--` among it, with or without a `--`."""
     program = quiet_run.plain("print(sys.argv[1:])")
