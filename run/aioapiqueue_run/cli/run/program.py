@@ -137,8 +137,12 @@ class Program:
 
     def send(self, signum: int) -> None:
         """Send a signal to the program, if it still runs."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signum)
+        # Not `Process.send_signal`: before Python 3.13, it first asks the kernel whether the
+        # program has ended. Then asyncio, which asks later, finds no such child, and takes 255 for
+        # the exit code.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signum)
 
     async def stop(self, family: Iterable[Running] = ()) -> None:
         """End the program if it still runs, and the processes of `family` with it.
