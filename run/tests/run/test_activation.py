@@ -29,7 +29,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
         ["-E"],
         ["-S"],
         ["-sE"],
-        ["-IS"],
+        ["-uS"],
         ["-W", "ignore", "-I"],
         ["-Wignore", "-X", "dev", "-uE"],
         ["--check-hash-based-pycs", "always", "-I"],
@@ -40,7 +40,7 @@ def test_options_preventing_activation_are_refused(options, python):
     with pytest.raises(NotStarted, match=r"nothing was started\. Remove -") as refused:
         examine([python, *options, "script.py"])
     assert refused.value.code == 2
-    assert options[-1] in str(refused.value)
+    assert f" -{options[-1][-1]}: " in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ LONG = "#!/bin/sh\n'''exec' \"{python}\" {option} \"$0\" \"$@\"\n' '''\n"
     ("shebang", "option"),
     [
         ("#!{python} -I", "-I"),
-        ("#! {python} -sE", "-sE"),
+        ("#! {python} -sE", "-E"),
         ("#!/usr/bin/env -S python3 -I", "-I"),
         ("#!/usr/bin/env -vS python3 -u -S", "-S"),
         ("#!/usr/bin/env -Spython3 -E", "-E"),
@@ -113,7 +113,6 @@ def test_script_is_followed_to_its_interpreter(shebang, is_python, python, tmp_p
     "arguments",
     [
         ["-i", "python3"],
-        ["-", "python3"],
         ["-u", "PYTHONPATH", "python3"],
         ["-uPYTHONPATH", "python3"],
         ["-iu", "HOME", "python3"],
