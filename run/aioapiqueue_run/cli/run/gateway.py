@@ -150,13 +150,14 @@ class Gateway:
 
     async def broken(self) -> str:
         """Wait until the gateway ends unexpectedly; return why."""
+        # Another process could then listen at its port, and would get the run's password.
         await self._process.wait()
-        return f"the local proxy has ended: {self._last_words()}"
+        return f"the local proxy has ended: {self._why()}"
 
     @property
     def fault(self) -> str:
         """The last error that the gateway survived; "" if there was none."""
-        return self._last_words(default="") if self.counts is not None else ""
+        return self._last_words() if self.counts is not None else ""
 
     async def end(self) -> None:
         """End the gateway, and note its counts. Cancelling this kills it."""
@@ -189,16 +190,19 @@ class Gateway:
         if "port" not in ready:
             await self.end()
             why = (
-                f"the local proxy cannot start: {self._last_words()}; nothing was started. To run "
+                f"the local proxy cannot start: {self._why()}; nothing was started. To run "
                 "without it: --no-any"
             )
             raise NotStarted(wrapped(why))
         self._ready = ready
 
-    def _last_words(self, default: str | None = None) -> str:
+    def _why(self) -> str:
+        """Return why it has ended."""
+        return self._last_words() or f"exit code {self._process.returncode}"
+
+    def _last_words(self) -> str:
         """Return the last line of its log: a message, or the end of a traceback."""
-        lines: list[str] = []
-        with contextlib.suppress(OSError):  # a clean-up of /tmp has removed the folder
-            lines = self._log.read_text("utf-8", "replace").strip().splitlines()
-        usual = f"exit code {self._process.returncode}" if default is None else default
-        return lines[-1] if lines else usual
+        try:
+            return self._log.read_text("utf-8", "replace").strip().rpartition("\n")[2]
+        except OSError:  # a clean-up of /tmp has removed the folder
+            return ""
