@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import tempfile
 import time
 import traceback
@@ -274,19 +273,10 @@ class _Run:
             self._plan.log.say(progress.line(WIDTH - len(PREFIX)))
 
     async def _show(self, progress: Progress) -> None:
-        """Show the status line, at intervals and after each change of the terminal's size."""
-
-        def draw() -> None:
+        """Show the status line, at intervals."""
+        while True:
             self._line.show(progress.line)
-
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGWINCH, draw)
-        try:
-            while True:
-                draw()
-                await asyncio.sleep(_SHOW_SECONDS)
-        finally:
-            loop.remove_signal_handler(signal.SIGWINCH)
+            await asyncio.sleep(_SHOW_SECONDS)
 
 
 def _identity(path: Path) -> tuple[int, int]:
