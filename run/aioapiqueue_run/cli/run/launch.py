@@ -29,11 +29,7 @@ __all__ = ["Launch", "PythonOptions", "examine", "is_python_name", "python_optio
 
 _PYTHON = re.compile(r"(?i)(?:python|pypy)w?[0-9.]*t?d?(?:-?(?:dbg|debug|intel64))?")
 _OPTIONS = re.compile("-(?!-)([^cmWX]*)([cmWX]?)(.*)", re.DOTALL)  # the four take a value
-_REASONS = {
-    "I": "-I makes Python ignore PYTHONPATH",
-    "E": "-E makes Python ignore PYTHONPATH",
-    "S": "-S makes Python skip sitecustomize",
-}
+_HARMFUL = "IES"  # the first two make Python ignore PYTHONPATH, the last one sitecustomize
 _ENV_OPTIONS = ["ignore-environment", "unset=", "chdir=", "split-string=", "null", "debug"]
 # Launchers that prevent the bootstrap from loading, tested with their releases of November 2026.
 _LAUNCHERS = {"opentelemetry-instrument"}
@@ -123,11 +119,10 @@ def _leads_to_python(argv: Sequence[str]) -> bool:
             )
         if is_python_name(base):
             for letter in python_options(argv).letters:
-                if letter in _REASONS:
-                    harmless = " (-s and -P are fine)." if letter in "IE" else "."
+                if letter in _HARMFUL:
                     raise NotStarted(
-                        f"{base} -{letter}{where}: {_REASONS[letter]}, so it cannot be paced; "
-                        f"nothing was started. Remove -{letter}{harmless}"
+                        f"{base} -{letter}{where} cannot be paced; nothing was started. Remove "
+                        f"-{letter} (-s and -P are fine)."
                     )
             return True
         if base == "env":
