@@ -73,7 +73,7 @@ def program_name(command: Sequence[str]) -> str:
     name = PurePath(command[0]).name
     if not is_python_name(name):
         return name
-    runs = python_options(command).runs
+    _, runs = python_options(command)
     return f"{name} {runs if runs.startswith('-m ') else PurePath(runs).name}".rstrip()
 
 

@@ -16,7 +16,7 @@ import shlex
 import shutil
 from getopt import GetoptError, getopt
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from aioapiqueue.spi import printable
 from aioapiqueue_run.cli.console import as_argument
@@ -25,7 +25,7 @@ from aioapiqueue_run.cli.run.errors import ExitCode, NotStarted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Launch", "PythonOptions", "examine", "is_python_name", "python_options"]
+__all__ = ["Launch", "examine", "is_python_name", "python_options"]
 
 _PYTHON = re.compile(r"(?i)(?:python|pypy)w?[0-9.]*t?d?(?:-?(?:dbg|debug|intel64))?")
 _OPTIONS = re.compile("-(?!-)([^cmWX]*)([cmWX]?)(.*)", re.DOTALL)  # the four take a value
@@ -118,7 +118,7 @@ def _leads_to_python(argv: Sequence[str]) -> bool:
                 f"  {base} aioapiqueue run ... -- COMMAND"
             )
         if is_python_name(base):
-            for letter in python_options(argv).letters:
+            for letter in python_options(argv)[0]:
                 if letter in _HARMFUL:
                     raise NotStarted(
                         f"{base} -{letter}{where} cannot be paced; nothing was started. Remove "
@@ -132,29 +132,21 @@ def _leads_to_python(argv: Sequence[str]) -> bool:
     return False
 
 
-class PythonOptions(NamedTuple):
-    """The options of a Python interpreter.
-
-    Attributes:
-        letters: the letters of the options without a value.
-        runs: the script, or "-m MODULE"; "" if it executes other code.
-    """
-
-    letters: str
-    runs: str = ""
-
-
-def python_options(argv: Sequence[str]) -> PythonOptions:
+def python_options(argv: Sequence[str]) -> tuple[str, str]:
     """Read the options of an interpreter.
 
     Args:
         argv: the interpreter and its arguments. Those after the script's name are the script's.
+
+    Returns:
+        The letters of the options without a value; and the script, or "-m MODULE", or "" if it
+        executes other code.
     """
     letters = ""
     words = iter(argv[1:])
     for word in words:
         if not word.startswith("-"):
-            return PythonOptions(letters, word)
+            return letters, word
         if word in {"-", "--"}:
             break
         if word == "--check-hash-based-pycs":
@@ -163,10 +155,10 @@ def python_options(argv: Sequence[str]) -> PythonOptions:
             letters += found[1]
             value = found[3] or (next(words, "") if found[2] else "")
             if found[2] == "m":
-                return PythonOptions(letters, f"-m {value}")
+                return letters, f"-m {value}"
             if found[2] == "c":
                 break
-    return PythonOptions(letters)
+    return letters, ""
 
 
 def _shebang(path: str) -> list[str]:
