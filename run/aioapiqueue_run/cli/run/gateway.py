@@ -185,7 +185,6 @@ class Gateway:
                 line = await self._stdout.readline()
         ready = json.loads(line or b"{}")
         if hosts := ready.get("forbidden"):
-            await self.end()
             raise NotStarted(wrapped(_OUT_OF_REACH.format(hosts=" and ".join(hosts))))
         if "port" not in ready:
             await self.end()
