@@ -18,8 +18,7 @@ from aioapiqueue_run.cli.console import wrapped
 from aioapiqueue_run.cli.run.errors import NotStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from aioapiqueue.registry import Registry
     from aioapiqueue_run.cli.run.launch import Launch
@@ -57,7 +56,7 @@ async def _check_isolation() -> None:
 
 
 class Gateway:
-    """The process of a gateway: an async context manager, in which it runs.
+    """The process of a gateway.
 
     Args:
         hub: the path of the hub's socket.
@@ -65,9 +64,6 @@ class Gateway:
         registry: the limits.
         isolate: whether the program is isolated.
         intercepts_all: whether to intercept all hosts of AWS, not only those with a limit.
-
-    Raises:
-        NotStarted: the gateway does not start; the error says why.
     """
 
     def __init__(
@@ -95,7 +91,13 @@ class Gateway:
         self.counts: dict[str, Any] | None = None
         """The counts of the gateway, after it has ended normally."""
 
-    async def __aenter__(self) -> Self:
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[Self]:
+        """Start the gateway, and end it afterwards.
+
+        Raises:
+            NotStarted: it does not start; the error says why.
+        """
         if self._isolate:
             await _check_isolation()
         # -P: without the current directory, where a module may have the name of one of ours. In a
@@ -112,18 +114,9 @@ class Gateway:
         self._stdout = cast("asyncio.StreamReader", self._process.stdout)
         try:
             await self._start()
-        except BaseException:  # cancelled, too
+            yield self
+        finally:
             await self.end()
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.end()
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the environment variables to add to `environ`, or to replace there."""

@@ -133,7 +133,7 @@ class _Run:
                     isolate=plan.isolate,
                     intercepts_all=plan.counts_all,
                 )
-                self._gateway = await stack.enter_async_context(gateway)
+                self._gateway = await stack.enter_async_context(gateway.open())
                 self._environment |= gateway.environment(kept)
         except (OSError, RuntimeError, ValueError) as error:
             why = f"the hub, which paces calls, cannot start: {error}; nothing was started"
