@@ -217,6 +217,7 @@ class ClientConnection(asyncio.BufferedProtocol):
                 protocol.text(message, "executable", longest=1024),
                 protocol.text(message, "python"),
                 forked=message.get("forked") is True,
+                image=protocol.optional(message, "image") or "",
             )
             self._owner.started(self._process)
         else:

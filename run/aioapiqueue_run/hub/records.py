@@ -85,6 +85,8 @@ class Process:
         late: whether clients existed before botocore was paced; their calls may have been unpaced.
         unhooked: why a botocore in this process is not paced, or None.
         forked: whether the process is a fork of an interpreter.
+        image: the addresses of its code and stack, which differ after each `exec`, but not after a
+            fork; "" if the system does not show them.
         started: when it connected, as `time.time()`.
         ended: when its connection closed, as `time.time()`; None while it runs. (A process that
             closes all its files, as daemons do, connects again at its next call.)
@@ -100,6 +102,7 @@ class Process:
     late: bool = False
     unhooked: str | None = None
     forked: bool = False
+    image: str = ""
     started: float = field(default_factory=time.time)
     ended: float | None = None
     exited: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import itertools
 import json
@@ -22,6 +23,8 @@ from aioapiqueue import __version__
 from aioapiqueue.recording.spi import TimeSeries
 from aioapiqueue_run.cli.app import app
 from aioapiqueue_run.cli.run import run as run_command
+from aioapiqueue_run.cli.run.launch import Launch
+from aioapiqueue_run.cli.run.program import Program
 from tests.helpers import introspect
 
 pytestmark = [
@@ -391,6 +394,18 @@ def test_second_signal_does_not_kill(quiet_run, python, tmp_path):
         assert process.poll() is None
         enough.touch()
         assert quiet_run.end(process).code == 0
+
+
+async def test_signal_at_the_end_keeps_the_exit_code():
+    """A signal that comes just as the program ends takes nothing from its exit code."""
+    launch = Launch("/bin/sh", "sh", python=False)
+    for _ in range(30):
+        program = await Program.start(launch, ["sh", "-c", "exit 7"], os.environ)
+        ended = asyncio.ensure_future(program.wait())
+        while not ended.done():
+            program.send(signal.SIGCONT)
+            await asyncio.sleep(0)
+        assert await ended == 7
 
 
 def test_ignored_signal_stays_ignored(quiet_run, python, tmp_path):

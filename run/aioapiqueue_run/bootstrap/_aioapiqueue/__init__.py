@@ -145,12 +145,22 @@ class HubWire:
         self.sock.sendall(self.take_greeting() + message, self.flags)
 
 
+def _image() -> str:
+    """Return the addresses of code and stack: new ones after each `exec`, but not after a fork."""
+    try:
+        with open("/proc/self/stat", "rb", buffering=0) as file:
+            return b" ".join(file.read().rpartition(b")")[2].split()[23:26]).decode()
+    except OSError:  # only Linux has it
+        return ""
+
+
 class _ThisProcess:
     """The state of this process, which children that it forks do not share."""
 
     def __init__(self) -> None:
         self.botocore = ""
         self.forked = False
+        self._image = _image()
         self.make_calls: Callable[[], Any] | None = None
         """Makes the state of the process's calls, once they are paced."""
         self._begin()
@@ -187,6 +197,7 @@ class _ThisProcess:
                 executable=(sys.executable or "")[:1024],  # the protocol's longest
                 python=".".join(map(str, sys.version_info[:3])),
                 forked=self.forked,
+                image=self._image,
             )
         except OSError:
             self._presence = None  # not raised here: only calls may fail, and they will

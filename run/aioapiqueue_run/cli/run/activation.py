@@ -2,11 +2,11 @@
 
 A hello is valid for the program that a process executed when it sent it. After an `exec` it is
 not: a launcher that sends a hello and then becomes another Python without the bootstrap is one of
-the silent failures that this module looks for. So the *image* of each process with a hello is
-noted. A forked child has the image of its parent, and a program started by `exec` has a new one.
+the silent failures that this module looks for. So each hello contains the *image* of its process. A
+forked child has the image of its parent, and a program started by `exec` has a new one.
 
-The hub's records are checked ten times a second. All processes of the machine are checked up to
-five times a second, to find children that send nothing at all.
+Up to five times a second, all processes of the machine are checked. A Python is not paced if it has
+sent no hello within the grace period, or until its end, if that is sooner.
 """
 
 from __future__ import annotations
@@ -20,40 +20,21 @@ from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from aioapiqueue_run.cli.run.launch import harmful_option
-from aioapiqueue_run.cli.run.processes import (
-    HAS_PROC,
-    arguments,
-    command_line,
-    descendants,
-    is_python,
-    look,
-)
+from aioapiqueue_run.cli.run.processes import command_line, descendants, is_python
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
-    from aioapiqueue_run.cli.run.processes import Image, Running
+    from aioapiqueue_run.cli.run.processes import Running
     from aioapiqueue_run.hub import Process
 
 __all__ = ["Activation", "Inactive", "Why"]
 
 _LONGEST_PASS_SECONDS = 2.0  # between two checks; if it took longer, we were suspended (Ctrl-Z)
-_LOOK_SECONDS = 0.1  # from one check of the hub's records to the next
-_SCAN_SECONDS = 0.2  # from one check of all processes of the machine to the next, at least
+_LOOK_SECONDS = 0.2  # from one check to the next, at least
 _SCAN_SHARE = 0.02  # of a core, at most, on a machine with many processes
-# An interpreter imports sitecustomize within 50 ms of CPU time, however busy the machine is. So one
-# that has used much more CPU time never will, unless .pth files in its site-packages take long.
-# That is what a longer --grace is for.
-_CPU_SECONDS = 1.0
-_CPU_SHARE = 0.1  # of the grace
-# With an option that prevents the hello, waiting for it is useless. But small helpers, which call
-# no API, may end within this time, and need no message.
-_HELPER_SECONDS = 0.9
 # A process that ended sooner, without a hello, has hardly had the time to import botocore.
 _SHORTEST_SECONDS = 0.3
-_KEPT_SECONDS = 300.0  # an image is forgotten after no process has executed it for this time
-_NOT_YET_PYTHON_SECONDS = 15.0  # programs that embed Python may load it some time after the start
 
 
 class Why(enum.Enum):
@@ -86,38 +67,17 @@ class Inactive:
 
 @dataclasses.dataclass
 class _Silent:
-    """A process that has sent no hello for the program that it executes.
+    """A Python that has sent no hello for the program that it executes.
 
     Attributes:
-        running: the process when it was first seen.
-        hello: the latest hello of its process id at that time.
-        at: that time, in seconds on the activation's clock.
-        wall: that time as `time.time()`.
-        last: when it was last seen.
-        python: whether it executes Python.
         command: the command line.
+        first: when it was first seen, in seconds on the activation's clock.
+        last: when it was last seen.
     """
 
-    running: Running
-    hello: Process | None
-    at: float
-    wall: float = dataclasses.field(default_factory=time.time)
-    last: float = 0.0
-    python: bool = False
-    command: str = ""
-
-    def sent(self, hello: Process) -> bool:
-        """Return whether a hello came from this process, not from an earlier one with its id."""
-        return hello.started >= self.running.began - 1
-
-    @property
-    def why(self) -> Why:
-        hello = self.hello
-        # A forked process that then executes a program (`subprocess` with `preexec_fn`) has sent a
-        # hello as a fork. It is no launcher, but a child like any other.
-        if hello is None or hello.forked or hello.exited or not self.sent(hello):
-            return Why.NEVER
-        return Why.EXEC
+    command: str
+    first: float
+    last: float
 
 
 class Activation:
@@ -139,10 +99,7 @@ class Activation:
         self._grace = grace
         self._now = 0.0  # seconds, without those in which we were suspended
         self._scan_at = 0.0
-        self._ended_at: float | None = None  # when we saw that the program's connection had closed
-        self._images: dict[Image, float] = {}  # of processes with a hello; when last seen
-        self._looked_at: dict[int, float] = {}  # by pid, the hello for which the image was noted
-        self._silent: dict[tuple[int, int, Image], _Silent] = {}
+        self._silent: dict[Running, _Silent] = {}
         self._family: dict[int, int | None] = {program: None}
         self._found: deque[Inactive] = deque()
         self._reported: set[tuple[str, Why]] = set()
@@ -155,32 +112,29 @@ class Activation:
         """
         before = time.monotonic()
         while not self._found:
-            await asyncio.sleep(_LOOK_SECONDS / 2)
-            new = self._new_images()
-            await asyncio.sleep(_LOOK_SECONDS / 2)
+            await asyncio.sleep(_LOOK_SECONDS)
             now = time.monotonic()
             self._now += min(now - before, _LONGEST_PASS_SECONDS)
             before = now
-            for pid, hello, image in new:
-                # An `exec` closes the connection. If it had happened before the image was read, the
-                # hub would know by now, half a period later. So this is the image of the hello.
-                if hello.ended is None:
-                    self._looked_at[pid] = hello.started
-                    self._images[image] = self._now
-            self._check_program()
             self._read_reports()
-            if self._now >= self._scan_at and not self._found:
+            # Without /proc, nothing else is checked.
+            if self._python and self._now > self._grace and self._program not in self._hellos:
+                self._report(self._program, Why.NEVER)
+            if self._now >= self._scan_at:
                 # In a thread, because the hub releases calls on this loop meanwhile.
-                running, cost = await anyio.to_thread.run_sync(_scan, self._family)
-                pause = max(_SCAN_SECONDS, cost / _SCAN_SHARE)
-                self._scan_at = self._now + pause - _LOOK_SECONDS / 2
-                self._check_family(running)
+                family, silent, cost = await anyio.to_thread.run_sync(
+                    _scan, self._family, self._paced()
+                )
+                self._scan_at = self._now + cost / _SCAN_SHARE
+                # The processes found now are the roots of the next search, so that a child stays in
+                # the family when its parent ends.
+                self._family = {self._program: None} | {one.pid: one.start for one in family}
+                self._check(silent)
         return self._found.popleft()
 
     def conclude(self) -> list[Inactive]:
         """Return the Pythons that ended unpaced and unreported, after the program has ended."""
-        for silent in self._silent.values():
-            self._check_ended(silent)
+        self._check_ended(list(self._silent))
         self._read_reports()
         found = list(self._found)
         self._found.clear()
@@ -190,29 +144,13 @@ class Activation:
         """Return the program and its descendants, including orphans."""
         return descendants(self._family)
 
-    def _new_images(self) -> list[tuple[int, Process, Image]]:
-        """Return the images of connected processes whose hello is new."""
-        return [
-            (pid, hello, running.image)
-            for pid, hello in self._hellos.items()
-            if hello.ended is None
-            and self._looked_at.get(pid) != hello.started
-            and (running := look(pid)) is not None
-            and running.image is not None
-        ]
-
-    def _check_program(self) -> None:
-        """Check the program without /proc: it has sent no hello, or none after an `exec`."""
-        hello = self._hellos.get(self._program)
-        if hello is None:
-            if self._python and self._now > self._grace:
-                self._report(self._program, Why.NEVER)
-        elif HAS_PROC or hello.ended is None or hello.exited:
-            self._ended_at = None
-        elif self._ended_at is None:
-            self._ended_at = self._now
-        elif self._now - self._ended_at > self._grace:
-            self._report(self._program, Why.EXEC)
+    def _paced(self) -> set[str | int]:
+        """Return the images of all hellos, and the ids of the processes that are connected now."""
+        # Daemons close their connection, like all files, and keep their image. On the other hand, a
+        # process without /proc sends no image.
+        hellos = self._hellos.items()
+        connected = {pid for pid, hello in hellos if hello.ended is None}
+        return connected | {hello.image for _, hello in hellos}
 
     def _read_reports(self) -> None:
         """Find processes that report that their calls are not paced, or were not for a while."""
@@ -225,54 +163,30 @@ class Activation:
                     command = command_line(pid) or hello.executable
                     self._report(pid, why, command, hello.unhooked or "")
 
-    def _check_family(self, family: Iterable[Running]) -> None:
-        """Find Pythons that sent no hello and were not forked from one that did."""
-        # The processes found now are the roots of the next search, so that a child stays in the
-        # family when its parent ends.
-        self._family = {self._program: None} | {one.pid: one.start for one in family}
-        before, self._silent = self._silent, {}
-        for process in family:
-            hello = self._hellos.get(process.pid)
-            if process.image in self._images:
-                self._images[process.image] = self._now
-            elif process.image is not None and (hello is None or hello.ended is not None):
-                key = process.pid, process.start, process.image
-                silent = before.pop(key, None) or _Silent(process, hello, self._now)
-                self._silent[key] = silent
-                silent.last = self._now
-                if self._is_late(silent, process):
-                    self._report(process.pid, silent.why, silent.command)
-        for silent in before.values():
-            if silent.running.image not in self._images:
-                self._check_ended(silent)
-        oldest = self._now - _KEPT_SECONDS
-        self._images = {image: at for image, at in self._images.items() if at >= oldest}
+    def _check(self, silent: Mapping[Running, str]) -> None:
+        """Find Pythons whose hello is overdue, and those that ended without one."""
+        for process, command in silent.items():
+            one = self._silent.setdefault(process, _Silent(command, self._now, self._now))
+            one.last = self._now
+            if one.last - one.first > self._grace:
+                self._report_silent(process, one)
+        # The program's own end is noticed in any case, and there is nothing to stop after it.
+        gone = self._silent.keys() - silent.keys()
+        self._check_ended([one for one in gone if one.pid != self._program])
 
-    def _is_late(self, silent: _Silent, process: Running) -> bool:
-        """Return whether this is a Python whose hello is overdue."""
-        age, cpu = silent.last - silent.at, process.cpu - silent.running.cpu
-        if not silent.python and age < _NOT_YET_PYTHON_SECONDS:
-            silent.python = is_python(process.pid)
-            silent.command = command_line(process.pid)
-        if not silent.python:
-            return False
-        if age > self._grace or cpu > max(_CPU_SECONDS, _CPU_SHARE * self._grace):
-            return True
-        return age > _HELPER_SECONDS and harmful_option(arguments(process.pid)) is not None
+    def _check_ended(self, processes: Iterable[Running]) -> None:
+        paced = self._paced()
+        for process in processes:
+            one = self._silent.pop(process)
+            if one.last - one.first >= _SHORTEST_SECONDS and not _is_paced(process, paced):
+                self._report_silent(process, one)
 
-    def _check_ended(self, silent: _Silent) -> None:
-        """Find Pythons that ended, or executed another program, without a hello."""
-        hello = self._hellos.get(silent.running.pid)
-        if (
-            hello is not None
-            and silent.sent(hello)
-            and (hello.exited or hello.ended is None or hello.ended >= silent.wall)
-        ):
-            return
-        # A launcher replaces itself with the program proper, which counts however short it ran.
-        shortest = 0.0 if silent.why is Why.EXEC else _SHORTEST_SECONDS
-        if silent.python and silent.last - silent.at >= shortest:
-            self._report(silent.running.pid, silent.why, silent.command)
+    def _report_silent(self, process: Running, silent: _Silent) -> None:
+        hello = self._hellos.get(process.pid)
+        # A forked process that then executes a program (`subprocess` with `preexec_fn`) has sent a
+        # hello as a fork. It is no launcher, but a child like any other.
+        never = hello is None or hello.forked or hello.exited
+        self._report(process.pid, Why.NEVER if never else Why.EXEC, silent.command)
 
     def _report(self, pid: int, why: Why, command: str = "", detail: str = "") -> None:
         command = command or command_line(pid)
@@ -281,7 +195,22 @@ class Activation:
             self._found.append(Inactive(pid, command, why, pid == self._program, detail))
 
 
-def _scan(family: Mapping[int, int | None]) -> tuple[list[Running], float]:
-    """Return the processes of a program, and the CPU time of the search in seconds."""
+def _is_paced(process: Running, paced: Container[str | int]) -> bool:
+    return process.image in paced or process.pid in paced
+
+
+def _scan(
+    roots: Mapping[int, int | None], paced: Container[str | int]
+) -> tuple[list[Running], dict[Running, str], float]:
+    """Return the processes of a program, and the command lines of Pythons that are not paced.
+
+    And the CPU time of the search, in seconds.
+    """
     began = time.thread_time()
-    return descendants(family), time.thread_time() - began
+    family = descendants(roots)
+    silent = {
+        one: command_line(one.pid)
+        for one in family
+        if not _is_paced(one, paced) and is_python(one.pid)
+    }
+    return family, silent, time.thread_time() - began

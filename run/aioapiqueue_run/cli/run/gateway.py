@@ -18,8 +18,7 @@ from aioapiqueue_run.cli.console import wrapped
 from aioapiqueue_run.cli.run.errors import NotStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from aioapiqueue.registry import Registry
     from aioapiqueue_run.cli.run.launch import Launch
@@ -57,7 +56,7 @@ async def _check_isolation() -> None:
 
 
 class Gateway:
-    """The process of a gateway: an async context manager, in which it runs.
+    """The process of a gateway.
 
     Args:
         hub: the path of the hub's socket.
@@ -65,9 +64,6 @@ class Gateway:
         registry: the limits.
         isolate: whether the program is isolated.
         intercepts_all: whether to intercept all hosts of AWS, not only those with a limit.
-
-    Raises:
-        NotStarted: the gateway does not start; the error says why.
     """
 
     def __init__(
@@ -95,7 +91,13 @@ class Gateway:
         self.counts: dict[str, Any] | None = None
         """The counts of the gateway, after it has ended normally."""
 
-    async def __aenter__(self) -> Self:
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[Self]:
+        """Start the gateway, and end it afterwards.
+
+        Raises:
+            NotStarted: it does not start; the error says why.
+        """
         if self._isolate:
             await _check_isolation()
         # -P: without the current directory, where a module may have the name of one of ours. In a
@@ -112,18 +114,9 @@ class Gateway:
         self._stdout = cast("asyncio.StreamReader", self._process.stdout)
         try:
             await self._start()
-        except BaseException:  # cancelled, too
+            yield self
+        finally:
             await self.end()
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.end()
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the environment variables to add to `environ`, or to replace there."""
@@ -150,13 +143,14 @@ class Gateway:
 
     async def broken(self) -> str:
         """Wait until the gateway ends unexpectedly; return why."""
+        # Another process could then listen at its port, and would get the run's password.
         await self._process.wait()
-        return f"the local proxy has ended: {self._last_words()}"
+        return f"the local proxy has ended: {self._why()}"
 
     @property
     def fault(self) -> str:
         """The last error that the gateway survived; "" if there was none."""
-        return self._last_words(default="") if self.counts is not None else ""
+        return self._last_words() if self.counts is not None else ""
 
     async def end(self) -> None:
         """End the gateway, and note its counts. Cancelling this kills it."""
@@ -184,21 +178,23 @@ class Gateway:
                 line = await self._stdout.readline()
         ready = json.loads(line or b"{}")
         if hosts := ready.get("forbidden"):
-            await self.end()
             raise NotStarted(wrapped(_OUT_OF_REACH.format(hosts=" and ".join(hosts))))
         if "port" not in ready:
             await self.end()
             why = (
-                f"the local proxy cannot start: {self._last_words()}; nothing was started. To run "
+                f"the local proxy cannot start: {self._why()}; nothing was started. To run "
                 "without it: --no-any"
             )
             raise NotStarted(wrapped(why))
         self._ready = ready
 
-    def _last_words(self, default: str | None = None) -> str:
+    def _why(self) -> str:
+        """Return why it has ended."""
+        return self._last_words() or f"exit code {self._process.returncode}"
+
+    def _last_words(self) -> str:
         """Return the last line of its log: a message, or the end of a traceback."""
-        lines: list[str] = []
-        with contextlib.suppress(OSError):  # a clean-up of /tmp has removed the folder
-            lines = self._log.read_text("utf-8", "replace").strip().splitlines()
-        usual = f"exit code {self._process.returncode}" if default is None else default
-        return lines[-1] if lines else usual
+        try:
+            return self._log.read_text("utf-8", "replace").strip().rpartition("\n")[2]
+        except OSError:  # a clean-up of /tmp has removed the folder
+            return ""

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue_run.cli.run.json_report import recorded_queues
-from aioapiqueue_run.cli.run.launch import is_python_name, split_option, takes_next
+from aioapiqueue_run.cli.run.launch import is_python_name, python_options
 from aioapiqueue_run.cli.run.report import remarks
 
 if TYPE_CHECKING:
@@ -73,20 +73,8 @@ def program_name(command: Sequence[str]) -> str:
     name = PurePath(command[0]).name
     if not is_python_name(name):
         return name
-    arguments = iter(command[1:])
-    for argument in arguments:
-        if argument == "-":
-            break
-        if not argument.startswith("-"):
-            return f"{name} {PurePath(argument).name}"
-        _, option, value = split_option(argument)
-        if option == "c":
-            break
-        if takes_next(argument):
-            value = next(arguments, "")
-        if option == "m":
-            return f"{name} -m {value}".rstrip()
-    return name
+    _, runs = python_options(command)
+    return f"{name} {runs if runs.startswith('-m ') else PurePath(runs).name}".rstrip()
 
 
 def _facts(

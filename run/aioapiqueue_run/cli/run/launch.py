@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import shutil
+from getopt import GetoptError, getopt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,31 +25,12 @@ from aioapiqueue_run.cli.run.errors import ExitCode, NotStarted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = [
-    "Launch",
-    "examine",
-    "harmful_option",
-    "is_python_name",
-    "split_option",
-    "takes_next",
-]
+__all__ = ["Launch", "examine", "is_python_name", "python_options"]
 
-_PYTHON = re.compile(
-    r"(?i)(?:python|pypy)w?(?:[0-9][0-9.]*t?d?)?(?:-?(?:dbg|intel64|debug))?(?:\.exe)?"
-)
-_NEEDED = {"PYTHONPATH", "AIOAPIQUEUE_HUB"}
-_REASONS = {
-    "I": "-I makes Python ignore PYTHONPATH",
-    "E": "-E makes Python ignore PYTHONPATH",
-    "S": "-S makes Python skip sitecustomize",
-}
-_ENV_OPTIONS = {
-    "--ignore-environment": "-i",
-    "--unset": "-u",
-    "--chdir": "-C",
-    "--split-string": "-S",
-    "-": "-i",
-}
+_PYTHON = re.compile(r"(?i)(?:python|pypy)w?[0-9.]*t?d?(?:-?(?:dbg|debug|intel64))?")
+_OPTIONS = re.compile("-(?!-)([^cmWX]*)([cmWX]?)(.*)", re.DOTALL)  # the four take a value
+_HARMFUL = "IES"  # the first two make Python ignore PYTHONPATH, the last one sitecustomize
+_ENV_OPTIONS = ["ignore-environment", "unset=", "chdir=", "split-string=", "null", "debug"]
 # Launchers that prevent the bootstrap from loading, tested with their releases of November 2026.
 _LAUNCHERS = {"opentelemetry-instrument"}
 _SHELLS = {"sh", "bash", "dash"}
@@ -113,13 +95,10 @@ def examine(command: Sequence[str], *, any_: bool = False, isolate: bool = False
         raise NotStarted(text, code=ExitCode.NOT_FOUND)
     try:
         python = _leads_to_python([path, *command[1:]])
-    except _NoEnvironmentError:
+    except NotStarted as error:
         # Without its variables, a program does not find the gateway either, unless it is isolated.
-        if not isolate:
-            raise
-        python = False
-    except NotStarted:
-        if not (any_ or isolate):
+        needs_isolation = isinstance(error, _NoEnvironmentError)
+        if not (isolate or (any_ and not needs_isolation)):
             raise
         python = False
     return Launch(path, name, python=python)
@@ -139,61 +118,47 @@ def _leads_to_python(argv: Sequence[str]) -> bool:
                 f"  {base} aioapiqueue run ... -- COMMAND"
             )
         if is_python_name(base):
-            if option := harmful_option(argv):
-                argument, letter = option
-                harmless = " (-s and -P are fine)." if letter in "IE" else "."
-                raise NotStarted(
-                    f"{base} {printable(argument + where)}: {_REASONS[letter]}, so it cannot "
-                    f"be paced; nothing was started. Remove -{letter}{harmless}"
-                )
+            for letter in python_options(argv)[0]:
+                if letter in _HARMFUL:
+                    raise NotStarted(
+                        f"{base} -{letter}{where} cannot be paced; nothing was started. Remove "
+                        f"-{letter} (-s and -P are fine)."
+                    )
             return True
         if base == "env":
             argv = _after_env(argv, where)
         else:
-            argv, where = _shebang(argv[0]), f" in the shebang of {argv[0]}"
+            argv, where = _shebang(argv[0]), f" in the shebang of {printable(argv[0])}"
     return False
 
 
-def split_option(argument: str, with_value: str = "cmWX") -> tuple[str, str, str]:
-    """Split an argument that consists of one-letter options.
-
-    Args:
-        argument: the argument, such as "-sE" or "-uWignore". Any other has no letters.
-        with_value: the letters of options that take a value. Default: those of Python.
-
-    Returns:
-        The letters without a value, the letter with a value ("" if there is none), and the value
-        ("" if it is in the next argument).
-    """
-    pattern = rf"-(?!-)([^{with_value}]*)(?:([{with_value}])(.*))?"
-    found = re.fullmatch(pattern, argument, re.DOTALL)
-    letters, last, value = found.groups("") if found else ("", "", "")
-    return letters, last, value
-
-
-def takes_next(argument: str) -> bool:
-    """Return whether the next argument is the value of this option of Python."""
-    _, last, value = split_option(argument)
-    return (bool(last) and not value) or argument == "--check-hash-based-pycs"
-
-
-def harmful_option(argv: Sequence[str]) -> tuple[str, str] | None:
-    """Return the first argument of an interpreter that contains -I, -E or -S, and that letter.
+def python_options(argv: Sequence[str]) -> tuple[str, str]:
+    """Read the options of an interpreter.
 
     Args:
         argv: the interpreter and its arguments. Those after the script's name are the script's.
+
+    Returns:
+        The letters of the options without a value; and the script, or "-m MODULE", or "" if it
+        executes other code.
     """
-    arguments = iter(argv[1:])
-    for argument in arguments:
-        letters, last, _ = split_option(argument)
-        for letter in letters:
-            if letter in _REASONS:
-                return argument, letter
-        if last in {"c", "m"} or argument in {"-", "--"} or not argument.startswith("-"):
-            return None  # further arguments are for the program
-        if takes_next(argument):
-            next(arguments, None)
-    return None
+    letters = ""
+    words = iter(argv[1:])
+    for word in words:
+        if not word.startswith("-"):
+            return letters, word
+        if word in {"-", "--"}:
+            break
+        if word == "--check-hash-based-pycs":
+            next(words, None)
+        elif found := _OPTIONS.fullmatch(word):
+            letters += found[1]
+            value = found[3] or (next(words, "") if found[2] else "")
+            if found[2] == "m":
+                return letters, f"-m {value}"
+            if found[2] == "c":
+                break
+    return letters, ""
 
 
 def _shebang(path: str) -> list[str]:
@@ -217,29 +182,24 @@ def _shebang(path: str) -> list[str]:
 
 def _after_env(argv: Sequence[str], where: str) -> list[str]:
     """Return the command that `env` executes; refuse an `env` that removes our variables."""
-    rest = list(argv[1:])
-    while rest:
-        word = rest.pop(0)
-        name, equals, value = word.partition("=")
-        if name in _ENV_OPTIONS:
-            word = _ENV_OPTIONS[name] + value
-        elif not word.startswith("-") and not equals:
-            return [shutil.which(word) or word, *rest]
-        letters, last, value = split_option(word, "uCS")
-        if last and not value and rest:
-            value = rest.pop(0)
-        if last == "S":
-            rest[:0] = _split(value)
-        # Set to another value (NAME=value), a variable is lost as well.
-        removed = value if last == "u" else name
-        all_removed = "i" in letters and not letters.strip("iv0")
-        if all_removed or removed in _NEEDED:
-            what = "all variables" if all_removed else removed
-            raise _NoEnvironmentError(
-                f"env{where} removes {what}, so the program cannot be paced; nothing was started. "
-                "Put env first: env ... aioapiqueue run ... -- COMMAND."
-            )
-    return []
+    try:
+        options, words = getopt([*argv[1:]], "iu:C:S:v0", _ENV_OPTIONS)
+    except GetoptError:
+        return []
+    removed = {value for name, value in options if name in {"-u", "--unset"}}
+    while words and "=" in words[0]:
+        removed.add(words.pop(0).partition("=")[0])  # set to another value, it is lost as well
+    if any(name in {"-i", "--ignore-environment"} for name, _ in options):
+        removed = {"all variables"}
+    for name in removed & {"all variables", "PYTHONPATH", "AIOAPIQUEUE_HUB"}:
+        raise _NoEnvironmentError(
+            f"env{where} removes {name}, so the program cannot be paced; nothing was started. "
+            "Put env first: env ... aioapiqueue run ... -- COMMAND."
+        )
+    for name, value in options:
+        if name in {"-S", "--split-string"}:
+            return [argv[0], *_split(value), *words]
+    return [shutil.which(words[0]) or words[0], *words[1:]] if words else []
 
 
 def _split(string: str) -> list[str]:

@@ -30,11 +30,6 @@ _BY_KEY = ("SIGINT", "SIGQUIT", "SIGTSTP")
 _FORWARDED = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCONT", *_BY_KEY)
 
 
-def exit_code(returncode: int) -> int:
-    """Return the exit code as a shell has it: 128 + n if signal n ended the program."""
-    return 128 - returncode if returncode < 0 else returncode
-
-
 class Signals:
     """Forwards the signals of this process to the program: a context manager.
 
@@ -132,13 +127,18 @@ class Program:
         return self._process.pid
 
     async def wait(self) -> int:
-        """Wait for the program's end; return its exit code as a shell has it."""
-        return exit_code(await self._process.wait())
+        """Wait for the program's end; return its exit code, for signal n 128 + n as in a shell."""
+        code = await self._process.wait()
+        return 128 - code if code < 0 else code
 
     def send(self, signum: int) -> None:
         """Send a signal to the program, if it still runs."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signum)
+        # Not `Process.send_signal`: before Python 3.13, it first asks the kernel whether the
+        # program has ended. Then asyncio, which asks later, finds no such child, and takes 255 for
+        # the exit code.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signum)
 
     async def stop(self, family: Iterable[Running] = ()) -> None:
         """End the program if it still runs, and the processes of `family` with it.

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
-import signal
 import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -32,7 +30,7 @@ from aioapiqueue_run.cli.run.status_line import StatusLine
 from aioapiqueue_run.hub import Hub
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable
 
     from aioapiqueue_run.cli.run.model import RunPlan
 
@@ -57,126 +55,109 @@ async def supervise(plan: RunPlan) -> Outcome:
         NotStarted: the program could not be started.
     """
 
-    def still_running() -> None:
-        plan.log.say(
-            f"interrupted: waiting for {printable(plan.launch.name)} to end. Its calls are still "
-            "paced;\nanother Ctrl-C is also passed on to it"
-        )
-
     def failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         text = f"{context.get('message', 'error')}: {context.get('exception')!r}"
         # An error of redis-py may contain the password.
         plan.log.say(plan.shared.address.scrubbed(text) if plan.shared else text)
 
     asyncio.get_running_loop().set_exception_handler(failed)
-    estimate = PacedEstimate(plan.registry) if plan.dry_run else None
-    recorder = RunRecorder(estimate, registry=plan.registry, changes=plan.changes)
-    outcome = Outcome(recorder=recorder)
     line = StatusLine(2)
+    run = _Run(plan, line)
     # Signals are outermost: one that arrives during the clean-up must not interrupt it.
-    with Signals(suspend=line.leave, still_running=still_running) as signals:
+    with Signals(suspend=line.leave, still_running=run.say_still_running) as signals:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(line.leave)
-            opened = await _open(plan, outcome.recorder, stack)
+            await run.open(stack)
             if signals.early is not None:
                 raise NotStarted(
                     f"ended by a signal before {printable(plan.launch.name)} was started",
                     code=128 + signals.early,
                 )
-            outcome.recorder.begin(time.monotonic())  # the time until here is not the program's
-            launch, command = plan.launch, plan.command
-            if opened.gateway is not None:
-                launch, command = opened.gateway.command(launch, command)
-            program = await Program.start(launch, command, opened.environment)
-            await _Run(plan, opened, program, outcome, line).to_its_end(signals)
-    return outcome
+            await run.to_its_end(signals)
+    return run.outcome
 
 
-class _OpenHub(NamedTuple):
-    """The hub of a run, and what the program needs to reach it.
+class _Run:
+    """One run: its hub, its gateway and its program, and the tasks that supervise them."""
 
-    Attributes:
-        hub: the hub.
-        socket: the device and inode of the hub's socket.
-        environment: the environment of the program.
-        gateway: the gateway; None without one.
-    """
+    _hub: Hub
+    _socket: tuple[int, int]
+    """The device and inode of the hub's socket."""
+    _environment: dict[str, str]
+    """The environment of the program."""
+    _program: Program
+    _activation: Activation
 
-    hub: Hub
-    socket: tuple[int, int]
-    environment: dict[str, str]
-    gateway: Gateway | None
+    def __init__(self, plan: RunPlan, line: StatusLine) -> None:
+        self._plan = plan
+        self._line = line
+        self._gateway: Gateway | None = None
+        estimate = PacedEstimate(plan.registry) if plan.dry_run else None
+        self.outcome = Outcome(
+            recorder=RunRecorder(estimate, registry=plan.registry, changes=plan.changes)
+        )
 
+    def say_still_running(self) -> None:
+        """Explain why the program has not ended after Ctrl-C."""
+        self._plan.log.say(
+            f"interrupted: waiting for {printable(self._plan.launch.name)} to end. Its calls are "
+            "still paced;\nanother Ctrl-C is also passed on to it"
+        )
 
-async def _open(plan: RunPlan, recorder: RunRecorder, stack: contextlib.AsyncExitStack) -> _OpenHub:
-    """Open the hub and the gateway, until the stack is closed."""
-    if plan.shared is not None and not plan.dry_run:
-        await stack.enter_async_context(plan.shared.open(plan.registry, plan.log.say))
-    if plan.on_host is not None:
-        await stack.enter_async_context(plan.on_host.open(plan.log.say))
-    # Closed in the opposite order: first the gateway and the hub, so that no call starts any more,
-    # then the queues, and last the server that they use.
-    stack.push_async_callback(plan.registry.aclose, drain=False)
-    try:
-        directory = stack.enter_context(_directory())
-        hub = Hub(plan.registry, directory=directory, count_only=plan.dry_run, watcher=recorder)
-        await stack.enter_async_context(hub)
-        # The program must not get the password of the shared server, nor secrets of another run.
-        unwanted = {SHARED_VARIABLE, "AIOAPIQUEUE_MARK", "AIOAPIQUEUE_GATEWAY"}
-        kept = {name: os.environ[name] for name in os.environ if name not in unwanted}
-        environment, gateway = kept | hub.environment, None
-        if plan.gateway:
-            gateway = await stack.enter_async_context(
-                Gateway(
+    async def open(self, stack: contextlib.AsyncExitStack) -> None:
+        """Open the hub and the gateway, until the stack is closed."""
+        plan = self._plan
+        if plan.shared is not None and not plan.dry_run:
+            await stack.enter_async_context(plan.shared.open(plan.registry, plan.log.say))
+        if plan.on_host is not None:
+            await stack.enter_async_context(plan.on_host.open(plan.log.say))
+        # Closed in the opposite order: first the gateway and the hub, so that no call starts any
+        # more, then the queues, and last the server that they use.
+        stack.push_async_callback(plan.registry.aclose, drain=False)
+        try:
+            directory = Path(stack.enter_context(_directory()))
+            watcher = self.outcome.recorder
+            hub = Hub(plan.registry, directory=directory, count_only=plan.dry_run, watcher=watcher)
+            self._hub = await stack.enter_async_context(hub)
+            self._socket = _identity(hub.path)
+            # The program must not get the password of the shared server, nor secrets of another
+            # run.
+            unwanted = {SHARED_VARIABLE, "AIOAPIQUEUE_MARK", "AIOAPIQUEUE_GATEWAY"}
+            kept = {name: os.environ[name] for name in os.environ if name not in unwanted}
+            self._environment = kept | hub.environment
+            if plan.gateway:
+                gateway = Gateway(
                     hub.path,
                     directory,
                     plan.registry,
                     isolate=plan.isolate,
                     intercepts_all=plan.counts_all,
                 )
-            )
-            environment |= gateway.environment(kept)
-        return _OpenHub(hub, _identity(hub.path), environment, gateway)
-    except (OSError, RuntimeError, ValueError) as error:
-        why = f"the hub, which paces calls, cannot start: {error}; nothing was started"
-        raise NotStarted(wrapped(why)) from None
-
-
-class _Run:
-    """A running program, and the tasks that supervise it."""
-
-    def __init__(
-        self, plan: RunPlan, opened: _OpenHub, program: Program, outcome: Outcome, line: StatusLine
-    ) -> None:
-        self._plan = plan
-        self._hub = opened.hub
-        self._socket = opened.socket
-        self._gateway = opened.gateway
-        self._program = program
-        self._outcome = outcome
-        self._line = line
-        self._progress = Progress(plan, self._hub)
-        self._activation = Activation(
-            program.pid, self._hub.processes, python=plan.launch.python, grace=plan.grace
-        )
+                self._gateway = await stack.enter_async_context(gateway.open())
+                self._environment |= gateway.environment(kept)
+        except (OSError, RuntimeError, ValueError) as error:
+            why = f"the hub, which paces calls, cannot start: {error}; nothing was started"
+            raise NotStarted(wrapped(why)) from None
 
     async def to_its_end(self, signals: Signals) -> None:
-        """Wait for the program's end, and note the outcome."""
-        outcome = self._outcome
+        """Start the program, wait for its end, and note the outcome.
+
+        Raises:
+            NotStarted: the program could not be started.
+        """
+        plan, outcome = self._plan, self.outcome
+        outcome.recorder.begin(time.monotonic())  # the time until here is not the program's
+        launch, command = plan.launch, plan.command
+        if self._gateway is not None:
+            launch, command = self._gateway.command(launch, command)
+        self._program = await Program.start(launch, command, self._environment)
+        self._activation = Activation(
+            self._program.pid, self._hub.processes, python=plan.launch.python, grace=plan.grace
+        )
         try:
             # First within the `try`: a signal that arrived before may stop the program at once.
             signals.pass_to(self._program)
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._watch_activation)
-                group.start_soon(self._watch_hub)
-                if self._gateway is not None:
-                    group.start_soon(self._watch_gateway, self._gateway)
-                if self._plan.live:
-                    group.start_soon(self._show)
-                if self._plan.each_minute:
-                    group.start_soon(self._report_each_minute)
-                await self._program.wait()
-                group.cancel_scope.cancel()
+            await self._watch()
             await self._last_messages()
             if outcome.stopped is None:
                 outcome.inactive += self._activation.conclude()
@@ -192,17 +173,32 @@ class _Run:
         outcome.seconds = now - outcome.recorder.series.began
         if outcome.recorder.estimate is not None:
             outcome.paced_seconds = outcome.recorder.estimate.seconds(now)
-        outcome.figures = judged(self._hub.figures, self._plan.registry)
+        outcome.figures = judged(self._hub.figures, plan.registry)
         outcome.buckets = self._hub.buckets
-        if self._plan.shared is not None and not self._plan.dry_run:
-            outcome.shared = self._plan.shared.as_json()
-        if self._plan.on_host is not None:
-            outcome.on_host = self._plan.on_host.as_json()
-            outcome.shared_with = self._plan.on_host.shared_with
+        if plan.shared is not None and not plan.dry_run:
+            outcome.shared = plan.shared.as_json()
+        if plan.on_host is not None:
+            outcome.on_host = plan.on_host.as_json()
+            outcome.shared_with = plan.on_host.shared_with
         outcome.processes = list(self._hub.processes.values())
 
+    async def _watch(self) -> None:
+        """Wait for the program's end; show its progress, and end it if it is not paced."""
+        progress = Progress(self._plan, self._hub)
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._watch_activation)
+            group.start_soon(self._stop_after, self._hub_lost)
+            if self._gateway is not None:
+                group.start_soon(self._stop_after, self._gateway.broken)
+            if self._plan.live:
+                group.start_soon(self._show, progress)
+            if self._plan.each_minute:
+                group.start_soon(self._report_each_minute, progress)
+            await self._program.wait()
+            group.cancel_scope.cancel()
+
     async def _watch_activation(self) -> None:
-        plan, found = self._plan, self._outcome.inactive
+        plan, found = self._plan, self.outcome.inactive
         while True:
             inactive = await self._activation.next()
             found.append(inactive)
@@ -215,31 +211,27 @@ class _Run:
             if stop or len(found) <= MAX_LISTED:
                 plan.log.say(about(inactive, printable(plan.launch.name), stopped=stop))
             if stop:
-                self._outcome.stopped = ExitCode.INACTIVE
+                self.outcome.stopped = ExitCode.INACTIVE
                 await self._stop()
                 return
 
-    async def _watch_hub(self) -> None:
-        """End the program if the hub's socket is gone or replaced."""
+    async def _stop_after(self, lost: Callable[[], Awaitable[str]]) -> None:
+        """End the program after the loss of what paces it."""
+        self._fail(wrapped(f"{await lost()}; the program is stopped"))
+        await self._stop()
+
+    async def _hub_lost(self) -> str:
+        """Wait until the hub's socket is gone or replaced; return that."""
         # New processes could not be paced. Another socket at the path could admit their calls at
         # any rate.
-        socket, why = f"the hub's socket {self._hub.path}", ""
-        while not why:
+        socket = f"the hub's socket {self._hub.path}"
+        while True:
             await asyncio.sleep(_HUB_SECONDS)
             try:
                 if _identity(self._hub.path) != self._socket:
-                    why = f"{socket} was replaced"
+                    return f"{socket} was replaced"
             except OSError:
-                why = f"{socket} is gone"
-        self._fail(wrapped(f"{why}; the program is stopped"))
-        await self._stop()
-
-    async def _watch_gateway(self, gateway: Gateway) -> None:
-        """End the program if the gateway has ended."""
-        why = await gateway.broken()
-        # Another process could now listen at its port, and would get the run's password.
-        self._fail(wrapped(f"{why}; the program is stopped"))
-        await self._stop()
+                return f"{socket} is gone"
 
     async def _end_gateway(self) -> None:
         """End the gateway, if there is one, and note its counts."""
@@ -247,7 +239,7 @@ class _Run:
         if gateway is None:
             return
         await gateway.end()
-        self._outcome.gateway = gateway.counts
+        self.outcome.gateway = gateway.counts
         if gateway.fault:
             self._plan.log.say(
                 wrapped(f"error in the local proxy, please report it: {gateway.fault}")
@@ -261,7 +253,7 @@ class _Run:
             await self._program.stop(self._activation.family())
 
     def _fail(self, why: str) -> None:
-        self._outcome.stopped = ExitCode.NO_HUB
+        self.outcome.stopped = ExitCode.NO_HUB
         self._plan.log.say(why)
 
     async def _last_messages(self) -> None:
@@ -274,26 +266,17 @@ class _Run:
                 while process is not None and process.ended is None:  # noqa: ASYNC110
                     await asyncio.sleep(_LAST_MESSAGES_SECONDS / 50)
 
-    async def _report_each_minute(self) -> None:
+    async def _report_each_minute(self, progress: Progress) -> None:
         """Write a line each minute, so that a log shows the progress of the run."""
         while True:
             await asyncio.sleep(_EACH_SECONDS)
-            self._plan.log.say(self._progress.line(WIDTH - len(PREFIX)))
+            self._plan.log.say(progress.line(WIDTH - len(PREFIX)))
 
-    async def _show(self) -> None:
-        """Show the status line, at intervals and after each change of the terminal's size."""
-
-        def draw() -> None:
-            self._line.show(self._progress.line)
-
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGWINCH, draw)
-        try:
-            while True:
-                draw()
-                await asyncio.sleep(_SHOW_SECONDS)
-        finally:
-            loop.remove_signal_handler(signal.SIGWINCH)
+    async def _show(self, progress: Progress) -> None:
+        """Show the status line, at intervals."""
+        while True:
+            self._line.show(progress.line)
+            await asyncio.sleep(_SHOW_SECONDS)
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -302,16 +285,13 @@ def _identity(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino  # unique as long as the hub listens on its socket
 
 
-@contextlib.contextmanager
-def _directory() -> Iterator[Path]:
-    """Make a private directory, whose path is short enough for a socket; remove it at the end."""
+def _directory() -> tempfile.TemporaryDirectory[str]:
+    """Make a private directory, whose path is short enough for a socket."""
     # The path must contain no links: another user who can change one could redirect the program's
     # processes to another socket.
     parent = os.path.realpath(tempfile.gettempdir())
     if len(os.fsencode(parent)) > _LONGEST_SOCKET - len("/aioapiqueue-12345678"):
-        parent = os.path.realpath("/tmp")  # noqa: S108 - mkdtemp makes it private
-    directory = Path(tempfile.mkdtemp(prefix="aioapiqueue-", dir=parent))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        parent = os.path.realpath("/tmp")  # noqa: S108 - the directory is private
+    return tempfile.TemporaryDirectory(
+        prefix="aioapiqueue-", dir=parent, ignore_cleanup_errors=True
+    )
