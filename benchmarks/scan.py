@@ -54,7 +54,7 @@ from aioapiqueue_run.demo.scan import new_client, standing_by, warm_up
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from aioapiqueue_run.demo.gate import Ec2Call
+    from aioapiqueue_run.demo.gate import Request
 
 BYSTANDER_KEY = "AKIABYSTANDER0000001"
 ATTRIBUTE = "DescribeSnapshotAttribute"
@@ -102,7 +102,7 @@ async def scan(
         )
         seconds, cpu = time.monotonic() - began, _cpu_seconds() - cpu
     findings = scanner.findings(directory)
-    own = [call for call in gate.ec2_calls if call.key == SCANNER_KEY]
+    own = [one for one in gate.of_key(SCANNER_KEY) if one.is_ec2]
     outcome = Outcome(
         scanner=scanner.name,
         way=way,
@@ -110,9 +110,9 @@ async def scan(
         command=shown,
         seconds=seconds,
         cpu_seconds=cpu,
-        ec2_calls=gate.counts[SCANNER_KEY].ec2_calls,
+        ec2_calls=len(own),
         peak=_most_in_a_second([call.arrived for call in own]),
-        throttled=gate.counts[SCANNER_KEY].throttled,
+        throttled=sum(one.is_throttled for one in own),
         answered=len(set(_answered(own))),
         reported=findings.reported,
         public_found=findings.public,
@@ -136,7 +136,7 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _answered(calls: Sequence[Ec2Call]) -> Iterator[str]:
+def _answered(calls: Sequence[Request]) -> Iterator[str]:
     for call in calls:
         if call.action == ATTRIBUTE and call.status == 200:  # noqa: PLR2004 - OK
             yield call.parameters["SnapshotId"][0]

@@ -158,16 +158,16 @@ def check(
         report.target(f"{what}snapshots reported", one.reported, least=snapshots, most=snapshots)
         report.target(f"{what}public ones found", one.public_found, least=public, most=public)
         report.target(f"{what}exit code", one.exit_code, most=0)
-    throttled = {key: gate.counts[key].throttled for key in (SCANNER_KEY, LIBRARY_KEY)}
-    report.target("calls of both scans that were throttled", throttled[SCANNER_KEY], most=0)
-    report.target("calls of the library that were throttled", throttled[LIBRARY_KEY], most=0)
-    arrived = [call for call in gate.ec2_calls if call.key == SCANNER_KEY]
+    for whose, key in (("both scans", SCANNER_KEY), ("the library", LIBRARY_KEY)):
+        throttled = sum(one.is_throttled for one in gate.of_key(key))
+        report.target(f"calls of {whose} that were throttled", throttled, most=0)
+    arrived = [one for one in gate.of_key(SCANNER_KEY) if one.is_ec2]
     counted = sum(one.counted for one in outcomes)
     report.target("EC2 calls that run did not count", len(arrived) - counted, least=0, most=0)
     asked = sorted(call.arrived for call in arrived if call.action == ATTRIBUTE)
     rate = (len(asked) - 1 - 50) / (asked[-1] - asked[0])
     report.target("of both, DescribeSnapshotAttribute a second", rate, most=1.02 * PACE)
-    mine = [call.arrived for call in gate.ec2_calls if call.key == LIBRARY_KEY]
+    mine = [one.arrived for one in gate.of_key(LIBRARY_KEY)]
     often = (len(mine) - 1) / (max(mine) - min(mine))
     report.target("of the library, calls a second", often, least=2.85, most=3.03)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import os
 from typing import TYPE_CHECKING
@@ -121,7 +120,7 @@ async def _scan(
         console.print(_introduction(plan, reached))
         ways = strategies(plan.rate, scans)
         accounts = {key: way.name for way in ways for key in (way.scanner_key, way.bystander_key)}
-        gate = ThrottlingProxy(moto.url, accounts, watch=scans.count_request, scale=plan.scale)
+        gate = ThrottlingProxy(moto.url, accounts, scale=plan.scale)
         url = await stack.enter_async_context(gate.serve())
         for way in ways:
             await way.open(stack, url, plan.workers)
@@ -134,12 +133,13 @@ async def _scan(
             group.create_task(blanket.run(plan, moto.snapshot))
             await unpaced.run(plan, moto.snapshot)
             await paced.run(plan, moto.snapshot)
-    return plan, {
-        way.name: dataclasses.replace(
-            way.figures, **dataclasses.asdict(gate.counts[way.scanner_key])
-        )
-        for way in ways
-    }
+    scans.count_requests(gate.requests)
+    for way in ways:
+        requests = gate.of_key(way.scanner_key)
+        way.figures.calls = len(requests)
+        way.figures.ec2_calls = sum(one.is_ec2 for one in requests)
+        way.figures.throttled = sum(one.is_throttled for one in requests)
+    return plan, {way.name: way.figures for way in ways}
 
 
 def _introduction(plan: ScanPlan, reached: float) -> str:

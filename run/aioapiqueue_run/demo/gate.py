@@ -9,11 +9,9 @@ actions are left out, because the demonstration calls none of these actions.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import re
 import time
-from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs
 
@@ -25,11 +23,11 @@ from yarl import URL
 from aioapiqueue.registry.spi import matches_any, published_limits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Mapping
+    from collections.abc import AsyncIterator, Collection, Mapping
 
     from multidict import CIMultiDictProxy
 
-__all__ = ["EC2_READS", "Ec2Call", "ThrottlingProxy"]
+__all__ = ["EC2_READS", "Request", "ThrottlingProxy"]
 
 _PUBLISHED = {limit.name: limit for limit in published_limits("ec2")}
 EC2_READS = _PUBLISHED["non-mutating"].rate
@@ -39,6 +37,7 @@ _CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/aws4_request")
 _NOT_FORWARDED = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
 # Enough to keep the mock busy. With more, its threads would compete for one interpreter lock.
 _CONNECTIONS_BEHIND = 16
+_THROTTLED = 503
 _REFUSAL = """\
 <?xml version="1.0" encoding="UTF-8"?>
 <Response><Errors><Error><Code>RequestLimitExceeded</Code><Message>Request limit exceeded. \
@@ -116,31 +115,35 @@ def _kind(action: str, parameters: Collection[str]) -> str:
     )
 
 
-@dataclasses.dataclass(slots=True)
-class KeyCounts:
-    """The HTTP requests of one access key: all, those to EC2, and those that were throttled."""
-
-    calls: int = 0
-    ec2_calls: int = 0
-    throttled: int = 0
-
-
-class Ec2Call(NamedTuple):
-    """One HTTP request to EC2.
+class Request(NamedTuple):
+    """One HTTP request.
 
     Attributes:
         key: the access key that signed it.
-        action: the action, such as `DescribeSnapshots`.
+        service: the service's name, such as `ec2`.
+        action: the action, such as `DescribeSnapshots`; "" if the service does not name it in a
+            form.
         parameters: the values of the form by name, as EC2's query protocol writes them.
         arrived: the time of `time.monotonic` at which it arrived.
         status: the HTTP status of the response; 503 if the proxy throttled it.
     """
 
     key: str
+    service: str
     action: str
     parameters: Mapping[str, list[str]]
     arrived: float
     status: int
+
+    @property
+    def is_ec2(self) -> bool:
+        """Whether it is a request to EC2."""
+        return self.service == "ec2"
+
+    @property
+    def is_throttled(self) -> bool:
+        """Whether the proxy throttled it."""
+        return self.is_ec2 and self.status == _THROTTLED
 
 
 class ThrottlingProxy:
@@ -149,12 +152,10 @@ class ThrottlingProxy:
     Args:
         upstream: the URL of the server behind it, without a path.
         accounts: the account of each access key; an unknown key has an account of its own.
-        watch: called with each request to EC2 after its response is known. Default: none.
         scale: the limits as a multiple of EC2's. Default: 1.
 
     Attributes:
-        counts: the requests of each access key.
-        ec2_calls: the requests to EC2, in the order of their responses.
+        requests: all requests, in the order of their responses.
     """
 
     def __init__(
@@ -162,12 +163,9 @@ class ThrottlingProxy:
         upstream: str,
         accounts: Mapping[str, str],
         *,
-        watch: Callable[[Ec2Call], None] | None = None,
         scale: float = 1.0,
     ) -> None:
-        self._watch = watch
-        self.counts: defaultdict[str, KeyCounts] = defaultdict(KeyCounts)
-        self.ec2_calls: list[Ec2Call] = []
+        self.requests: list[Request] = []
         self._upstream = upstream
         self._accounts = accounts
         self._buckets = MockBuckets(scale=scale)
@@ -198,26 +196,23 @@ class ThrottlingProxy:
         body = await request.read()
         credential = _CREDENTIAL.search(request.headers.get("Authorization", ""))
         key, region, service = credential.groups() if credential else ("", "", "")
-        counts = self.counts[key]
-        counts.calls += 1
-        if service != "ec2":
-            return await self._forward(request, body, session)
-        counts.ec2_calls += 1
         now = time.monotonic()
-        form = parse_qs(body.decode(), keep_blank_values=True)
+        form = parse_qs(body.decode(errors="replace"), keep_blank_values=True)
         action = form.get("Action", [""])[0]
         account = self._accounts.get(key, key)
-        if self._buckets.try_consume(account, region, action, form, now):
+        if service != "ec2" or self._buckets.try_consume(account, region, action, form, now):
             answer = await self._forward(request, body, session)
         else:
-            counts.throttled += 1
             text = _REFUSAL.format(account=account, action=action)
-            answer = web.Response(status=503, content_type="text/xml", charset="utf-8", text=text)
-        call = Ec2Call(key, action, form, now, answer.status)
-        self.ec2_calls.append(call)
-        if self._watch is not None:
-            self._watch(call)
+            answer = web.Response(
+                status=_THROTTLED, content_type="text/xml", charset="utf-8", text=text
+            )
+        self.requests.append(Request(key, service, action, form, now, answer.status))
         return answer
+
+    def of_key(self, key: str) -> list[Request]:
+        """Return the requests that an access key signed."""
+        return [one for one in self.requests if one.key == key]
 
     async def _forward(
         self, request: web.BaseRequest, body: bytes, session: aiohttp.ClientSession

@@ -10,11 +10,11 @@ from aioapiqueue.recording.spi import Recording, as_iso
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Event, Limit, Rate
     from aioapiqueue.recording.spi import QueueRecord
-    from aioapiqueue_run.demo.gate import Ec2Call
+    from aioapiqueue_run.demo.gate import Request
 
 __all__ = ["Scans"]
 
@@ -54,16 +54,17 @@ class Scans:
         """Return an observer of the queue of a scan."""
         return _ScanObserver(self._records, name)
 
-    def count_request(self, call: Ec2Call) -> None:
-        """Count a request to EC2 at the proxy."""
-        name = self._names.get(call.key)
-        if name is None:  # the key of a bystander
-            return
-        record = self._records[name]
-        if not record.paced:
-            record.started((), _ONE_CALL, 0.0, call.arrived)
-        if call.status == _REFUSED:
-            record.tally("throttled", (), call.arrived)
+    def count_requests(self, requests: Iterable[Request]) -> None:
+        """Count the requests that arrived at the proxy."""
+        for one in sorted(requests, key=lambda one: one.arrived):
+            name = self._names.get(one.key)
+            if name is None or not one.is_ec2:  # a bystander has a key of its own
+                continue
+            record = self._records[name]
+            if not record.paced:
+                record.started((), _ONE_CALL, 0.0, one.arrived)
+            if one.is_throttled:
+                record.tally("throttled", (), one.arrived)
 
     def as_json(self, seconds_of: Mapping[str, float]) -> dict[str, Any]:
         """Return all figures of a report except its verdict.
@@ -87,9 +88,6 @@ class Scans:
             "seconds": seconds,
             **found,
         }
-
-
-_REFUSED = 503
 
 
 def _limits_of(limit: Limit) -> Callable[[str | None], tuple[tuple[Limit, ...], bool]]:
