@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from _common import Report
+from _moto_server import Moto, forwarding_to, moto_server, public_among, warm_up
 from _scanner_programs import SCANNER_KEY, SCANNERS, Scanner, execute, variables_of
 from scan import ACCOUNT, ATTRIBUTE, SLACK
 
 from aioapiqueue.schedules.spi import HUB_DIR, HubLocation, command
 from aioapiqueue_run.demo.demonstration import isolated
-from aioapiqueue_run.demo.gate import ThrottlingProxy
-from aioapiqueue_run.demo.moto_server import Moto, moto_server, public_among
-from aioapiqueue_run.demo.scan import warm_up
+from aioapiqueue_run.demo.gate import ThrottlingServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -127,14 +126,14 @@ async def library(
 
 async def measure(
     scanner: Scanner, plan: argparse.Namespace
-) -> tuple[list[Outcome], ThrottlingProxy]:
+) -> tuple[list[Outcome], ThrottlingServer]:
     """Run two scans at once, and the library beside them."""
     environment = await asyncio.to_thread(scanner.install, plan.cache)
     directory = Path(plan.directory)
     server = moto_server(snapshots=plan.snapshots, buckets=0, users=0, program=ACCOUNT)
-    async with server as moto:
+    async with server as moto, forwarding_to(moto.url) as forward:
         await warm_up(moto.url, moto.snapshot)
-        gate = ThrottlingProxy(moto.url, dict.fromkeys((SCANNER_KEY, LIBRARY_KEY), "scanned"))
+        gate = ThrottlingServer(forward, dict.fromkeys((SCANNER_KEY, LIBRARY_KEY), "scanned"))
         async with gate.serve() as url, library(url, moto, environment, directory) as process:
             scans = (scan(scanner, number, url, environment, plan) for number in (1, 2))
             outcomes = list(await asyncio.gather(*scans))
@@ -144,7 +143,7 @@ async def measure(
 
 
 def check(
-    report: Report, outcomes: Sequence[Outcome], gate: ThrottlingProxy, snapshots: int
+    report: Report, outcomes: Sequence[Outcome], gate: ThrottlingServer, snapshots: int
 ) -> None:
     """Add the targets: nobody is throttled, and nothing is missed."""
     rows = [

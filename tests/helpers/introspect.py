@@ -1004,7 +1004,6 @@ _PLACES = {
     "seconds of each look": "aioapiqueue_run.cli.run.supervisor._EACH_SECONDS",
     "seconds of idle connections": "aioapiqueue_run.gateway.upstream._IDLE_SECONDS_OF_OTHERS",
     "seconds until a password": "aioapiqueue_run.gateway.server._PASSWORD_SECONDS",
-    "slack of a verdict": "aioapiqueue_run.demo.verdict._SLACK",
     "snapshots of a demo": "aioapiqueue_run.cli.demo._MIN_SNAPSHOTS",
 }
 """Where the library keeps what `replace` replaces."""
