@@ -994,7 +994,6 @@ _PLACES = {
     "makers of decisions": "aioapiqueue._shared.decisions._MOST_MAKERS",
     "name of a boot": "aioapiqueue._shared.host_hub.saved_states._boot",
     "names in a log": "aioapiqueue._shared.host_hub.limits_in_force._FEW",
-    "pages of a listing": "aioapiqueue_run.cli.limits.service_quotas._MAX_PAGES",
     "points of series": "aioapiqueue.recording._series._MAX_POINTS",
     "reads of a journal": "aioapiqueue._shared.host_hub.journal.Journal.rows",
     "seconds after an interruption": "aioapiqueue_run.cli.run.program._STILL_RUNNING_SECONDS",

@@ -199,8 +199,7 @@ def discover(
     `llm.bedrock`.
 
     Exits with 1 and writes nothing if Service Quotas denies access, throttles the account, cannot
-    be reached, or does not finish (within 500 pages for each service, and within --timeout). Exits
-    with 2 if an option is invalid.
+    be reached, or does not finish within --timeout. Exits with 2 if an option is invalid.
     """
     part = _share(share)
     services = [canonical(one) for one in service or SERVICES]
