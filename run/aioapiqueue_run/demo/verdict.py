@@ -146,19 +146,13 @@ def _sentences(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> Iterator[str
         )
         yield "Use more --snapshots, or run the demo again when the machine is less busy."
         return
-    if unpaced.lost:
-        yield (
-            f"Unpaced, the scan lost {unpaced.lost:,} of {plan.snapshots:,} snapshots and found "
-            f"{_count(unpaced.public_found)} of {plan.public:,} public ones; "
-            f"{_count(unpaced.bystander_failures)} of {unpaced.bystander_calls:,} bystander calls "
-            "failed."
-        )
-    else:
-        yield (
-            f"Unpaced, the scan made {unpaced.bystander_failures:,} of {unpaced.bystander_calls:,} "
-            f"bystander calls fail. {unpaced.throttled:,} of its own calls were throttled; retries "
-            "made up for them."
-        )
+    yield (
+        f"Unpaced, {unpaced.throttled:,} calls were throttled. The scan lost "
+        f"{_count(unpaced.lost)} of {plan.snapshots:,} snapshots and found "
+        f"{_count(unpaced.public_found)} of {plan.public:,} public ones; "
+        f"{_count(unpaced.bystander_failures)} of {unpaced.bystander_calls:,} bystander calls "
+        "failed."
+    )
     times = paced.ec2_seconds / (paced.ec2_calls * plan.rate.interval)
     yield (
         f"Paced, it lost {_count(paced.lost)} and found {_count(paced.public_found)} of "

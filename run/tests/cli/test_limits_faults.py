@@ -204,23 +204,6 @@ def test_a_file_is_never_written_over(discover, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["link.toml"]
 
 
-@pytest.mark.posix
-def test_partly_written_file_is_removed(discover, tmp_path):
-    """On a full disk, no half of a file is left."""
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with answering(json.dumps({"Quotas": []}).encode()) as url:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-        try:
-            ended = discover("--write", "limits.toml", AWS_ENDPOINT_URL=url)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert ended.exit_code == 1
-    assert "--write: limits.toml cannot be written: File too large" in ended.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("value", [1e-15, 0, -1, 1e13, float("inf"), float("nan"), "5", None])
 def test_values_that_are_no_rates(value):
     """What no limits.toml can have is not mapped, instead of a file that check refuses."""

@@ -73,8 +73,8 @@ def test_good_scans_are_compared():
     """If the scans differ as promised, the harm comes first, and OK last."""
     text = text_of(FOUND)
     assert text.startswith(
-        "\nUnpaced, the scan lost 110 of 320 snapshots and found 21 of 32 public ones; 5 of\n"
-        "8 bystander calls failed.\n\n"
+        "\nUnpaced, 270 calls were throttled. The scan lost 110 of 320 snapshots and found\n"
+        "21 of 32 public ones; 5 of 8 bystander calls failed.\n\n"
         "Paced, it lost none and found 32 of 32; none of 20 bystander calls failed. Its\n"
         "321 EC2 calls at 16/s took 20.1 s, 1.002 times the ideal (calls / rate).\n"
     )
@@ -135,15 +135,15 @@ def test_broken_promise_fails(paced, sentence):
     assert document["notes"][0] == f"FAILED: {sentence}"
 
 
-def test_harm_to_others_comes_first():
-    """Where retries saved the unpaced scan's own calls, the text is of those that failed."""
+def test_harm_to_others_is_harm():
+    """If retries saved the unpaced scan's own calls, its bystander's failures still count."""
     spared = dataclasses.replace(
         HARMED, errors=0, lost=0, throttled=20, public_found=32, bystander_failures=1
     )
     text = text_of(FOUND | {"unpaced": spared})
     assert text.startswith(
-        "\nUnpaced, the scan made 1 of 8 bystander calls fail. 20 of its own calls were\n"
-        "throttled; retries made up for them.\n\n"
+        "\nUnpaced, 20 calls were throttled. The scan lost none of 320 snapshots and found\n"
+        "32 of 32 public ones; 1 of 8 bystander calls failed.\n\n"
         "Paced, it lost none and found 32 of 32;"
     )
     assert text.endswith("OK: the paced scan lost nothing.")
