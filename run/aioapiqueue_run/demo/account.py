@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from aioapiqueue_run.demo.scan import snapshot_id
+from aioapiqueue_run.demo.scan import PUBLIC_ONE_IN, snapshot_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,8 @@ class MockAccount:
     """
 
     def __init__(self, plan: ScanPlan) -> None:
-        self._public = {snapshot_id(number) for number in range(plan.public)}
+        public = range(0, plan.snapshots, PUBLIC_ONE_IN)
+        self._public = {snapshot_id(number) for number in public}
         ids = map(snapshot_id, range(plan.snapshots))
         snapshots = "".join(f"<item><snapshotId>{one}</snapshotId></item>" for one in ids)
         names = [f"demo-{number}" for number in range(plan.buckets)]

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
     from aioapiqueue import ApiQueue, Rate
 
-__all__ = ["WORKERS", "ScanFigures", "ScanPlan", "Strategy", "snapshot_id"]
+__all__ = ["PUBLIC_ONE_IN", "WORKERS", "ScanFigures", "ScanPlan", "Strategy", "snapshot_id"]
 
 REGION = "us-east-1"
+PUBLIC_ONE_IN = 10
+"""Every tenth snapshot of the account is public."""
 WORKERS = 20
 """Number of concurrent EC2 calls in each scan, four times that of calls to S3 and IAM."""
 _SERVICES = ("ec2", "s3", "iam")
@@ -68,8 +70,8 @@ class ScanPlan:
 
     @property
     def public(self) -> int:
-        """Number of snapshots that all accounts may read: one in ten."""
-        return -(-self.snapshots // 10)
+        """Number of snapshots that all accounts may read."""
+        return -(-self.snapshots // PUBLIC_ONE_IN)
 
     @property
     def buckets(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from types import SimpleNamespace
 
@@ -13,7 +14,10 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from aiohttp import web
 
+from aioapiqueue import Rate
+from aioapiqueue_run.demo.account import MockAccount
 from aioapiqueue_run.demo.gate import MockBucket, MockBuckets, ThrottlingServer
+from aioapiqueue_run.demo.scan import ScanPlan, new_client
 
 ATTRIBUTE = "DescribeSnapshotAttribute"
 ATTRIBUTES = """<?xml version="1.0" encoding="UTF-8"?>
@@ -177,3 +181,30 @@ async def test_botocore_is_served_until_empty(models):
     assert gate.of_key("BYSTANDER") == [call for call in calls if call.key == "BYSTANDER"]
     assert {call.action for call in calls} == {ATTRIBUTE}
     assert all(call.parameters["SnapshotId"] == ["snap-1"] for call in calls)
+
+
+@pytest.mark.real
+async def test_account_answers_a_scan(models):
+    """Botocore reads the lists, which snapshots are public, and responses without contents."""
+    account = MockAccount(ScanPlan(snapshots=12, rate=Rate(16)))
+    async with contextlib.AsyncExitStack() as stack:
+        url = await stack.enter_async_context(ThrottlingServer(account.answer, {}).serve())
+        ec2 = await stack.enter_async_context(ec2_client(url, models))
+        s3, iam = [
+            await stack.enter_async_context(new_client(url, one, "KEY")) for one in ("s3", "iam")
+        ]
+        ids = [one["SnapshotId"] for one in (await ec2.describe_snapshots())["Snapshots"]]
+        permissions = [
+            await ec2.describe_snapshot_attribute(
+                Attribute="createVolumePermission", SnapshotId=one
+            )
+            for one in ids
+        ]
+        buckets = [one["Name"] for one in (await s3.list_buckets())["Buckets"]]
+        users = [one["UserName"] for one in (await iam.list_users())["Users"]]
+        location = await s3.get_bucket_location(Bucket=buckets[0])
+        await iam.list_access_keys(UserName=users[0])
+    public = [number for number, one in enumerate(permissions) if one["CreateVolumePermissions"]]
+    assert (len(ids), public) == (12, [0, 10])
+    assert (len(buckets), len(users)) == (3, 3)
+    assert location["LocationConstraint"] is None
