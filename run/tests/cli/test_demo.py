@@ -48,13 +48,6 @@ scan.standing_by = lambda client, snapshot: by(client, snapshot, often=4)
 delay = ExponentialBackoff.delay_amount
 ExponentialBackoff.delay_amount = lambda *context: delay(*context) / 10
 """
-# As it is, with fewer things of other services, for which the blanket scan takes most of its time.
-FEWER_THINGS = """
-from aioapiqueue_run.demo import scan
-from aioapiqueue.__main__ import main
-scan.ScanPlan.buckets = property(lambda _: 3)
-main()
-"""
 
 
 def run(*arguments, timeout=PATIENCE, program=("-m", "aioapiqueue"), **environment):
@@ -85,14 +78,12 @@ class Case:
     Attributes:
         rate: calls per second.
         things: buckets, and users; None: as many as it takes by itself.
-        spinning: processes beside it, for each processor.
     """
 
     program: tuple[str, str]
     snapshots: int
     rate: int
     things: int | None = None
-    spinning: int = 0
 
 
 @dataclasses.dataclass
@@ -121,31 +112,11 @@ class Demo:
         return took * (1 - self.share_stalled) - ideal - beside
 
 
-@contextlib.contextmanager
-def keeping_busy(processes):
-    """Keep each processor busy with so many processes that compute."""
-    spinning = [
-        subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        for _ in range(processes * (os.cpu_count() or 1))
-    ]
-    try:
-        yield
-    finally:
-        for one in spinning:
-            one.kill()
-            one.wait()
-
-
 @pytest.fixture(
     scope="module",
     params=[
         pytest.param(Case(("-c", f"{SMALL}main()"), 120, 32, things=1), id="small"),
-        # Slow: each of these takes half a minute.
-        pytest.param(
-            Case(("-c", FEWER_THINGS), 200, 12, things=3, spinning=3),
-            id="busy",
-            marks=pytest.mark.slow,
-        ),
+        # Slow: half a minute.
         pytest.param(Case(("-m", "aioapiqueue"), 200, 12), id="as it is", marks=pytest.mark.slow),
     ],
 )
@@ -176,7 +147,7 @@ def demonstrate(case, folder):
     options = ("--snapshots", str(case.snapshots), "--rate", f"{case.rate}/s")
     options += ("--json", str(figures), "--report", str(page))
     began = time.monotonic()
-    with keeping_busy(case.spinning), Stalls() as stalls:
+    with Stalls() as stalls:
         ended = run("demo", *options, timeout=300, program=case.program, **hostile)
         held_up = stalls.seconds / (time.monotonic() - began), delay()
     assert (figures.exists(), ended.stderr) == (True, ""), ended.stdout + ended.stderr
