@@ -163,7 +163,7 @@ class Watch(App[None]):
         """Update the screen at each interval: a slow hub gets one request at a time."""
         while True:
             answer = self._ask({"command": "status", "lanes": False})
-            self.call_from_thread(self._take, answer)
+            self.call_later(self._take, answer)
             self._wake.wait(self._every)
             self._wake.clear()
 
@@ -302,7 +302,7 @@ class Watch(App[None]):
         elif not answer["known"]:
             problem = f"no program is using {row.name} any more"
         if problem:
-            self.call_from_thread(partial(self.notify, problem, severity="error", markup=False))
+            self.call_later(self.notify, problem, severity="error", markup=False)
         self._wake.set()
 
 
