@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 
+from _moto_server import serve
 from moto.core.responses import ActionResult
 from moto.ec2 import urls
 from moto.ec2.responses import EC2Response
 from moto.utilities.utils import filter_resources
-
-from aioapiqueue_run.demo.moto_server import serve
 
 _ATTRIBUTES = (("region-name", "name"), ("opt-in-status", "opt_in_status"))
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aioapiqueue_run.demo.moto_server import public_among
+from _moto_server import public_among
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

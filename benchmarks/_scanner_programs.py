@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aioapiqueue.schedules.spi import HUB_DIR
-from aioapiqueue_run.demo.moto_server import REGION
+from aioapiqueue_run.demo.scan import REGION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -34,6 +34,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from _common import Report
+from _moto_server import (
+    Moto,
+    MotoError,
+    forwarding_to,
+    moto_server,
+    public_among,
+    warm_up,
+)
 from _scan_strategies import MORE_SERVICES, STRATEGIES, draw, start
 from _scan_tables import Outcome, Plan, check, compare, show
 from _scanner_programs import (
@@ -47,14 +55,13 @@ from _scanner_programs import (
 
 from aioapiqueue import Rate
 from aioapiqueue_run.demo.demonstration import isolated
-from aioapiqueue_run.demo.gate import ThrottlingProxy
-from aioapiqueue_run.demo.moto_server import Moto, MotoError, moto_server, public_among
-from aioapiqueue_run.demo.scan import new_client, standing_by, warm_up
+from aioapiqueue_run.demo.gate import ThrottlingServer
+from aioapiqueue_run.demo.scan import new_client, standing_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from aioapiqueue_run.demo.gate import Ec2Call
+    from aioapiqueue_run.demo.gate import GateRequest
 
 BYSTANDER_KEY = "AKIABYSTANDER0000001"
 ATTRIBUTE = "DescribeSnapshotAttribute"
@@ -87,9 +94,10 @@ async def scan(
     print(f"\n$ {shown}", flush=True)
     calls = plan.snapshots + CALLS_EACH * plan.users
     most = SLACK + calls * plan.rate.interval * (2 if way == "adaptive" else 1)  # its own pace
-    gate = ThrottlingProxy(moto.url, dict.fromkeys((SCANNER_KEY, BYSTANDER_KEY), "scanned"))
+    accounts = dict.fromkeys((SCANNER_KEY, BYSTANDER_KEY), "scanned")
     async with (
-        gate.serve() as url,
+        forwarding_to(moto.url) as forward,
+        (gate := ThrottlingServer(forward, accounts)).serve() as url,
         new_client(url, "ec2", BYSTANDER_KEY) as client,
         standing_by(client, moto.snapshot, often=plan.often) as bystander,
     ):
@@ -102,7 +110,7 @@ async def scan(
         )
         seconds, cpu = time.monotonic() - began, _cpu_seconds() - cpu
     findings = scanner.findings(directory)
-    own = [call for call in gate.ec2_calls if call.key == SCANNER_KEY]
+    own = [one for one in gate.of_key(SCANNER_KEY) if one.is_ec2]
     outcome = Outcome(
         scanner=scanner.name,
         way=way,
@@ -110,9 +118,9 @@ async def scan(
         command=shown,
         seconds=seconds,
         cpu_seconds=cpu,
-        ec2_calls=gate.counts[SCANNER_KEY].ec2_calls,
+        ec2_calls=len(own),
         peak=_most_in_a_second([call.arrived for call in own]),
-        throttled=gate.counts[SCANNER_KEY].throttled,
+        throttled=sum(one.is_throttled for one in own),
         answered=len(set(_answered(own))),
         reported=findings.reported,
         public_found=findings.public,
@@ -136,7 +144,7 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _answered(calls: Sequence[Ec2Call]) -> Iterator[str]:
+def _answered(calls: Sequence[GateRequest]) -> Iterator[str]:
     for call in calls:
         if call.action == ATTRIBUTE and call.status == 200:  # noqa: PLR2004 - OK
             yield call.parameters["SnapshotId"][0]

@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from _common import Report
+from _moto_server import Moto, forwarding_to, moto_server, public_among, warm_up
 from _scanner_programs import SCANNER_KEY, SCANNERS, Scanner, execute, variables_of
 from scan import ACCOUNT, ATTRIBUTE, SLACK
 
 from aioapiqueue.schedules.spi import HUB_DIR, HubLocation, command
 from aioapiqueue_run.demo.demonstration import isolated
-from aioapiqueue_run.demo.gate import ThrottlingProxy
-from aioapiqueue_run.demo.moto_server import Moto, moto_server, public_among
-from aioapiqueue_run.demo.scan import warm_up
+from aioapiqueue_run.demo.gate import ThrottlingServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -127,14 +126,14 @@ async def library(
 
 async def measure(
     scanner: Scanner, plan: argparse.Namespace
-) -> tuple[list[Outcome], ThrottlingProxy]:
+) -> tuple[list[Outcome], ThrottlingServer]:
     """Run two scans at once, and the library beside them."""
     environment = await asyncio.to_thread(scanner.install, plan.cache)
     directory = Path(plan.directory)
     server = moto_server(snapshots=plan.snapshots, buckets=0, users=0, program=ACCOUNT)
-    async with server as moto:
+    async with server as moto, forwarding_to(moto.url) as forward:
         await warm_up(moto.url, moto.snapshot)
-        gate = ThrottlingProxy(moto.url, dict.fromkeys((SCANNER_KEY, LIBRARY_KEY), "scanned"))
+        gate = ThrottlingServer(forward, dict.fromkeys((SCANNER_KEY, LIBRARY_KEY), "scanned"))
         async with gate.serve() as url, library(url, moto, environment, directory) as process:
             scans = (scan(scanner, number, url, environment, plan) for number in (1, 2))
             outcomes = list(await asyncio.gather(*scans))
@@ -144,7 +143,7 @@ async def measure(
 
 
 def check(
-    report: Report, outcomes: Sequence[Outcome], gate: ThrottlingProxy, snapshots: int
+    report: Report, outcomes: Sequence[Outcome], gate: ThrottlingServer, snapshots: int
 ) -> None:
     """Add the targets: nobody is throttled, and nothing is missed."""
     rows = [
@@ -158,16 +157,16 @@ def check(
         report.target(f"{what}snapshots reported", one.reported, least=snapshots, most=snapshots)
         report.target(f"{what}public ones found", one.public_found, least=public, most=public)
         report.target(f"{what}exit code", one.exit_code, most=0)
-    throttled = {key: gate.counts[key].throttled for key in (SCANNER_KEY, LIBRARY_KEY)}
-    report.target("calls of both scans that were throttled", throttled[SCANNER_KEY], most=0)
-    report.target("calls of the library that were throttled", throttled[LIBRARY_KEY], most=0)
-    arrived = [call for call in gate.ec2_calls if call.key == SCANNER_KEY]
+    for whose, key in (("both scans", SCANNER_KEY), ("the library", LIBRARY_KEY)):
+        throttled = sum(one.is_throttled for one in gate.of_key(key))
+        report.target(f"calls of {whose} that were throttled", throttled, most=0)
+    arrived = [one for one in gate.of_key(SCANNER_KEY) if one.is_ec2]
     counted = sum(one.counted for one in outcomes)
     report.target("EC2 calls that run did not count", len(arrived) - counted, least=0, most=0)
     asked = sorted(call.arrived for call in arrived if call.action == ATTRIBUTE)
     rate = (len(asked) - 1 - 50) / (asked[-1] - asked[0])
     report.target("of both, DescribeSnapshotAttribute a second", rate, most=1.02 * PACE)
-    mine = [call.arrived for call in gate.ec2_calls if call.key == LIBRARY_KEY]
+    mine = [one.arrived for one in gate.of_key(LIBRARY_KEY)]
     often = (len(mine) - 1) / (max(mine) - min(mine))
     report.target("of the library, calls a second", often, least=2.85, most=3.03)
 

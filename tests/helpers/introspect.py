@@ -994,7 +994,6 @@ _PLACES = {
     "makers of decisions": "aioapiqueue._shared.decisions._MOST_MAKERS",
     "name of a boot": "aioapiqueue._shared.host_hub.saved_states._boot",
     "names in a log": "aioapiqueue._shared.host_hub.limits_in_force._FEW",
-    "pages of a listing": "aioapiqueue_run.cli.limits.service_quotas._MAX_PAGES",
     "points of series": "aioapiqueue.recording._series._MAX_POINTS",
     "reads of a journal": "aioapiqueue._shared.host_hub.journal.Journal.rows",
     "seconds after an interruption": "aioapiqueue_run.cli.run.program._STILL_RUNNING_SECONDS",
@@ -1004,7 +1003,6 @@ _PLACES = {
     "seconds of each look": "aioapiqueue_run.cli.run.supervisor._EACH_SECONDS",
     "seconds of idle connections": "aioapiqueue_run.gateway.upstream._IDLE_SECONDS_OF_OTHERS",
     "seconds until a password": "aioapiqueue_run.gateway.server._PASSWORD_SECONDS",
-    "slack of a verdict": "aioapiqueue_run.demo.verdict._SLACK",
     "snapshots of a demo": "aioapiqueue_run.cli.demo._MIN_SNAPSHOTS",
 }
 """Where the library keeps what `replace` replaces."""

@@ -74,7 +74,6 @@ DEFAULTS = [
     quota("RunInstances resource bucket refill rate", 7.0),
     quota("Rate of something else", 7.0),
 ]
-ONLY_SINGLY = [quota(f"DescribeVpcs {CAPACITY}", 100.0), quota(f"DescribeVpcs {REFILL}", 30.0)]
 
 
 class ServiceQuotas(ThreadingHTTPServer):
@@ -106,9 +105,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(status, {"__type": code, "message": f"{code} for {operation}"})
         elif body["ServiceCode"] in server.unknown:
             self.answer(400, {"__type": "NoSuchResourceException", "message": "not \x1b[31mhere"})
-        elif operation == "GetAWSDefaultServiceQuota":
-            (one,) = (one for one in ONLY_SINGLY if one["QuotaCode"] == body["QuotaCode"])
-            self.answer(200, {"Quota": one})
         else:
             quotas = server.listings[operation]
             start = int(body.get("NextToken", "0"))

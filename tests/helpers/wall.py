@@ -28,7 +28,7 @@ ORDER = (  # each may import the rooms before it
     *((one,) for one in ("integrations", "docs")),
     PROGRAMS,
 )
-LOADED_LATE = {"demo.demonstration", "demo.moto_server", "gateway.environment"}
+LOADED_LATE = {"demo.demonstration", "gateway.environment"}
 """Doors of programs that are apart: they need an extra, or must not need the program's own."""
 PARTS = {"common": (), "host": ("common",), "host_hub": ("common", "host"), "redis": ("common",)}
 """Parts of `_shared`, and which others each may import; its own modules are "common"."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from aioapiqueue.exceptions import SharedError
 from aioapiqueue.schedules.spi import (
@@ -58,49 +59,42 @@ def status(
     if as_json:
         typer.echo(json.dumps(answer))
         return
-    answer = _printable(answer)
     minutes = (time.time() - answer["started"]) / 60
-    typer.echo(
-        f"hub {answer['version']}, process {answer['pid']}, running for {minutes:,.0f} min, "
-        f"at {answer['socket']}"
-    )
+    hub = f"hub {answer['version']}, process {answer['pid']}, running for {minutes:,.0f} min"
+    typer.echo(printable(f"{hub}, at {answer['socket']}"))
     if answer["kept"]:
         typer.echo("the hub runs until you stop it: aioapiqueue hub stop")
     if answer["problem"]:
-        say(wrapped(answer["problem"]))
+        say(wrapped(printable(answer["problem"])))
     if not answer["quotas"]:
         typer.echo("no quota is in use")
     for quota in answer["quotas"]:
         _show(quota)
 
 
-def _printable(answer: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return an answer with control characters in its texts escaped, for a terminal."""
-    if isinstance(answer, dict):
-        return {printable(key): _printable(value) for key, value in answer.items()}
-    if isinstance(answer, list):
-        return [_printable(one) for one in answer]
-    return printable(answer) if isinstance(answer, str) else answer
-
-
 def _show(quota: dict[str, Any]) -> None:
     out = console()
+
+    def line(text: str) -> None:
+        out.print(printable(text), markup=False)
+
     kind = {"run": " (run)", "name": ""}.get(quota["kind"], "")
     limits = ", ".join(quota["limits"]) or "no overall limit"
     paused = " (paused)" if quota.get("paused") else ""  # a hub of an earlier version has no key
-    out.print(f"\n{quota['name']}{kind}{paused}: {limits}", markup=False)
+    typer.echo()
+    line(f"{quota['name']}{kind}{paused}: {limits}")
     lanes = {key: limits for key, limits in quota["lanes"].items() if limits}
     for key, own in list(lanes.items())[:_MOST_LANES]:
-        out.print(f"  {key}: {', '.join(own)}", markup=False)
+        line(f"  {key}: {', '.join(own)}")
     if len(lanes) > _MOST_LANES:
-        out.print(f"  and {len(lanes) - _MOST_LANES:,} more lanes")
+        line(f"  and {len(lanes) - _MOST_LANES:,} more lanes")
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     table.add_column("  program", overflow="fold")
     for name in ("process", "waiting", "running", "started"):
         table.add_column(name, justify="right")
     for one in quota["clients"]:
         table.add_row(
-            f"  {one['program']}",
+            Text(f"  {printable(one['program'])}"),
             str(one["pid"]),
             *(f"{one[name]:,}" for name in ("waiting", "running", "started")),
         )

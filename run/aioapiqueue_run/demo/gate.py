@@ -1,44 +1,35 @@
-"""A reverse proxy that throttles calls to a mock EC2, with the token buckets that AWS publishes.
+"""A server that throttles calls to a mock EC2, with the token buckets that AWS publishes.
 
-Calls within the limits are forwarded to the server behind it; others get `RequestLimitExceeded`.
-Like EC2, it has a bucket for each account, Region and action, of one of three kinds: for actions
-that read, for reading without a filter, and for actions that write. The published limits of single
-actions are left out, because the demonstration calls none of these actions.
+Calls above the limits get `RequestLimitExceeded`; a function that the server is given answers all
+others. Like EC2, it has a bucket for each account, Region and action, of one of three kinds: for
+actions that read, for reading without a filter, and for actions that write. The published limits of
+single actions are left out, because the demonstration calls none of these actions.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 import re
 import time
-from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs
 
-import aiohttp
 from aiohttp import web
-from multidict import CIMultiDict
-from yarl import URL
 
 from aioapiqueue.registry.spi import matches_any, published_limits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 
-    from multidict import CIMultiDictProxy
+    Answer = Callable[[web.BaseRequest, Mapping[str, list[str]]], Awaitable[web.Response]]
 
-__all__ = ["EC2_READS", "Ec2Call", "ThrottlingProxy"]
+__all__ = ["EC2_READS", "GateRequest", "ThrottlingServer"]
 
 _PUBLISHED = {limit.name: limit for limit in published_limits("ec2")}
 EC2_READS = _PUBLISHED["non-mutating"].rate
 """The limit that AWS publishes for each action of EC2 that reads: 100 calls at once, then 20/s."""
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/aws4_request")
-# Headers that concern a single hop (RFC 9110, 7.6.1), or that aiohttp sets.
-_NOT_FORWARDED = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
-# Enough to keep the mock busy. With more, its threads would compete for one interpreter lock.
-_CONNECTIONS_BEHIND = 16
+_THROTTLED = 503
 _REFUSAL = """\
 <?xml version="1.0" encoding="UTF-8"?>
 <Response><Errors><Error><Code>RequestLimitExceeded</Code><Message>Request limit exceeded. \
@@ -74,14 +65,9 @@ class MockBucket:
 
 
 class MockBuckets:
-    """EC2's buckets: one for each account, Region and action, made when it is first called.
+    """EC2's buckets: one for each account, Region and action, made when it is first called."""
 
-    Args:
-        scale: capacity and refill as a multiple of EC2's. Default: 1.
-    """
-
-    def __init__(self, *, scale: float = 1.0) -> None:
-        self._scale = scale
+    def __init__(self) -> None:
         self._buckets: dict[tuple[str, ...], MockBucket] = {}
 
     def try_consume(
@@ -99,8 +85,8 @@ class MockBuckets:
         name = _kind(action, parameters)
         key = (account, region, action, name)
         if key not in self._buckets:
-            rate, scale = _PUBLISHED[name].rate, self._scale
-            self._buckets[key] = MockBucket(rate.burst * scale, rate.calls / rate.per * scale, now)
+            rate = _PUBLISHED[name].rate
+            self._buckets[key] = MockBucket(rate.burst, rate.calls / rate.per, now)
         return self._buckets[key].try_consume(now)
 
 
@@ -116,131 +102,83 @@ def _kind(action: str, parameters: Collection[str]) -> str:
     )
 
 
-@dataclasses.dataclass(slots=True)
-class KeyCounts:
-    """The HTTP requests of one access key: all, those to EC2, and those that were throttled."""
-
-    calls: int = 0
-    ec2_calls: int = 0
-    throttled: int = 0
-
-
-class Ec2Call(NamedTuple):
-    """One HTTP request to EC2.
+class GateRequest(NamedTuple):
+    """One HTTP request.
 
     Attributes:
         key: the access key that signed it.
-        action: the action, such as `DescribeSnapshots`.
+        service: the service's name, such as `ec2`.
+        action: the action, such as `DescribeSnapshots`; "" if the service does not name it in a
+            form.
         parameters: the values of the form by name, as EC2's query protocol writes them.
         arrived: the time of `time.monotonic` at which it arrived.
-        status: the HTTP status of the response; 503 if the proxy throttled it.
+        status: the HTTP status of the response; 503 if the server throttled it.
     """
 
     key: str
+    service: str
     action: str
     parameters: Mapping[str, list[str]]
     arrived: float
     status: int
 
+    @property
+    def is_ec2(self) -> bool:
+        """Whether it is a request to EC2."""
+        return self.service == "ec2"
 
-class ThrottlingProxy:
-    """The reverse proxy, on a free port of 127.0.0.1.
+    @property
+    def is_throttled(self) -> bool:
+        """Whether the server throttled it."""
+        return self.is_ec2 and self.status == _THROTTLED
+
+
+class ThrottlingServer:
+    """An HTTP server on a free port of 127.0.0.1 that throttles calls to EC2.
 
     Args:
-        upstream: the URL of the server behind it, without a path.
+        answer: returns the response to a request that is not throttled, given the request and the
+            values of its form.
         accounts: the account of each access key; an unknown key has an account of its own.
-        watch: called with each request to EC2 after its response is known. Default: none.
-        scale: the limits as a multiple of EC2's. Default: 1.
 
     Attributes:
-        counts: the requests of each access key.
-        ec2_calls: the requests to EC2, in the order of their responses.
+        requests: all requests, in the order of their responses.
     """
 
-    def __init__(
-        self,
-        upstream: str,
-        accounts: Mapping[str, str],
-        *,
-        watch: Callable[[Ec2Call], None] | None = None,
-        scale: float = 1.0,
-    ) -> None:
-        self._watch = watch
-        self.counts: defaultdict[str, KeyCounts] = defaultdict(KeyCounts)
-        self.ec2_calls: list[Ec2Call] = []
-        self._upstream = upstream
+    def __init__(self, answer: Answer, accounts: Mapping[str, str]) -> None:
+        self.requests: list[GateRequest] = []
+        self._answer = answer
         self._accounts = accounts
-        self._buckets = MockBuckets(scale=scale)
+        self._buckets = MockBuckets()
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:
-        """Yield the URL of the proxy, which listens while the block runs."""
-        connector = aiohttp.TCPConnector(limit=_CONNECTIONS_BEHIND)
-        async with aiohttp.ClientSession(
-            connector=connector,
-            auto_decompress=False,  # bodies are forwarded as they are
-            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-            timeout=aiohttp.ClientTimeout(total=None),
-        ) as session:
-            handle = functools.partial(self._handle, session=session)
-            runner = web.ServerRunner(web.Server(handle), shutdown_timeout=1)
-            await runner.setup()
-            try:
-                await web.TCPSite(runner, "127.0.0.1", 0).start()
-                host, port = runner.addresses[0][:2]
-                yield f"http://{host}:{port}"
-            finally:
-                await runner.cleanup()
+        """Yield the URL of the server, which listens while the block runs."""
+        runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            host, port = runner.addresses[0][:2]
+            yield f"http://{host}:{port}"
+        finally:
+            await runner.cleanup()
 
-    async def _handle(
-        self, request: web.BaseRequest, session: aiohttp.ClientSession
-    ) -> web.Response:
+    async def _handle(self, request: web.BaseRequest) -> web.Response:
         body = await request.read()
         credential = _CREDENTIAL.search(request.headers.get("Authorization", ""))
         key, region, service = credential.groups() if credential else ("", "", "")
-        counts = self.counts[key]
-        counts.calls += 1
-        if service != "ec2":
-            return await self._forward(request, body, session)
-        counts.ec2_calls += 1
         now = time.monotonic()
-        form = parse_qs(body.decode(), keep_blank_values=True)
+        form = parse_qs(body.decode(errors="replace"), keep_blank_values=True)
         action = form.get("Action", [""])[0]
         account = self._accounts.get(key, key)
-        if self._buckets.try_consume(account, region, action, form, now):
-            answer = await self._forward(request, body, session)
+        if service != "ec2" or self._buckets.try_consume(account, region, action, form, now):
+            answer = await self._answer(request, form)
         else:
-            counts.throttled += 1
             text = _REFUSAL.format(account=account, action=action)
-            answer = web.Response(status=503, content_type="text/xml", charset="utf-8", text=text)
-        call = Ec2Call(key, action, form, now, answer.status)
-        self.ec2_calls.append(call)
-        if self._watch is not None:
-            self._watch(call)
+            answer = web.Response(status=_THROTTLED, content_type="text/xml", text=text)
+        self.requests.append(GateRequest(key, service, action, form, now, answer.status))
         return answer
 
-    async def _forward(
-        self, request: web.BaseRequest, body: bytes, session: aiohttp.ClientSession
-    ) -> web.Response:
-        try:
-            async with session.request(
-                request.method,
-                # Not encoded again: the client has signed the path as it is.
-                URL(f"{self._upstream}{request.raw_path}", encoded=True),
-                headers=_forwarded(request.headers),
-                data=body or None,
-                allow_redirects=False,
-            ) as answer:
-                return web.Response(
-                    status=answer.status,
-                    body=await answer.read(),
-                    headers=_forwarded(answer.headers),
-                )
-        except aiohttp.ClientConnectionError as error:
-            return web.Response(status=502, text=f"No response from the mock server: {error!r}")
-
-
-def _forwarded(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    return CIMultiDict(
-        (name, value) for name, value in headers.items() if name.lower() not in _NOT_FORWARDED
-    )
+    def of_key(self, key: str) -> list[GateRequest]:
+        """Return the requests that an access key signed."""
+        return [one for one in self.requests if one.key == key]

@@ -1,4 +1,4 @@
-"""Records the calls of the three scans for the report of the demonstration."""
+"""Records the calls of the three scans over time, for the report of the demonstration."""
 
 from __future__ import annotations
 
@@ -10,60 +10,43 @@ from aioapiqueue.recording.spi import Recording, as_iso
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
-    from aioapiqueue import Event, Limit, Rate
+    from aioapiqueue import Event, Rate
     from aioapiqueue.recording.spi import QueueRecord
-    from aioapiqueue_run.demo.gate import Ec2Call
+    from aioapiqueue_run.demo.gate import GateRequest
 
-__all__ = ["Scans"]
-
-_ONE_CALL = {CALLS: 1}
+__all__ = ["ScanRecorder"]
 
 
-class Scans:
-    """Records the calls of each scan: paced ones as queues report them, unpaced ones at the proxy.
-
-    Throttled calls of all scans are counted at the proxy.
-    """
+class ScanRecorder:
+    """Records paced scans as their queues report them, and unpaced ones at the server."""
 
     def __init__(self) -> None:
-        self._recording: Recording | None = None
+        self._recording = Recording(now=time.monotonic(), began=time.time())
         self._records: dict[str, QueueRecord] = {}
-        self._limits: dict[str, Rate] = {}
-        self._names: dict[str, str] = {}
 
-    def begin(self, names: Mapping[str, str], limits: Mapping[str, Rate], served: Rate) -> None:
-        """Begin the recording.
+    def record(self, name: str, label: str, limit: Rate, *, paced: bool) -> _Starts:
+        """Begin the record of a scan, and return the observer of its queue.
 
         Args:
-            names: the names of the scans by their access keys.
-            limits: the limits of the paced scans by their names.
-            served: the account's limit for each action of EC2.
+            name: the name of the scan.
+            label: the name of the record in the report.
+            limit: the limit of its calls.
+            paced: whether a queue has this limit.
         """
-        self._names = dict(names)
-        recording = self._recording = Recording(now=time.monotonic(), began=time.time())
-        for name in names.values():
-            limit = limits.get(name)
-            label = name if limit else f"{name}: EC2 calls (the account allows {served} per action)"
-            self._records[name] = recording.record(
-                label, paced=limit is not None, limits_of=_limits_of(limit or served)
-            )
+        record = self._recording.record(label, paced=paced, limits_of=lambda _: ((limit,), False))
+        self._records[name] = record
+        return _Starts(record)
 
-    def observer_for(self, name: str) -> _ScanObserver:
-        """Return an observer of the queue of a scan."""
-        return _ScanObserver(self._records, name)
-
-    def count_request(self, call: Ec2Call) -> None:
-        """Count a request to EC2 at the proxy."""
-        name = self._names.get(call.key)
-        if name is None:  # the key of a bystander
-            return
+    def count(self, name: str, requests: Iterable[GateRequest]) -> None:
+        """Count the requests of a scan that arrived at the server."""
         record = self._records[name]
-        if not record.paced:
-            record.started((), _ONE_CALL, 0.0, call.arrived)
-        if call.status == _REFUSED:
-            record.tally("throttled", (), call.arrived)
+        for one in sorted(requests, key=lambda one: one.arrived):
+            if one.is_ec2 and not record.paced:
+                record.started((), {CALLS: 1}, 0.0, one.arrived)
+            if one.is_throttled:
+                record.tally("throttled", (), one.arrived)
 
     def as_json(self, seconds_of: Mapping[str, float]) -> dict[str, Any]:
         """Return all figures of a report except its verdict.
@@ -71,15 +54,12 @@ class Scans:
         Args:
             seconds_of: the duration of each scan.
         """
-        assert self._recording is not None  # noqa: S101 - the scans have begun
-        recording, now = self._recording, time.monotonic()
-        found = recording.as_json(now)
+        recording = self._recording
+        found = recording.as_json(time.monotonic())
         seconds = found["times"]["seconds"]
         # The scans run independently, so estimates for all of them together mean nothing.
         found["times"] = {"seconds": seconds}
-        found["queues"] = [
-            record.as_json(seconds_of[name]) for name, record in self._records.items()
-        ]
+        found["queues"] = [one.as_json(seconds_of[name]) for name, one in self._records.items()]
         return {
             "version": __version__,
             "start": as_iso(recording.began),
@@ -89,37 +69,14 @@ class Scans:
         }
 
 
-_REFUSED = 503
+class _Starts:
+    """Counts the calls that a queue starts."""
 
+    event_kinds = ("released",)
 
-def _limits_of(limit: Limit) -> Callable[[str | None], tuple[tuple[Limit, ...], bool]]:
-    return lambda _: ((limit,), False)
-
-
-class _ScanObserver:
-    """Counts the calls of one queue.
-
-    Args:
-        records: the records of the scans by their names. They may be added later.
-        name: the name of the scan.
-    """
-
-    event_kinds = ()
-
-    def __init__(self, records: Mapping[str, QueueRecord], name: str) -> None:
-        self._records = records
-        self._name = name
+    def __init__(self, record: QueueRecord) -> None:
+        self._record = record
 
     def on_event(self, event: Event, /) -> None:
-        """Ignore events: `event_kinds` is empty."""
-
-    def record_start(self, _keys: Sequence[object], waited: float, /) -> None:
-        """Count a call that starts."""
-        record = self._records.get(self._name)
-        if record is not None:
-            record.started((), _ONE_CALL, waited, time.monotonic())
-
-    def record_end(
-        self, _keys: Sequence[object], _waited: float, _duration: float, _outcome: str, /
-    ) -> None:
-        """Count nothing: the proxy and the scan count failures."""
+        """Count a call."""
+        self._record.started((), event.costs, event.waited, event.at)

@@ -126,7 +126,7 @@ def test_ctrl_c_raises_unless_ignored(first, then, tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "command"),
-    [("--grace", "run"), ("--workers", "demo"), ("--snapshots", "demo")],
+    [("--grace", "run"), ("--snapshots", "demo")],
 )
 def test_digits_of_other_scripts_are_refused(option, command):
     """`float` and `int` take those of every script; an option does not, and nothing starts."""
@@ -137,7 +137,7 @@ def test_digits_of_other_scripts_are_refused(option, command):
 
 
 def test_options_take_fractions_where_sensible():
-    """Fractions of seconds are a time, but not a number of workers."""
+    """Fractions of seconds are a time, but not a number of snapshots."""
     assert (number("0.5"), number(10), whole("20")) == (0.5, 10.0, 20)
     with pytest.raises(typer.BadParameter, match="expected a whole number"):
         whole("0.5")

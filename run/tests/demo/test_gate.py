@@ -1,8 +1,9 @@
-"""The demonstration's gate: EC2's token buckets, exactly, and the proxy around them."""
+"""The demonstration's gate: EC2's token buckets, exactly, and the server around them."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from types import SimpleNamespace
 
@@ -12,9 +13,11 @@ import pytest
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from aiohttp import web
-from yarl import URL
 
-from aioapiqueue_run.demo.gate import MockBucket, MockBuckets, ThrottlingProxy
+from aioapiqueue import Rate
+from aioapiqueue_run.demo.account import MockAccount
+from aioapiqueue_run.demo.gate import MockBucket, MockBuckets, ThrottlingServer
+from aioapiqueue_run.demo.scan import ScanPlan, new_client
 
 ATTRIBUTE = "DescribeSnapshotAttribute"
 ATTRIBUTES = """<?xml version="1.0" encoding="UTF-8"?>
@@ -90,26 +93,6 @@ def test_accounts_regions_actions_do_not_share():
 
 
 @pytest.fixture
-async def upstream():
-    """A server that answers EC2 with one attribute, and everybody else with what it received."""
-    seen = []
-
-    async def handle(request):
-        body = await request.read()
-        seen.append((request.method, request.raw_path, dict(request.headers), body))
-        if b"Action=DescribeSnapshotAttribute" in body:
-            return web.Response(text=ATTRIBUTES, content_type="text/xml")
-        return web.Response(status=404, body=b"\x00" + body, headers={"X-Told": "yes"})
-
-    runner = web.ServerRunner(web.Server(handle), shutdown_timeout=1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    yield f"http://{host}:{port}", seen
-    await runner.cleanup()
-
-
-@pytest.fixture
 def still(monkeypatch):
     """Let no time pass at the gate, so that no token comes back, however slow this machine is."""
     monkeypatch.setattr("aioapiqueue_run.demo.gate.time", SimpleNamespace(monotonic=lambda: 7.0))
@@ -157,13 +140,20 @@ async def attribute(client):
 
 @pytest.mark.real
 @pytest.mark.usefixtures("still")
-async def test_botocore_is_served_until_empty(upstream, models):
+async def test_botocore_is_served_until_empty(models):
     """Real clients of one account share its bucket, read the error as EC2's, and are counted.
 
-    Served or refused, each call is listed once, with its form; other services' are not.
+    Served or throttled, each request is listed once, with its form.
     """
-    url, seen = upstream
-    gate = ThrottlingProxy(url, {"SCANNER": "account", "BYSTANDER": "account"})
+    seen = []
+
+    async def answer(request, parameters):
+        seen.append((request.path, parameters))
+        if parameters.get("Action") == [ATTRIBUTE]:
+            return web.Response(text=ATTRIBUTES, content_type="text/xml")
+        return web.Response(status=404)
+
+    gate = ThrottlingServer(answer, {"SCANNER": "account", "BYSTANDER": "account"})
     async with (
         gate.serve() as front,
         ec2_client(front, models) as scanner,
@@ -178,57 +168,43 @@ async def test_botocore_is_served_until_empty(upstream, models):
         assert sum(others) == 0
         async with aiohttp.ClientSession() as session, session.get(front) as answer:
             assert answer.status == 404
-    counts = gate.counts["SCANNER"]
-    assert (counts.calls, counts.ec2_calls, counts.throttled) == (110, 110, 10)
-    assert gate.counts["BYSTANDER"].throttled == 5
     assert len(seen) == 100 + 1 + 1
-    calls = gate.ec2_calls
+    calls = [one for one in gate.requests if one.is_ec2]
+    assert len(gate.requests) == len(calls) + 1
     assert Counter((call.key, call.status) for call in calls) == {
         ("SCANNER", 200): 100,
         ("SCANNER", 503): 10,
         ("STRANGER", 200): 1,
         ("BYSTANDER", 503): 5,
     }
+    assert all(call.is_throttled is (call.status == 503) for call in calls)
+    assert gate.of_key("BYSTANDER") == [call for call in calls if call.key == "BYSTANDER"]
     assert {call.action for call in calls} == {ATTRIBUTE}
     assert all(call.parameters["SnapshotId"] == ["snap-1"] for call in calls)
 
 
 @pytest.mark.real
-async def test_other_services_pass_through_unchanged(upstream):
-    """Method, path, query, body and headers arrive as sent; status, body and headers come back."""
-    url, seen = upstream
-    gate = ThrottlingProxy(url, {})
-    authorization = (
-        "AWS4-HMAC-SHA256 Credential=KEY/20260101/us-east-1/s3/aws4_request, "
-        "SignedHeaders=host, Signature=0"
-    )
-    async with gate.serve() as front, aiohttp.ClientSession() as session:
-        for number in range(150):
-            async with session.put(
-                URL(f"{front}/a%20bucket/k?list-type={number}&x=a%2Fb", encoded=True),
-                data=b"\xff\x00body",
-                headers={"Authorization": authorization, "X-Amz-Date": "20260101T000000Z"},
-            ) as answer:
-                assert answer.status == 404
-                assert await answer.read() == b"\x00\xff\x00body"
-                assert answer.headers["X-Told"] == "yes"
-    method, path, headers, body = seen[-1]
-    assert (method, path) == ("PUT", "/a%20bucket/k?list-type=149&x=a%2Fb")
-    assert body == b"\xff\x00body"
-    assert headers["Authorization"] == authorization
-    assert headers["X-Amz-Date"] == "20260101T000000Z"
-    assert headers["Host"] == front.removeprefix("http://")
-    counts = gate.counts["KEY"]
-    assert (counts.calls, counts.ec2_calls, counts.throttled) == (150, 0, 0)
-
-
-@pytest.mark.real
-async def test_dead_server_is_a_bad_gateway(upstream):
-    """The gate answers 502 when no server listens behind it, rather than blaming itself."""
-    gate = ThrottlingProxy("http://127.0.0.1:1", {})
-    async with (
-        gate.serve() as front,
-        aiohttp.ClientSession() as session,
-        session.get(front) as answer,
-    ):
-        assert answer.status == 502
+async def test_account_answers_a_scan(models):
+    """Botocore reads the lists, which snapshots are public, and responses without contents."""
+    account = MockAccount(ScanPlan(snapshots=12, rate=Rate(16)))
+    async with contextlib.AsyncExitStack() as stack:
+        url = await stack.enter_async_context(ThrottlingServer(account.answer, {}).serve())
+        ec2 = await stack.enter_async_context(ec2_client(url, models))
+        s3, iam = [
+            await stack.enter_async_context(new_client(url, one, "KEY")) for one in ("s3", "iam")
+        ]
+        ids = [one["SnapshotId"] for one in (await ec2.describe_snapshots())["Snapshots"]]
+        permissions = [
+            await ec2.describe_snapshot_attribute(
+                Attribute="createVolumePermission", SnapshotId=one
+            )
+            for one in ids
+        ]
+        buckets = [one["Name"] for one in (await s3.list_buckets())["Buckets"]]
+        users = [one["UserName"] for one in (await iam.list_users())["Users"]]
+        location = await s3.get_bucket_location(Bucket=buckets[0])
+        await iam.list_access_keys(UserName=users[0])
+    public = [number for number, one in enumerate(permissions) if one["CreateVolumePermissions"]]
+    assert (len(ids), public) == (12, [0, 10])
+    assert (len(buckets), len(users)) == (3, 3)
+    assert location["LocationConstraint"] is None

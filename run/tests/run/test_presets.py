@@ -13,7 +13,10 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from botocore.config import Config
 
-from aioapiqueue_run.demo.gate import ThrottlingProxy
+from aioapiqueue import Rate
+from aioapiqueue_run.demo.account import MockAccount
+from aioapiqueue_run.demo.gate import ThrottlingServer
+from aioapiqueue_run.demo.scan import ScanPlan
 from tests.helpers.waiting import wait_until
 
 pytestmark = [
@@ -105,7 +108,7 @@ def test_aiobotocore_tells_parameters_too(run, aws, python, tmp_path, stalls):
     assert 0.25 <= float(ended.out) < 10 + stalls.seconds
 
 
-def test_share_leaves_room_for_others(run, aws, python, stalls):
+def test_share_leaves_room_for_others(run, python, stalls):
     """At 80% of EC2's buckets, beside another user, neither is throttled.
 
     That one makes 18 calls once most of ours have come, for which our 20% have to be left, and then
@@ -121,7 +124,8 @@ def test_share_leaves_room_for_others(run, aws, python, stalls):
             list(pool.map(ask, range(90)))
     """)
     other = "AKIABYSTANDER0000001"
-    gate = ThrottlingProxy(aws.url, {SCANNER: "111122223333", other: "111122223333"})
+    account = MockAccount(ScanPlan(snapshots=90, rate=Rate(16)))
+    gate = ThrottlingServer(account.answer, dict.fromkeys((SCANNER, other), "111122223333"))
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(gate.serve()) as url:
         ec2 = boto3.client(
             "ec2",
@@ -139,11 +143,11 @@ def test_share_leaves_room_for_others(run, aws, python, stalls):
             finally:
                 over.set()
     assert ended.code == 0, ended.err
-    assert gate.counts[other].calls == 18 + bystander.result()
-    assert gate.counts[SCANNER].calls == 90
-    assert gate.counts[SCANNER].throttled == gate.counts[other].throttled == 0
+    assert len(gate.of_key(other)) == 18 + bystander.result()
+    assert len(gate.of_key(SCANNER)) == 90
+    assert not any(one.is_throttled for one in gate.requests)
     # 80 at once, 16 a second after that, beside others who call; with a fixed 100 ms, 8.9 s.
-    arrivals = sorted(at for at, _ in aws.arrivals)
+    arrivals = sorted(one.arrived for one in gate.requests)
     assert arrivals[-1] - run.begun >= 10 / 16 - CATCH_UP
     assert arrivals[-1] - arrivals[0] < 8 + stalls.seconds
 
@@ -153,7 +157,7 @@ def calls_beside(ec2, gate, over):
     ask = functools.partial(
         ec2.describe_snapshot_attribute, SnapshotId="snap-1", Attribute="productCodes"
     )
-    wait_until(lambda: over.is_set() or gate.counts[SCANNER].calls >= 80)
+    wait_until(lambda: over.is_set() or len(gate.of_key(SCANNER)) >= 80)
     for _ in range(18):
         ask()
     count = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
 import importlib.util
 import json
@@ -42,7 +41,6 @@ __all__ = ["app"]
 
 app = typer.Typer(name="limits", cls=CommandGroup, rich_markup_mode="markdown")
 
-_EXISTS = "exists already: choose another name, or move the file away"
 _TIMEOUT = 600  # seconds; enough for 3,000 calls at half the rate that Service Quotas allows
 
 
@@ -199,8 +197,7 @@ def discover(
     `llm.bedrock`.
 
     Exits with 1 and writes nothing if Service Quotas denies access, throttles the account, cannot
-    be reached, or does not finish (within 500 pages for each service, and within --timeout). Exits
-    with 2 if an option is invalid.
+    be reached, or does not finish within --timeout. Exits with 2 if an option is invalid.
     """
     part = _share(share)
     services = [canonical(one) for one in service or SERVICES]
@@ -212,11 +209,7 @@ def discover(
                 "--service bedrock prints lanes for models, not a limits.toml: use it without "
                 "--write and without another --service"
             )
-        quotas, _ = _fetch({BEDROCK: BEDROCK}, region, timeout)
-        models = read_models(quotas[BEDROCK])
-        say(f"{BEDROCK}: skipped {pluralize(models.others, 'quota')} not for models")
-        _list_unmapped(BEDROCK, models.unmapped)
-        typer.echo(to_lanes(models, region=region or "<Region>", share=part, when=today), nl=False)
+        _print_models(region, timeout, share=part, when=today)
         return
     for one in services:
         if one not in SERVICES:
@@ -237,7 +230,11 @@ def discover(
     if write is None:
         typer.echo(text, nl=False)
         return
-    _write_new(write, text)
+    try:
+        with write.open("x", encoding="utf-8") as created:
+            created.write(text)
+    except OSError as error:
+        refuse(f"--write: {write} cannot be written: {error.strerror}", FAILED)
     typer.echo(
         f"aioapiqueue: wrote {write}; to show it: aioapiqueue limits --limits {write}", err=True
     )
@@ -264,20 +261,18 @@ def _fetch(
 
 def _why_not_new(path: Path) -> str | None:
     """Return why a new file cannot be written there; None if it can."""
-    return _EXISTS if os.path.lexists(path) else why_unwritable(path)
+    if os.path.lexists(path):
+        return "exists already: choose another name, or move the file away"
+    return why_unwritable(path)
 
 
-def _write_new(path: Path, text: str) -> None:
-    """Create a file. If that fails, no part of it is left."""
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:  # it was made after `_why_not_new` looked
-        refuse(f"--write: {path} {_EXISTS}")
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        refuse(f"--write: {path} cannot be written: {error.strerror}", FAILED)
+def _print_models(region: str | None, timeout: float, *, share: float, when: str) -> None:
+    """Print lanes for the models of Bedrock."""
+    quotas, _ = _fetch({BEDROCK: BEDROCK}, region, timeout)
+    models = read_models(quotas[BEDROCK])
+    say(f"{BEDROCK}: skipped {pluralize(models.others, 'quota')} not for models")
+    _list_unmapped(BEDROCK, models.unmapped)
+    typer.echo(to_lanes(models, region=region or "<Region>", share=share, when=when), nl=False)
 
 
 def _summarize(found: GrantedRates) -> None:

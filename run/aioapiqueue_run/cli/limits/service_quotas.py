@@ -19,7 +19,7 @@ from aioapiqueue.integrations.spi import is_throttle
 from aioapiqueue.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Mapping
+    from collections.abc import Mapping
 
     from aioapiqueue_run.cli.limits.quotas import ServiceQuota
 
@@ -27,10 +27,8 @@ __all__ = ["QuotasError", "fetch_quotas"]
 
 _TIMEOUT = 20  # seconds for one call
 _ATTEMPTS = 3
-_MAX_PAGES = 500  # of one listing: EC2's two have some 20 of 100 quotas each
 # The exceptions that botocore raises if a response has JSON of an unexpected form.
 _PARSE_ERRORS = (AttributeError, LookupError, TypeError, RecursionError)
-_NOT_SERVICE_QUOTAS = "the response is not from Service Quotas"
 
 
 class QuotasError(Exception):
@@ -97,51 +95,28 @@ async def fetch_quotas(
 
 async def _quotas(client: Any, code: str) -> list[ServiceQuota]:  # noqa: ANN401 - botocore makes it
     """Return the quotas of a service: those applied, and the defaults of all others."""
-    # An applied value replaces the default. A quota without a value has its default; if the list of
-    # defaults lacks it, one more call fetches it.
-    found = {
-        quota["QuotaCode"]: quota
-        async for quota in _pages(client, "list_aws_default_service_quotas", code)
-    }
-    async for quota in _pages(client, "list_service_quotas", code):
-        if "Value" in quota:
-            found[quota["QuotaCode"]] = quota
-        elif quota["QuotaCode"] not in found:
-            own = {"ServiceCode": code, "QuotaCode": quota["QuotaCode"]}
-            answer = await _read(client.get_aws_default_service_quota(**own))
-            found[quota["QuotaCode"]] = answer.get("Quota", quota)
+    found = await _list(client, "list_aws_default_service_quotas", code)
+    for quota_code, quota in (await _list(client, "list_service_quotas", code)).items():
+        if "Value" in quota or quota_code not in found:
+            found[quota_code] = quota
     return list(found.values())
 
 
-async def _pages(client: Any, method: str, code: str) -> AsyncIterator[ServiceQuota]:  # noqa: ANN401
-    """Yield the quotas of a listing, page by page."""
-    pages = aiter(client.get_paginator(method).paginate(ServiceCode=code))
-    for _ in range(_MAX_PAGES):
-        page = await _read(anext(pages, None))
-        if page is None:
-            return
-        # A proxy or a page with a login form may respond with status 200, too.
-        if not isinstance(page.get("Quotas"), list):
-            raise QuotasError(_NOT_SERVICE_QUOTAS)
-        for quota in page["Quotas"]:
-            if isinstance(quota.get("QuotaCode"), str):
-                yield quota
-    raise QuotasError(
-        f"the list of {code}'s quotas does not end ({_MAX_PAGES} pages read): check the endpoint "
-        "(AWS_ENDPOINT_URL, a proxy)"
-    )
-
-
-async def _read(answer: Awaitable[Any]) -> Any:  # noqa: ANN401 - as botocore has it
-    """Return a response as botocore parses it.
+async def _list(client: Any, method: str, code: str) -> dict[str, ServiceQuota]:  # noqa: ANN401
+    """Return all pages of a listing, by the codes of the quotas.
 
     Raises:
-        QuotasError: the response is not from Service Quotas.
+        QuotasError: the response is not from Service Quotas. A proxy, or a page with a login form,
+            may respond with status 200, too.
     """
     try:
-        return await answer
+        pages = client.get_paginator(method).paginate(ServiceCode=code)
+        listed = await pages.build_full_result()
+        return {quota["QuotaCode"]: quota for quota in listed["Quotas"]}
     except _PARSE_ERRORS as error:
-        raise QuotasError(f"{_NOT_SERVICE_QUOTAS} ({type(error).__name__})") from None
+        raise QuotasError(
+            f"the response is not from Service Quotas ({type(error).__name__})"
+        ) from None
 
 
 def _reason_of(error: Any) -> str:  # noqa: ANN401 - a ClientError
@@ -152,7 +127,7 @@ def _reason_of(error: Any) -> str:  # noqa: ANN401 - a ClientError
         return f"Service Quotas throttled this account ({code}): try again later"
     if "AccessDenied" in code or "Unauthorized" in code:
         return (
-            f"no permission ({message}): allow servicequotas:ListServiceQuotas, "
-            "ListAWSDefaultServiceQuotas and GetAWSDefaultServiceQuota"
+            f"no permission ({message}): allow servicequotas:ListServiceQuotas and "
+            "ListAWSDefaultServiceQuotas"
         )
     return f"Service Quotas refused {error.operation_name}: {code}: {message}"

@@ -8,15 +8,15 @@ calls to the other wait, so that their waits do not add up.
 
 A throttled call is retried. With a limit, it would not have been throttled, and no retry needed. So
 for each throttled call, the next call of its kind is not charged. The pause before a retry is left
-out as well: the clock stands still while retries are expected and no call is in flight. After half
-a minute, a retry is no longer expected, and that time is added after all.
+out as well: the clock stands still while retries are expected and no call is in flight. Half a
+minute after the latest throttled call, none is expected, and that time is added after all.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Concurrency
@@ -127,12 +127,12 @@ class PacedEstimate:
         self._registry = registry
         self._queues: OrderedDict[str | None, _EstimatedQueue] = OrderedDict()
         self._limits: dict[str, tuple[Sequence[Limit], Mapping[str, Sequence[Limit]]]] = {}
-        self._awaited: defaultdict[_Kind, deque[float]] = defaultdict(deque)
-        """The times of throttled calls whose retries are expected, by kind."""
-        self._throttled: deque[tuple[float, _Kind]] = deque()
-        """The same for all kinds, in order; some of the retries have arrived."""
-        self._retries = self._in_flight = 0
-        """Number of expected retries, and of calls in flight."""
+        self._retries: Counter[_Kind] = Counter()
+        """Number of expected retries by kind; no kind has 0."""
+        self._expected_until = 0.0
+        """When they are no longer expected."""
+        self._in_flight = 0
+        """Number of calls in flight."""
         self._skipped = 0.0
         """Seconds that were not counted, because retries were expected."""
         self._last = self._clock = self._began = 0.0
@@ -159,10 +159,9 @@ class PacedEstimate:
             limits = (limit for _, limit, _ in queue.limits(call, self._clock))
             rates = [limit_types.rate_of(x) for x in limits if limit_types.unit_of(x) == CALLS]
             self._strictest[service, call.keys] = min(rates, default=math.inf)
-        awaited = self._awaited.get((request.kind, call.keys))
-        if awaited:  # a retry
-            awaited.popleft()
-            self._retries -= 1
+        kind = request.kind, call.keys
+        if kind in self._retries:
+            self._retries -= Counter([kind])  # this drops a kind that has 0
             self._skipped = 0.0  # the pause before it
             return
         self._clock, waits_for = queue.charge(call, self._clock)
@@ -189,27 +188,18 @@ class PacedEstimate:
         self._advance(now)
         self._in_flight -= 1
         if throttled and request.needs is not None:
-            kind = request.kind, request.needs.keys
-            self._awaited[kind].append(now)
-            self._throttled.append((now, kind))
-            self._retries += 1
+            self._retries[request.kind, request.needs.keys] += 1
+            self._expected_until = now + _LONGEST_PAUSE
 
     def _advance(self, now: float) -> None:
         """Advance the clock to `now`."""
-        if self._in_flight or not self._retries:
-            self._clock += now - self._last
-        else:
-            self._skipped += now - self._last
-        self._last = now
-        while self._throttled and self._throttled[0][0] < now - _LONGEST_PAUSE:
-            at, kind = self._throttled.popleft()
-            awaited = self._awaited[kind]
-            # If its retry has arrived, another one is the first by now.
-            if awaited and awaited[0] == at:
-                awaited.popleft()
-                self._retries -= 1
-            if not awaited:
-                del self._awaited[kind]
+        passed, self._last = now - self._last, now
+        if now > self._expected_until:
+            self._retries.clear()
+        if self._retries and not self._in_flight:
+            self._skipped += passed
+            return
+        self._clock += passed
         if not self._retries:
             self._clock += self._skipped
             self._skipped = 0.0

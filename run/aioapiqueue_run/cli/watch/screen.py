@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
 from textual.app import App
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from aioapiqueue_run.cli.watch.rows import QuotaKey, QuotaRow
 
 __all__ = ["Watch"]
-
-_Result = TypeVar("_Result")
 
 _COLUMNS = {
     "rate": ("per s", 10),
@@ -96,8 +94,8 @@ class Watch(App[None]):
         self._width = 80
         self._sorted = False
         """Whether the user has just changed the order: the view then follows the cursor."""
-        self._is_updating = False
-        """Whether a request to the hub is under way."""
+        self._wake = threading.Event()
+        """Set for an update before the interval is over."""
 
     def compose(self) -> ComposeResult:
         """Yield the parts of the screen, from top to bottom."""
@@ -108,7 +106,7 @@ class Watch(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Update the screen now and then at each interval."""
+        """Begin to update the screen."""
         # By default, these signals would end the program and leave the terminal in raw mode.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -116,8 +114,7 @@ class Watch(App[None]):
         self._table.focus()
         self.query_one("#filter", Input).display = bool(self._words)
         self._make_columns()
-        self.set_interval(self._every, self._request_status)
-        self._request_status()
+        self._in_thread(self._poll)
 
     def on_resize(self, event: Resize) -> None:
         """Fit the columns to the new width."""
@@ -149,22 +146,31 @@ class Watch(App[None]):
     def _heading(self, name: str, heading: str) -> Text:
         return Text(f"{heading}▼" if name == self._by else heading, no_wrap=True)
 
-    def _request_status(self) -> None:
-        """Request the status in a task of its own, so that keys work meanwhile."""
-        if not self._is_updating:  # a slow hub gets one request at a time
-            self._is_updating = True
-            self.run_worker(self._ask_and_show(), exit_on_error=True)
+    def _in_thread(self, function: Callable[[], None]) -> None:
+        """Call a function that waits for the hub, so that keys work meanwhile.
 
-    async def _ask_and_show(self) -> None:
-        try:
-            self._take(await self._ask({"command": "status", "lanes": False}))
-        finally:
-            self._is_updating = False
+        Python waits for textual's own threads before it exits, which would delay `q` while a hub
+        does not respond; it does not wait for a daemon thread.
+        """
 
-    async def _ask(self, hello: dict[str, Any]) -> dict[str, Any] | str:
+        def run() -> None:
+            with contextlib.suppress(RuntimeError):  # the app has ended
+                function()
+
+        threading.Thread(target=run, daemon=True).start()
+
+    def _poll(self) -> None:
+        """Update the screen at each interval: a slow hub gets one request at a time."""
+        while True:
+            answer = self._ask({"command": "status", "lanes": False})
+            self.call_later(self._take, answer)
+            self._wake.wait(self._every)
+            self._wake.clear()
+
+    def _ask(self, hello: dict[str, Any]) -> dict[str, Any] | str:
         """Return the hub's answer to a request, or a message why there is none."""
         try:
-            answer = await _in_thread(partial(command, self._place, hello))
+            answer = command(self._place, hello)
         except (OSError, ValueError) as error:
             return f"cannot reach the hub: {error}"
         if answer is None:
@@ -282,20 +288,22 @@ class Watch(App[None]):
 
         def answered(yes: bool | None) -> None:  # noqa: FBT001 - as textual calls it
             if yes:
-                self.run_worker(self._set_paused(row))
+                self._in_thread(partial(self._set_paused, row))
 
         self.push_screen(_Question(question), answered)
 
-    async def _set_paused(self, row: QuotaRow) -> None:
+    def _set_paused(self, row: QuotaRow) -> None:
         what = "resume" if row.paused else "pause"
         kind, quota = row.key
-        answer = await self._ask({"command": what, "kind": kind, "quota": quota})
+        answer = self._ask({"command": what, "kind": kind, "quota": quota})
+        problem = ""
         if isinstance(answer, str):
-            self.notify(answer, severity="error", markup=False)
+            problem = answer
         elif not answer["known"]:
-            text = f"no program is using {row.name} any more"
-            self.notify(text, severity="warning", markup=False)
-        self._request_status()
+            problem = f"no program is using {row.name} any more"
+        if problem:
+            self.call_later(self.notify, problem, severity="error", markup=False)
+        self._wake.set()
 
 
 class _Question(ModalScreen[bool]):
@@ -325,37 +333,6 @@ class _Question(ModalScreen[bool]):
     def action_answer(self, yes: bool) -> None:  # noqa: FBT001 - as textual calls it
         """Close the question and return the answer."""
         self.dismiss(yes)
-
-
-async def _in_thread(function: Callable[[], _Result]) -> _Result:
-    """Call a function in a thread of its own, and return its result.
-
-    If this is cancelled, the thread goes on until the function returns.
-    """
-    # Not `asyncio.to_thread`: Python waits for the threads of its pool before it exits, which would
-    # delay `q` while a hub does not respond.
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[_Result] = loop.create_future()
-
-    def deliver(found: _Result | None, error: Exception | None) -> None:
-        if future.done():  # cancelled
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(cast("_Result", found))
-
-    def run() -> None:
-        found, error = None, None
-        try:
-            found = function()
-        except Exception as raised:  # noqa: BLE001 - the future raises it
-            error = raised
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(deliver, found, error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return await future
 
 
 def _head(status: Mapping[str, Any], rows: Iterable[QuotaRow]) -> str:

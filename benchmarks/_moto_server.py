@@ -1,4 +1,4 @@
-"""A moto server in a process of its own, filled with snapshots, buckets and users.
+"""A moto server in a process of its own, filled with snapshots, buckets and users; a way to it.
 
 In a process of its own, the server does not compete with the measured scans for an interpreter
 lock. It is filled through moto's backend objects: over HTTP, 15,000 snapshots would take more than
@@ -15,17 +15,31 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
 
-__all__ = ["REGION", "Moto", "MotoError", "moto_server", "public_among"]
+from aioapiqueue_run.demo.scan import REGION, new_client
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from multidict import CIMultiDictProxy
+
+    from aioapiqueue_run.demo.gate import Answer
+
+__all__ = ["Moto", "MotoError", "forwarding_to", "moto_server", "public_among", "serve", "warm_up"]
 
 # moto's default account. moto treats each access key that it did not make as a key of this account,
 # so all strategies see the same data. The proxy distinguishes accounts by the access key itself.
 _ACCOUNT_ID = "123456789012"
-REGION = "us-east-1"
 _PUBLIC_ONE_IN = 10
 _START_SECONDS = 60.0
+# Headers that concern a single hop (RFC 9110, 7.6.1), or that aiohttp sets.
+_NOT_FORWARDED = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
+# Enough to keep the server busy. With more, its threads would compete for one interpreter lock.
+_CONNECTIONS = 16
 
 
 class MotoError(Exception):
@@ -46,7 +60,7 @@ class Moto(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def moto_server(
-    *, snapshots: int, buckets: int, users: int, program: Sequence[str] = ("-m", __name__)
+    *, snapshots: int, buckets: int, users: int, program: Sequence[str]
 ) -> AsyncIterator[Moto]:
     """Yield a filled moto server on 127.0.0.1. Its process ends with the block.
 
@@ -93,6 +107,63 @@ async def moto_server(
             await process.wait()
 
 
+@contextlib.asynccontextmanager
+async def forwarding_to(upstream: str) -> AsyncIterator[Answer]:
+    """Yield what answers requests by forwarding them to a server, while the block runs.
+
+    Args:
+        upstream: the URL of the server, without a path.
+    """
+    connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
+    async with aiohttp.ClientSession(
+        connector=connector,
+        auto_decompress=False,  # bodies are forwarded as they are
+        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+        timeout=aiohttp.ClientTimeout(total=None),
+    ) as session:
+
+        async def answer(
+            request: web.BaseRequest, _parameters: Mapping[str, list[str]]
+        ) -> web.Response:
+            try:
+                async with session.request(
+                    request.method,
+                    # Not encoded again: the client has signed the path as it is.
+                    URL(f"{upstream}{request.raw_path}", encoded=True),
+                    headers=_forwarded(request.headers),
+                    data=await request.read() or None,
+                    allow_redirects=False,
+                ) as answer:
+                    return web.Response(
+                        status=answer.status,
+                        body=await answer.read(),
+                        headers=_forwarded(answer.headers),
+                    )
+            except aiohttp.ClientConnectionError as error:
+                return web.Response(status=502, text=f"No response from the mock server: {error!r}")
+
+        yield answer
+
+
+def _forwarded(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    return CIMultiDict(
+        (name, value) for name, value in headers.items() if name.lower() not in _NOT_FORWARDED
+    )
+
+
+async def warm_up(url: str, snapshot: str) -> None:
+    """Call each service once, because the first call of each loads code, here and in the server."""
+    key = "AKIAWARMUP0000000000"
+    async with new_client(url, "ec2", key) as ec2:
+        await ec2.describe_snapshot_attribute(
+            SnapshotId=snapshot, Attribute="createVolumePermission"
+        )
+    async with new_client(url, "s3", key) as s3:
+        await s3.list_buckets()
+    async with new_client(url, "iam", key) as iam:
+        await iam.list_users(MaxItems=1)
+
+
 def public_among(snapshots: int) -> int:
     """Return the number of public snapshots in an account with this number of snapshots."""
     return -(-snapshots // _PUBLIC_ONE_IN)
@@ -136,14 +207,10 @@ def serve(snapshots: int, buckets: int, users: int) -> None:
     application = DomainDispatcherApplication(create_backend_app)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
     moto = Moto(f"http://127.0.0.1:{server.server_port}", snapshot)
-    print(*moto, flush=True)  # noqa: T201 - the parent reads it
+    print(*moto, flush=True)  # the parent reads it
     server.serve_forever()
 
 
 def _end_with_parent() -> None:
     sys.stdin.read()  # ends when the parent closes the pipe, or dies
     os._exit(0)  # from a thread, `sys.exit` would not end the process
-
-
-if __name__ == "__main__":
-    serve(*map(int, sys.argv[1:]))
