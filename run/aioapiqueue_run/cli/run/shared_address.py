@@ -1,8 +1,9 @@
-"""The address of the server of `--shared`: read strictly, and shown without its password.
+"""The address of the server of `--shared`: checked, read by redis-py, shown without its password.
 
-`from_url` of redis-py ignores an invalid database, accepts a misspelt option until the first
-command, does not support Sentinels, and may quote a part of the password in its errors. That may
-do for code, but an option needs an error that names the fault.
+redis-py takes an invalid database for none and several hosts for one, accepts a misspelt option
+until the first command, knows no URLs of Sentinels, and may quote a part of the password in its
+errors. That may do for code, but an option needs an error that names the fault. So this refuses
+what redis-py would accept silently, and shows none of its errors.
 """
 
 from __future__ import annotations
@@ -11,40 +12,51 @@ import contextlib
 import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import parse_qsl, quote, unquote
 
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
 __all__ = ["Address", "ConnectedClient", "connected", "read_address"]
 
 ConnectedClient: TypeAlias = Redis | RedisCluster
-Kind: TypeAlias = Literal["server", "socket", "cluster", "sentinel"]
 
-_KINDS: dict[str, Kind] = {
-    "redis": "server",
-    "unix": "socket",
-    "redis+cluster": "cluster",
-    "redis+sentinel": "sentinel",
-}
-_PATHS: dict[Kind, tuple[str, str]] = {
-    "server": (r"/?(?P<db>\d{0,9})", "the database must be a number: write redis://HOST:6379/0"),
-    "socket": (r"(?P<name>/+[^/].*)", "the path is missing: write unix:///run/redis/redis.sock"),
-    "cluster": (r"/?0*", "a cluster has only database 0: leave the number out"),
-    "sentinel": (
-        r"/(?P<name>[^/]+)/?(?P<db>\d{0,9})",
+_URL = re.compile(
+    r"(?P<scheme>(?i:rediss?(?:\+cluster|\+sentinel)?|unix))://"
+    r"(?:(?P<login>.*)@)?(?P<hosts>[^@/?]*)(?P<path>[^@?]*)\??(?P<query>[^@]*)",
+    re.DOTALL,
+)
+_NODE = re.compile(r"(?:\[[0-9a-fA-F:.]{2,45}\]|[\w.-]{1,253})(?::[1-9][0-9]{0,4})?", re.ASCII)
+_PATHS = {
+    "redis": (r"/?(?P<db>[0-9]{0,9})", "the database must be a number: write redis://HOST:6379/0"),
+    "unix": (r"(?P<name>/+[^/].*)", "a socket has a path and no host: write unix:///run/r.sock"),
+    "redis+cluster": (r"/?0*", "a cluster has only database 0: leave the number out"),
+    "redis+sentinel": (
+        r"/(?P<name>[^/]+)/?(?P<db>[0-9]{0,9})",
         "the name that the Sentinels monitor is missing: write redis+sentinel://HOST/NAME",
     ),
 }
 """The pattern of the path for each kind of server, and the error if it does not match."""
-_NODE = re.compile(r"(?:\[([0-9a-fA-F:.]{2,45})\]|([\w.-]{1,253}))(?::(\d{1,5}))?", re.ASCII)
+_TEXT = ("(?s).*", "text")
+_FILE = (".+", "a readable file")
+_SECONDS = (r"(?=.*[1-9])[0-9]{0,9}\.?[0-9]{0,9}", "a number of seconds")
+_OPTIONS = {
+    "db": ("[0-9]{1,9}", "a number"),
+    **dict.fromkeys(("username", "password"), _TEXT),
+    **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), _SECONDS),
+    **dict.fromkeys(("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), _FILE),
+    "ssl_cert_reqs": ("required|none", "required or none"),
+    "ssl_check_hostname": ("(?i:true|false)", "true or false"),
+    **dict.fromkeys(("sentinel_username", "sentinel_password"), _TEXT),
+}
+"""The pattern of the value of each option, and its form in words."""
 _CLIENT = {"socket_keepalive": True, "max_connections": 2**31}
 """Without a bound on connections: each queue uses one during a request, and a client allows 100
 by default."""
@@ -58,46 +70,29 @@ class Address:
     """The address of a Redis or Valkey server, and the login. `str` and `repr` show no password.
 
     Attributes:
-        kind: a server, a Unix domain socket, nodes of a cluster, or Sentinels.
-        tls: whether the connection is encrypted.
+        shown: the URL without password and options.
+        kind: the scheme without TLS.
         nodes: the hosts and ports; none for a socket.
         name: the path of the socket, or the name under which Sentinels monitor the server.
-        user: the user's name; None for the default user.
-        password: the password; None if there is none.
-        db: the number of the database.
-        sentinel: `username` and `password` for the Sentinels themselves.
-        options: further options, with their names in redis-py.
+        settings: redis-py's arguments of a connection: login, database, TLS and options.
     """
 
-    kind: Kind
-    tls: bool
+    shown: str
+    kind: str
     nodes: tuple[tuple[str, int], ...]
     name: str
-    user: str | None
-    password: str | None = field(repr=False)
-    db: int
-    sentinel: Mapping[str, str | None] = field(repr=False)
-    options: Mapping[str, Any] = field(repr=False)
+    settings: Mapping[str, Any] = field(repr=False)
 
     def __str__(self) -> str:
-        login = "" if self.password is None else f"{quote(self.user or '')}:{_MASK}@"
-        hosts = ((f"[{host}]" if ":" in host else host, port) for host, port in self.nodes)
-        nodes = ",".join(f"{host}:{port}" for host, port in hosts)
-        scheme = "rediss" if self.tls else "redis"
-        return {
-            "server": f"{scheme}://{login}{nodes}/{self.db}",
-            "socket": f"unix://{login}{quote(self.name)}" + (f"?db={self.db}" if self.db else ""),
-            "cluster": f"{scheme}+cluster://{login}{nodes}",
-            "sentinel": f"{scheme}+sentinel://{login}{nodes}/{quote(self.name, safe='')}/{self.db}",
-        }[self.kind]
+        return self.shown
 
     def scrubbed(self, text: str) -> str:
         """Return a message of the server or of redis-py on one line, without our passwords."""
         # A server without AUTH quotes the arguments of that command, cut off at some length: the
         # beginning of a password would not be found below.
         text = text.partition(", with args beginning with")[0]
-        for secret in filter(None, (self.password, self.sentinel.get("password"))):
-            for form in (secret, quote(secret), quote(secret, safe="")):
+        for secret in map(self.settings.get, ("password", "sentinel_password")):
+            for form in (secret, quote(secret), quote(secret, safe="")) if secret else ():
                 text = text.replace(form, _MASK)
         return "".join(one if one.isprintable() else " " for one in text)
 
@@ -114,155 +109,120 @@ def read_address(url: str) -> Address:
             and the same with `rediss`. Reserved characters are percent-encoded, also in passwords.
 
     Raises:
-        ValueError: the URL is malformed. Of the URL, the error quotes names of options only.
+        ValueError: the URL is malformed. The error quotes nothing of it but the names of options.
     """
-    # No error below quotes the text that is wrong: it may be a part of the password, for instance
-    # after a "/" in it. `from None`, because the original errors do quote it.
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # brackets that do not match
-        raise ValueError("this is not a URL: write redis://USER:PASSWORD@HOST:6379/0") from None
-    tls = parts.scheme.startswith("rediss")
-    kind = _KINDS.get(parts.scheme.replace("rediss", "redis", 1))
-    if kind is None or not url.partition(":")[2].startswith("//"):
+    # Text that is wrong is not quoted: it may be a part of the password, for instance after a "/".
+    found = _URL.fullmatch(url)
+    if found is None:
         raise ValueError(
             "the URL must begin with redis://, rediss://, redis+cluster://, rediss+cluster://, "
             "redis+sentinel://, rediss+sentinel:// or unix://"
         )
-    if "#" in url or "@" in parts.path + parts.query or not url.isprintable() or " " in url:
+    scheme, login, hosts, path, query = found.groups("")
+    if re.search("[/?]", login) or re.search("[# ]", url) or not url.isprintable():
         raise ValueError(
             "the URL contains a reserved character: in a user name or password, write "
             "%2F for /, %3F for ?, %23 for #, %40 for @, %25 for % and %20 for a space"
         )
-    options = _options(parts.query, kind, tls=tls)
-    login, _, hosts = parts.netloc.rpartition("@")
-    user, _, password = map(unquote, login.partition(":"))
-    user, password = options.pop("username", user), options.pop("password", password)
-    if user and not password:
+    tls, kind = scheme.lower().startswith("rediss"), scheme.lower().replace("rediss", "redis")
+    form, remedy = _PATHS[kind]
+    place = re.fullmatch(form, hosts + path if kind == "unix" else path)
+    if place is None:
+        raise ValueError(remedy)
+    _check_options(query, scheme.lower())
+    if kind != "unix":
+        _check_nodes(hosts.split(","), kind)
+    # To redis-py, each node is a server.
+    base = "unix" if kind == "unix" else "rediss" if tls else "redis"
+    end = path if kind == "unix" else f"/{place.groupdict('').get('db', '')}"
+    login = login and f"{login}@"
+    read: list[dict[str, Any]]
+    try:
+        read = [dict(parse_url(f"{base}://{login}{one}{end}?{query}")) for one in hosts.split(",")]
+    except ValueError:  # it may quote a part of the password
+        raise ValueError(_NO_HOST) from None
+    settings = read[0]
+    if settings.get("username") and not settings.get("password"):
         raise ValueError(
             "the URL has a user name but no password: write redis://USER:PASSWORD@HOST:6379/0, "
             "or redis://:PASSWORD@HOST:6379/0 for the default user"
         )
-    if kind == "socket" and hosts:
-        raise ValueError("a socket has no host: write unix:///run/redis/redis.sock")
-    form, remedy = _PATHS[kind]
-    path = re.fullmatch(form, parts.path, re.ASCII)
-    if path is None or (kind == "cluster" and options.get("db")):
-        raise ValueError(remedy)
-    found = path.groupdict("")
-    db = options.pop("db", int(found.get("db") or 0))
-    sentinel = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
-    return Address(
-        kind,
-        tls=tls,
-        nodes=() if kind == "socket" else _nodes(hosts, kind),
-        name=unquote(found.get("name", "")),
-        user=user or None,
-        password=password or None,
-        db=db,
-        sentinel=sentinel,
-        options=options,
-    )
+    default = 26379 if kind == "redis+sentinel" else 6379
+    nodes = tuple((one["host"], one.get("port", default)) for one in read if "host" in one)
+    for name in ("host", "port", "path", "connection_class"):
+        settings.pop(name, None)
+    if tls:
+        settings = {"ssl": True, "ssl_check_hostname": True, **settings}
+    user, colon, _ = login.partition(":")
+    shown = f"{scheme}://{user}{colon and f':{_MASK}@'}{hosts}{path}"
+    return Address(shown, kind, nodes, unquote(place.groupdict("").get("name", "")), settings)
 
 
-def _nodes(hosts: str, kind: Kind) -> tuple[tuple[str, int], ...]:
-    nodes = []
-    for one in hosts.split(","):
-        match = _NODE.fullmatch(one)
-        port = int(match[3] or (26379 if kind == "sentinel" else 6379)) if match else 0
-        if match is None or not 0 < port < 2**16:
-            raise ValueError(
-                "the host is missing or the port is invalid: write HOST:PORT with a port from 1 "
-                "to 65535 and IPv6 addresses in brackets; in a password, write %3A for :, %2F for "
-                "/ and %40 for @"
-            )
-        nodes.append((match[1] or match[2], port))
-    if len(nodes) > 1 and kind == "server":
+_NO_HOST = (
+    "the host is missing or the port is invalid: write HOST:PORT with a port from 1 to 65535 and "
+    "IPv6 addresses in brackets; in a password, write %3A for :, %2F for / and %40 for @"
+)
+
+
+def _check_nodes(hosts: list[str], kind: str) -> None:
+    """Raise an error for hosts that redis-py would accept although they are none."""
+    if not all(map(_NODE.fullmatch, hosts)):
+        raise ValueError(_NO_HOST)
+    if len(hosts) > 1 and kind == "redis":
         raise ValueError(
             "several hosts need redis+cluster:// (nodes of a cluster) or redis+sentinel:// "
             "(Sentinels)"
         )
-    return tuple(nodes)
 
 
-def _is_readable(path: str) -> bool:
-    return Path(path).is_file() and os.access(path, os.R_OK)
-
-
-_Option: TypeAlias = "tuple[Callable[[str], object], Callable[[str], Any], str]"
-_TEXT: _Option = (lambda _: True, str, "")
-_SECONDS: _Option = (
-    re.compile(r"(?=.*[1-9])[0-9]{0,9}\.?[0-9]{0,9}").fullmatch,
-    float,
-    "a number of seconds",
-)
-_FILE: _Option = (_is_readable, str, "a readable file")
-_OPTIONS: dict[str, _Option] = {
-    "db": (re.compile("[0-9]{1,9}").fullmatch, int, "a number"),
-    **dict.fromkeys(("username", "password", "sentinel_username", "sentinel_password"), _TEXT),
-    **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), _SECONDS),
-    **dict.fromkeys(("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), _FILE),
-    "ssl_cert_reqs": (re.compile("(?i)required|none").fullmatch, str.lower, "required or none"),
-    "ssl_check_hostname": (
-        re.compile("(?i)true|false").fullmatch,
-        lambda text: text.lower() == "true",
-        "true or false",
-    ),
-}
-"""For each option: the check of its text, the conversion to a value, and the expected form."""
-
-
-def _options(query: str, kind: Kind, *, tls: bool) -> dict[str, Any]:
+def _check_options(query: str, scheme: str) -> None:
+    """Raise an error for options that redis-py would accept now, but fail with later."""
     known = [
         name
         for name in _OPTIONS
-        if (tls or not name.startswith("ssl_"))
-        and (kind == "sentinel" or not name.startswith("sentinel_"))
+        if (scheme.startswith("rediss") or not name.startswith("ssl_"))
+        and (scheme.endswith("sentinel") or not name.startswith("sentinel_"))
+        and not (scheme.endswith("cluster") and name == "db")
     ]
-    found: dict[str, Any] = {}
-    for name, text in parse_qsl(query, keep_blank_values=True):
+    given = parse_qsl(query, keep_blank_values=True)
+    for name, text in given:
+        # The rest of a password after an unescaped & looks like a name: do not quote it.
         if name not in known:
-            if name not in _OPTIONS and any(one.endswith("password") for one in found):
-                # The rest of a password after an unescaped & looks like a name: do not quote it.
-                raise ValueError(
-                    "unknown option, or a password with an & (write %26 instead); the options are "
-                    f"{', '.join(known)}"
-                )
-            shown = f' "{name}"' if re.fullmatch(r"\w{1,30}", name, re.ASCII) else ""
-            tls_only = " (it needs rediss://)" if name in _OPTIONS and not tls else ""
-            raise ValueError(f"unknown option{shown}{tls_only}; the options are {', '.join(known)}")
-        if name in found:
-            raise ValueError(f'the option "{name}" is given twice')
-        is_valid, read, wanted = _OPTIONS[name]
-        if not is_valid(text):
+            raise ValueError(
+                "there is an unknown option, or a password with an & (write %26 instead); the "
+                f"options of {scheme}:// are {', '.join(known)}"
+            )
+        form, wanted = _OPTIONS[name]
+        unreadable = (form, wanted) == _FILE and not os.access(text, os.R_OK)
+        if unreadable or not re.fullmatch(form, text):
             raise ValueError(f'the option "{name}" must be {wanted}')
-        found[name] = read(text)
-    return found
+        if [one for one, _ in given].count(name) > 1:
+            raise ValueError(f'the option "{name}" is given twice')
 
 
 @contextlib.asynccontextmanager
 async def connected(address: Address) -> AsyncIterator[ConnectedClient]:
     """Yield a client on the running loop, which connects at its first use; close it at the end."""
-    tls: dict[str, Any] = {"ssl": True, "ssl_check_hostname": True} if address.tls else {}
-    tls |= {name: value for name, value in address.options.items() if name.startswith("ssl_")}
-    login = {"username": address.user, "password": address.password, "db": address.db}
+    settings = dict(address.settings)
+    login = {name: settings.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    tls = {name: value for name, value in settings.items() if name.startswith("ssl")}
     # No retries by the client: the queues retry, with time limits of their own.
     retry = {"retry": Retry(NoBackoff(), 0)}
-    kwargs: dict[str, Any] = {**tls, **address.options, **login, **_CLIENT, **retry}
+    kwargs: dict[str, Any] = {**settings, **_CLIENT, **retry}
     async with contextlib.AsyncExitStack() as stack:
         client: ConnectedClient
-        if address.kind == "cluster":
+        if address.kind == "redis+cluster":
             nodes = [ClusterNode(host, port) for host, port in address.nodes]
             client = RedisCluster(startup_nodes=nodes, **kwargs)
-        elif address.kind == "sentinel":
-            own = {**tls, **address.sentinel, **_TO_SENTINELS, **retry}
+        elif address.kind == "redis+sentinel":
+            own = {**tls, **login, **_TO_SENTINELS, **retry}
             manager = Sentinel(  # type: ignore[no-untyped-call]  # redis-py has no types here
                 address.nodes, sentinel_kwargs=own, **kwargs
             )
             for sentinel in manager.sentinels:
                 stack.push_async_callback(sentinel.aclose)
             client = manager.master_for(address.name)
-        elif address.kind == "socket":
+        elif address.kind == "unix":
             client = Redis(unix_socket_path=address.name, **kwargs)
         else:
             ((host, port),) = address.nodes

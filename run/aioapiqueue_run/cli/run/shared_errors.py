@@ -72,7 +72,7 @@ def explained(error: BaseException, address: Address, seconds: float) -> str:
         if word in texts:
             return remedy
     if isinstance(error, TimeoutError | errors.TimeoutError):
-        more = "that the port uses TLS" if address.tls else "for a firewall"
+        more = "that the port uses TLS" if address.settings.get("ssl") else "for a firewall"
         return f"no response within {seconds:g} s: {_REACH}. Also check {more}"
     return _network(chain, address)
 
@@ -92,14 +92,14 @@ def _no_permission(text: str, address: Address) -> str:
 
 
 def _no_password(text: str, address: Address) -> str:
-    if address.password is None:
+    if address.settings.get("password") is None:
         return "it needs a password: write redis://USER:PASSWORD@HOST, or redis://:PASSWORD@HOST"
     if "without any password" in text or "no password is set" in text:
         return (
             "its default user has no password: remove the password from the URL, or name a user "
             "that has one"
         )
-    who = address.user or "default"
+    who = address.settings.get("username", "default")
     return f"it rejects the password of the user {who!r}: check both"
 
 
@@ -123,10 +123,14 @@ def _network(chain: Sequence[BaseException], address: Address) -> str:
         if isinstance(one, OSError) and one.errno is not None:
             if one.errno == errno.EACCES:
                 return f"you have no access to it ({os.strerror(one.errno)})"
-            reach = _PATH if address.kind == "socket" else _REACH
+            reach = _PATH if address.kind == "unix" else _REACH
             return f"it cannot be reached ({os.strerror(one.errno)}): {reach}"
     text = str(chain[0])
     if "closed" in text or "reset" in text:
-        tls = "" if address.tls else ". If it uses TLS, write rediss:// instead of redis://"
+        tls = (
+            ""
+            if address.settings.get("ssl")
+            else ". If it uses TLS, write rediss:// instead of redis://"
+        )
         return f"it closed the connection: {_REACH}{tls}"
     return f"{type(chain[0]).__name__}: {address.scrubbed(text)}"
