@@ -10,7 +10,6 @@ import typer
 
 from aioapiqueue import Rate
 from aioapiqueue_run.cli.console import console, why_unwritable
-from aioapiqueue_run.cli.help import whole
 
 __all__ = ["demo"]
 
@@ -26,7 +25,6 @@ def demo(
         int,
         typer.Option(
             metavar="N",
-            parser=whole,
             help=f"Number of snapshots in the account; at least {_MIN_SNAPSHOTS}.",
         ),
     ] = 320,
@@ -42,7 +40,6 @@ def demo(
         int,
         typer.Option(
             metavar="N",
-            parser=whole,
             help="Number of concurrent EC2 calls in each scan. S3 and IAM each get half as many.",
         ),
     ] = 20,

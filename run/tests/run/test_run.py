@@ -611,9 +611,9 @@ def test_hub_failing_to_open_starts_nothing(quiet_run, python, temporary):
 
 def test_system_without_sockets_is_refused(monkeypatch, capsys):
     """Where Python has no Unix domain sockets: a clear message, exit code 2."""
-    monkeypatch.setattr("aioapiqueue_run.cli.run.command.os", types.SimpleNamespace(name="nt"))
+    monkeypatch.setattr("aioapiqueue_run.cli.run.plan.os", types.SimpleNamespace(name="nt"))
     with pytest.raises(typer.Exit) as ended:
-        run_command(["program"], limit=["ec2=1/s"])
+        run_command(command=["program"], limit=["ec2=1/s"])
     assert ended.value.exit_code == 2
     assert capsys.readouterr().err == f"aioapiqueue: run does not work on {sys.platform}: use WSL\n"
 

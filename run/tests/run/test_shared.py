@@ -229,7 +229,7 @@ def test_wrong_password_starts_nothing(run, server, python, tmp_path):
 def test_invalid_options_are_refused(options, remedy, capsys):
     """Before anything connects: exit code 2."""
     with pytest.raises(typer.Exit) as ended:
-        run_command(["program"], limit=["ec2=1/s"], **options)
+        run_command(command=["program"], limit=["ec2=1/s"], **options)
     assert ended.value.exit_code == 2
     said = capsys.readouterr().err
     assert said.startswith(f"aioapiqueue: {remedy}")
@@ -238,9 +238,9 @@ def test_invalid_options_are_refused(options, remedy, capsys):
 
 def test_missing_extra_is_named(monkeypatch, capsys):
     """Without redis-py: what to install, exit code 2."""
-    monkeypatch.setattr("aioapiqueue_run.cli.run.command.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("aioapiqueue_run.cli.run.plan.importlib.util.find_spec", lambda _: None)
     with pytest.raises(typer.Exit) as ended:
-        run_command(["program"], limit=["ec2=1/s"], shared="redis://:geheim@host")
+        run_command(command=["program"], limit=["ec2=1/s"], shared="redis://:geheim@host")
     assert ended.value.exit_code == 2
     said = capsys.readouterr().err
     assert "pip install 'aioapiqueue[redis]'" in said
@@ -252,9 +252,9 @@ def test_missing_extra_is_named(monkeypatch, capsys):
 )
 def test_what_is_no_url_is_told(url, hint, monkeypatch, capsys):
     """Whether redis-py is installed or not: it would not help."""
-    monkeypatch.setattr("aioapiqueue_run.cli.run.command.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("aioapiqueue_run.cli.run.plan.importlib.util.find_spec", lambda _: None)
     with pytest.raises(typer.Exit) as ended:
-        run_command(["program"], limit=["ec2=1/s"], shared=url)
+        run_command(command=["program"], limit=["ec2=1/s"], shared=url)
     assert ended.value.exit_code == 2
     said = capsys.readouterr().err
     assert said.endswith(f"not a URL: write one such as redis://HOST:6379{hint}")

@@ -1,0 +1,240 @@
+"""Makes the plan of a run from its options, its environment and the files that they name."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
+
+from aioapiqueue import Rate
+from aioapiqueue.exceptions import LimitsError
+from aioapiqueue.registry import Registry
+from aioapiqueue.registry.spi import check_preset, parse_share
+from aioapiqueue.spi import CALLS
+from aioapiqueue_run.cli.console import wrapped
+from aioapiqueue_run.cli.hosts import host_problems
+from aioapiqueue_run.cli.run.errors import NotStarted
+from aioapiqueue_run.cli.run.gates import RunGate, read_gate
+from aioapiqueue_run.cli.run.gateway import is_installed
+from aioapiqueue_run.cli.run.launch import examine
+from aioapiqueue_run.cli.run.limits_in_words import in_words
+from aioapiqueue_run.cli.run.log import Log
+from aioapiqueue_run.cli.run.model import RunPlan
+from aioapiqueue_run.cli.run.on_host import OnHost
+from aioapiqueue_run.cli.run.output_file import open_files
+from aioapiqueue_run.cli.run.queue_feed import Changes
+from aioapiqueue_run.cli.run.shared_server import SHARED_VARIABLE, Shared
+from aioapiqueue_run.cli.run.status_line import StatusLine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aioapiqueue_run.cli.run.launch import Launch
+    from aioapiqueue_run.cli.run.options import RunOptions
+
+__all__ = ["make_plan"]
+
+
+def make_plan(options: RunOptions) -> RunPlan:
+    """Return the plan of a run; open its files, but start and connect nothing.
+
+    Raises:
+        NotStarted: an option, a file or the environment forbids the run. The error contains each
+            problem, with its remedy.
+    """
+    _check_system()
+    if not options.grace > 0:  # refuses NaN, too
+        raise NotStarted(
+            f"--grace: {options.grace:g} is invalid: expected a number of seconds above 0"
+        )
+    gates = _gates(options)
+    shared = _shared(options)
+    alone = options.private or options.dry_run or shared is not None
+    on_host = None if alone else OnHost(PurePath(options.command[0]).name)
+    changes = Changes()
+    registry = _registry(options, on_host or (None if options.dry_run else shared), changes)
+    launch = examine(
+        options.command,
+        any_=options.any is True or bool(registry.hosts),
+        isolate=options.isolate,
+    )
+    gateway = _gateway(options, launch, registry)
+    # A URL from the variable is not repeated: it will be set again. Another one has no password.
+    named = shared is not None and options.shared != os.environ.get(SHARED_VARIABLE)
+    repeated = dataclasses.replace(options, shared=str(shared) if named else None)
+    # Last, so that no error above leaves an empty file.
+    to_stdout = options.json is not None and str(options.json) == "-"
+    files = open_files(
+        {
+            "--log": options.log,
+            "--json": Path("/dev/stdout") if to_stdout else options.json,
+            "--report": options.report,
+        }
+    )
+    live = not options.no_live and options.log is None and StatusLine.possible(2)
+    return RunPlan(
+        command=options.command,
+        launch=launch,
+        registry=registry,
+        limits=in_words(registry),
+        log=Log(files.get("--log")),
+        files=files,
+        dry_run=options.dry_run,
+        shared=shared,
+        on_host=on_host,
+        live=live,
+        each_minute=not (live or options.no_live),
+        grace=options.grace,
+        allow_inactive=options.allow_inactive,
+        gates=gates,
+        options=repeated.as_words(),
+        by_default=options.has_no_limit,
+        changes=changes,
+        gateway=gateway,
+        isolate=options.isolate,
+        show_accounts=options.show_accounts,
+    )
+
+
+def _check_system() -> None:
+    if os.name != "posix":
+        raise NotStarted(f"run does not work on {sys.platform}: use WSL")
+    if hub := os.environ.get("AIOAPIQUEUE_HUB"):
+        raise NotStarted(
+            "this command is already inside an aioapiqueue run, and a second run would override "
+            f"its limits; nothing was started. If that run has ended: unset AIOAPIQUEUE_HUB ({hub})"
+        )
+
+
+@contextlib.contextmanager
+def _invalid(option: str = "") -> Iterator[None]:
+    """Raise `NotStarted` for a `ValueError`, with the option before its message."""
+    try:
+        yield
+    except ValueError as error:
+        raise NotStarted(f"{option}{error}") from None
+
+
+def _gates(options: RunOptions) -> list[RunGate]:
+    """Return the gates of `--fail-on`, of which none may be invalid or unable to fail."""
+    found: list[RunGate] = []
+    problems: list[str] = []
+    for text in options.fail_on or ():
+        try:
+            found.append(read_gate(text))
+        except ValueError as error:
+            problems.append(f"--fail-on {error}")
+    if options.dry_run:
+        problems += [
+            f"--fail-on {gate.text!r}: a dry run has no waits: remove this gate or --dry-run"
+            for gate in found
+            if gate.metric.startswith("wait")
+        ]
+    if problems:
+        raise NotStarted("\n".join(problems))
+    return found
+
+
+def _shared(options: RunOptions) -> Shared | None:
+    """Return the server that shares the limits, not connected yet; None without one."""
+    url, fallback, rate = options.shared, options.fallback, None
+    if url is None:
+        if fallback is not None:
+            raise NotStarted(f"--fallback needs --shared, or {SHARED_VARIABLE} in the environment")
+        return None
+    if options.private:
+        raise NotStarted("--private and --shared cannot be combined: remove one of them")
+    # Before redis-py is required: "--shared 30%" needs another remedy. Anything else is not quoted,
+    # because it may contain a password.
+    if "://" not in url:
+        meant = f"; did you mean --share {url}?" if re.fullmatch(r"[\d.]{1,9}%?", url) else ""
+        raise NotStarted(f"--shared: not a URL: write one such as redis://HOST:6379{meant}")
+    if importlib.util.find_spec("redis") is None:
+        raise NotStarted(
+            "--shared needs redis-py, which is not installed: pip install 'aioapiqueue[redis]' "
+            "(with pipx: pipx inject aioapiqueue redis)"
+        )
+    from aioapiqueue_run.cli.run.shared_address import read_address  # noqa: PLC0415 - the extra
+
+    with _invalid("--shared: "):
+        address = read_address(url)
+    if fallback is not None:
+        with _invalid("--fallback: "):
+            rate = Rate.parse(fallback)
+        if rate.unit != CALLS:
+            raise NotStarted(f"--fallback: {fallback!r} does not count calls: remove {rate.unit!r}")
+    return Shared(address, rate)
+
+
+def _preset(options: RunOptions) -> str | None:
+    """Return the preset that the options select, if any."""
+    preset, share = options.preset, options.share
+    problems: list[str] = []
+    for check, text, option in (
+        (check_preset, preset, "--preset"),
+        (parse_share, share, "--share"),
+    ):
+        try:
+            if text is not None:
+                check(text, option)
+        except LimitsError as error:
+            problems += error.problems
+    if share is not None and preset == "none":
+        problems.append("--share: cannot be combined with --preset none: remove one of them")
+    if problems:
+        raise NotStarted("\n".join(problems))
+    return preset or ("aws" if share or options.has_no_limit else None)
+
+
+def _registry(options: RunOptions, shared: Shared | OnHost | None, changes: Changes) -> Registry:
+    """Return the limits of a run, of which there must be any."""
+    file, preset, share = options.limits, _preset(options), options.share
+    base, check = None, not options.no_check
+    with _invalid():
+        if file:
+            base = Registry.load(file, preset=preset, share=share, check=check)
+        elif preset:
+            base = Registry.parse("", source="--preset", preset=preset, share=share)
+        registry = Registry.from_options(
+            options.limit or [],
+            base=base,
+            check=check,
+            adaptive=options.adaptive,
+            observers=[changes] if shared is None else [shared, changes],
+            schedules=shared.schedule if shared else None,
+        )
+    if base is not None and not list(registry):
+        raise NotStarted(
+            f"{file or '--preset none'} contains no limits; see aioapiqueue docs limits"
+        )
+    return registry
+
+
+def _gateway(options: RunOptions, launch: Launch, registry: Registry) -> bool:
+    """Return whether to start the gateway, which must be possible if something needs it."""
+    isolate, wanted = options.isolate, options.any
+    if isolate and wanted is False:
+        raise NotStarted("--isolate and --no-any cannot be combined: remove one of them")
+    if isolate and sys.platform != "linux":
+        raise NotStarted(f"--isolate needs Linux, and this is {sys.platform}: use --any")
+    if problems := host_problems(registry):
+        raise NotStarted("\n".join(map(wrapped, problems)))
+    # What needs the gateway, as the start of an error message.
+    needs = ["--isolate"] * isolate + ["--any"] * (wanted is True)
+    needs += [f"the limit of {host}" for host in registry.hosts]
+    if needs and wanted is False:
+        raise NotStarted(f"{needs[0]} needs --any: remove --no-any, or the limit")
+    if needs and not is_installed():
+        raise NotStarted(
+            f"{needs[0]} needs the gateway extra, which is not installed: pip "
+            "install 'aioapiqueue[gateway]' (with pipx: pipx inject aioapiqueue cryptography h11 "
+            "http-sf)"
+        )
+    if wanted is None and not needs:
+        return not launch.python and is_installed()
+    return bool(needs)
