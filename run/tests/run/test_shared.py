@@ -137,7 +137,7 @@ async def test_unusable_servers_name_the_remedy(server, secure, others):
     replica, full, node = others
     for url, remedy in {
         server.socket_url: "",
-        f"{server.url}99": "it has no database with that number",
+        f"{server.url}99": "DB index is out of range",
         f"redis://pacer:{WRITTEN}@127.0.0.1:{replica.port}": "it is a read-only replica",
         f"redis://127.0.0.1:{full.port}": "its memory is full",
         f"redis://127.0.0.1:{node.port}": "it is a node of a cluster",
@@ -215,7 +215,7 @@ def test_wrong_password_starts_nothing(run, server, python, tmp_path):
     [
         (
             {"shared": "redis://:geheim@host:port"},
-            "--shared: the host is missing or the port is invalid",
+            "--shared: the host is missing, or the port or an option is invalid",
         ),
         ({"shared": ""}, "--shared: not a URL: write one such as redis://"),
         ({"fallback": "5/s"}, "--fallback needs --shared, or AIOAPIQUEUE_SHARED"),

@@ -44,19 +44,11 @@ _PATHS = {
     ),
 }
 """The pattern of the path for each kind of server, and the error if it does not match."""
-_TEXT = ("(?s).*", "text")
-_FILE = (".+", "a readable file")
-_SECONDS = (r"(?=.*[1-9])[0-9]{0,9}\.?[0-9]{0,9}", "a number of seconds")
-_OPTIONS = {
-    "db": ("[0-9]{1,9}", "a number"),
-    **dict.fromkeys(("username", "password"), _TEXT),
-    **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), _SECONDS),
-    **dict.fromkeys(("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), _FILE),
-    "ssl_cert_reqs": ("required|none", "required or none"),
-    "ssl_check_hostname": ("(?i:true|false)", "true or false"),
-    **dict.fromkeys(("sentinel_username", "sentinel_password"), _TEXT),
-}
-"""The pattern of the value of each option, and its form in words."""
+_SECONDS = ("socket_timeout", "socket_connect_timeout")
+_OPTIONS = ("db", "username", "password", *_SECONDS)
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_TLS_OPTIONS = (*_TLS_FILES, "ssl_cert_reqs", "ssl_check_hostname")
+_SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password")
 _CLIENT = {"socket_keepalive": True, "max_connections": 2**31}
 """Without a bound on connections: each queue uses one during a request, and a client allows 100
 by default."""
@@ -142,11 +134,7 @@ def read_address(url: str) -> Address:
     except ValueError:  # it may quote a part of the password
         raise ValueError(_NO_HOST) from None
     settings = read[0]
-    if settings.get("username") and not settings.get("password"):
-        raise ValueError(
-            "the URL has a user name but no password: write redis://USER:PASSWORD@HOST:6379/0, "
-            "or redis://:PASSWORD@HOST:6379/0 for the default user"
-        )
+    _check_settings(settings)
     default = 26379 if kind == "redis+sentinel" else 6379
     nodes = tuple((one["host"], one.get("port", default)) for one in read if "host" in one)
     for name in ("host", "port", "path", "connection_class"):
@@ -159,8 +147,9 @@ def read_address(url: str) -> Address:
 
 
 _NO_HOST = (
-    "the host is missing or the port is invalid: write HOST:PORT with a port from 1 to 65535 and "
-    "IPv6 addresses in brackets; in a password, write %3A for :, %2F for / and %40 for @"
+    "the host is missing, or the port or an option is invalid: write HOST:PORT with a port from 1 "
+    "to 65535 and IPv6 addresses in brackets; in a password, write %3A for :, %2F for / and %40 "
+    "for @"
 )
 
 
@@ -176,28 +165,32 @@ def _check_nodes(hosts: list[str], kind: str) -> None:
 
 
 def _check_options(query: str, scheme: str) -> None:
-    """Raise an error for options that redis-py would accept now, but fail with later."""
-    known = [
-        name
-        for name in _OPTIONS
-        if (scheme.startswith("rediss") or not name.startswith("ssl_"))
-        and (scheme.endswith("sentinel") or not name.startswith("sentinel_"))
-        and not (scheme.endswith("cluster") and name == "db")
-    ]
-    given = parse_qsl(query, keep_blank_values=True)
-    for name, text in given:
-        # The rest of a password after an unescaped & looks like a name: do not quote it.
-        if name not in known:
-            raise ValueError(
-                "there is an unknown option, or a password with an & (write %26 instead); the "
-                f"options of {scheme}:// are {', '.join(known)}"
-            )
-        form, wanted = _OPTIONS[name]
-        unreadable = (form, wanted) == _FILE and not os.access(text, os.R_OK)
-        if unreadable or not re.fullmatch(form, text):
-            raise ValueError(f'the option "{name}" must be {wanted}')
-        if [one for one, _ in given].count(name) > 1:
-            raise ValueError(f'the option "{name}" is given twice')
+    """Raise an error for options that redis-py would accept now, but ignore or fail with later."""
+    known = _OPTIONS[scheme.endswith("cluster") :]
+    known += _TLS_OPTIONS if scheme.startswith("rediss") else ()
+    known += _SENTINEL_OPTIONS if scheme.endswith("sentinel") else ()
+    given = [name for name, _ in parse_qsl(query, keep_blank_values=True)]
+    if not set(given) <= set(known) or len(given) > len(set(given)):
+        # Unknown names are not quoted: the rest of a password after an unescaped & looks like one.
+        raise ValueError(
+            "an option is unknown or given twice, or a password contains an & (write %26 instead); "
+            f"the options of {scheme}:// are {', '.join(known)}"
+        )
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise an error for values that redis-py would accept now, but fail with later."""
+    if settings.get("username") and not settings.get("password"):
+        raise ValueError(
+            "the URL has a user name but no password: write redis://USER:PASSWORD@HOST:6379/0, "
+            "or redis://:PASSWORD@HOST:6379/0 for the default user"
+        )
+    for name in _TLS_FILES:
+        if name in settings and not os.access(settings[name], os.R_OK):
+            raise ValueError(f'the option "{name}" must be a readable file')
+    for name in _SECONDS:
+        if not settings.get(name, 1) > 0:
+            raise ValueError(f'the option "{name}" must be a number of seconds above 0')
 
 
 @contextlib.asynccontextmanager
