@@ -215,7 +215,7 @@ def test_wrong_password_starts_nothing(run, server, python, tmp_path):
     [
         (
             {"shared": "redis://:geheim@host:port"},
-            "--shared: the host is missing, or the port or an option is invalid",
+            "--shared: the URL must have one of these forms: redis://USER:PASSWORD@HOST:6379/0, ",
         ),
         ({"shared": ""}, "--shared: not a URL: write one such as redis://"),
         ({"fallback": "5/s"}, "--fallback needs --shared, or AIOAPIQUEUE_SHARED"),

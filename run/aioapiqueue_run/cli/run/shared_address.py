@@ -28,22 +28,26 @@ __all__ = ["Address", "ConnectedClient", "connected", "read_address"]
 
 ConnectedClient: TypeAlias = Redis | RedisCluster
 
-_URL = re.compile(
-    r"(?P<scheme>(?i:rediss?(?:\+cluster|\+sentinel)?|unix))://"
-    r"(?:(?P<login>.*)@)?(?P<hosts>[^@/?]*)(?P<path>[^@?]*)\??(?P<query>[^@]*)",
-    re.DOTALL,
-)
-_NODE = re.compile(r"(?:\[[0-9a-fA-F:.]{2,45}\]|[\w.-]{1,253})(?::[1-9][0-9]{0,4})?", re.ASCII)
-_PATHS = {
-    "redis": (r"/?(?P<db>[0-9]{0,9})", "the database must be a number: write redis://HOST:6379/0"),
-    "unix": (r"(?P<name>/+[^/].*)", "a socket has a path and no host: write unix:///run/r.sock"),
-    "redis+cluster": (r"/?0*", "a cluster has only database 0: leave the number out"),
-    "redis+sentinel": (
-        r"/(?P<name>[^/]+)/?(?P<db>[0-9]{0,9})",
-        "the name that the Sentinels monitor is missing: write redis+sentinel://HOST/NAME",
+_LOGIN = "(?:(?P<user>[^:@/?]*):(?P<password>[^/?]+)@)?"
+_HOST = r"(?:\[[0-9a-f:.]{2,45}\]|[\w.-]{1,253})(?::[1-9][0-9]{0,4})?"
+_HOSTS = f"(?P<hosts>{_HOST}(?:,{_HOST})*)"
+_DB = "/?(?P<db>[0-9]{0,9})"
+_FORMS = {
+    "redis://USER:PASSWORD@HOST:6379/0": f"rediss?://{_LOGIN}(?P<hosts>{_HOST}){_DB}",
+    "unix:///run/redis.sock": f"unix://{_LOGIN}(?P<hosts>)(?P<name>/+[^/?][^?]*)",
+    "redis+cluster://USER:PASSWORD@HOST:6379,HOST:6379": (
+        rf"rediss?\+cluster://{_LOGIN}{_HOSTS}/?0*"
+    ),
+    "redis+sentinel://USER:PASSWORD@HOST:26379,HOST:26379/NAME/0": (
+        rf"rediss?\+sentinel://{_LOGIN}{_HOSTS}/(?P<name>[^/?]+){_DB}"
     ),
 }
-"""The pattern of the path for each kind of server, and the error if it does not match."""
+"""The forms of URLs, and the pattern of each before its options."""
+_MALFORMED = (
+    f"the URL must have one of these forms: {', '.join(_FORMS)} (with TLS: rediss). In a user name "
+    "or password, write %2F for /, %3A for :, %3F for ?, %23 for #, %40 for @, %25 for % and %20 "
+    "for a space"
+)
 _SECONDS = ("socket_timeout", "socket_connect_timeout")
 _OPTIONS = ("db", "username", "password", *_SECONDS)
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
@@ -103,65 +107,38 @@ def read_address(url: str) -> Address:
     Raises:
         ValueError: the URL is malformed. The error quotes nothing of it but the names of options.
     """
-    # Text that is wrong is not quoted: it may be a part of the password, for instance after a "/".
-    found = _URL.fullmatch(url)
-    if found is None:
-        raise ValueError(
-            "the URL must begin with redis://, rediss://, redis+cluster://, rediss+cluster://, "
-            "redis+sentinel://, rediss+sentinel:// or unix://"
-        )
-    scheme, login, hosts, path, query = found.groups("")
-    if re.search("[/?]", login) or re.search("[# ]", url) or not url.isprintable():
-        raise ValueError(
-            "the URL contains a reserved character: in a user name or password, write "
-            "%2F for /, %3F for ?, %23 for #, %40 for @, %25 for % and %20 for a space"
-        )
-    tls, kind = scheme.lower().startswith("rediss"), scheme.lower().replace("rediss", "redis")
-    form, remedy = _PATHS[kind]
-    place = re.fullmatch(form, hosts + path if kind == "unix" else path)
-    if place is None:
-        raise ValueError(remedy)
-    _check_options(query, scheme.lower())
-    if kind != "unix":
-        _check_nodes(hosts.split(","), kind)
+    before, _, query = url.partition("?")
+    forms = (re.fullmatch(form, before, re.ASCII | re.IGNORECASE) for form in _FORMS.values())
+    found = next(filter(None, forms), None)
+    if found is None or "@" in query or re.search("[# ]", url) or not url.isprintable():
+        # Nothing of the URL is quoted: it may be a part of the password, for instance after a "/".
+        raise ValueError(_MALFORMED)
+    parts = found.groupdict("")
+    scheme = before.partition("://")[0].lower()
+    kind = scheme.replace("rediss", "redis")
+    _check_options(query, scheme)
+    login = f"{parts['user']}:{parts['password']}@" if parts["password"] else ""
     # To redis-py, each node is a server.
-    base = "unix" if kind == "unix" else "rediss" if tls else "redis"
-    end = path if kind == "unix" else f"/{place.groupdict('').get('db', '')}"
-    login = login and f"{login}@"
+    urls = [
+        f"{scheme.partition('+')[0]}://{login}{host}/{parts.get('db', '')}?{query}"
+        for host in parts["hosts"].split(",")
+    ]
     read: list[dict[str, Any]]
     try:
-        read = [dict(parse_url(f"{base}://{login}{one}{end}?{query}")) for one in hosts.split(",")]
+        read = [dict(parse_url(one)) for one in ([url] if kind == "unix" else urls)]
     except ValueError:  # it may quote a part of the password
-        raise ValueError(_NO_HOST) from None
+        raise ValueError(_MALFORMED) from None
     settings = read[0]
     _check_settings(settings)
-    default = 26379 if kind == "redis+sentinel" else 6379
-    nodes = tuple((one["host"], one.get("port", default)) for one in read if "host" in one)
+    port = 26379 if kind == "redis+sentinel" else 6379
+    nodes = tuple((one["host"], one.get("port", port)) for one in read if "host" in one)
     for name in ("host", "port", "path", "connection_class"):
         settings.pop(name, None)
-    if tls:
+    if scheme.startswith("rediss"):
         settings = {"ssl": True, "ssl_check_hostname": True, **settings}
-    user, colon, _ = login.partition(":")
-    shown = f"{scheme}://{user}{colon and f':{_MASK}@'}{hosts}{path}"
-    return Address(shown, kind, nodes, unquote(place.groupdict("").get("name", "")), settings)
-
-
-_NO_HOST = (
-    "the host is missing, or the port or an option is invalid: write HOST:PORT with a port from 1 "
-    "to 65535 and IPv6 addresses in brackets; in a password, write %3A for :, %2F for / and %40 "
-    "for @"
-)
-
-
-def _check_nodes(hosts: list[str], kind: str) -> None:
-    """Raise an error for hosts that redis-py would accept although they are none."""
-    if not all(map(_NODE.fullmatch, hosts)):
-        raise ValueError(_NO_HOST)
-    if len(hosts) > 1 and kind == "redis":
-        raise ValueError(
-            "several hosts need redis+cluster:// (nodes of a cluster) or redis+sentinel:// "
-            "(Sentinels)"
-        )
+    begin, end = found.span("password")
+    shown = f"{before[:begin]}{_MASK}{before[end:]}" if login else before
+    return Address(shown, kind, nodes, unquote(parts.get("name", "")), settings)
 
 
 def _check_options(query: str, scheme: str) -> None:
@@ -180,11 +157,6 @@ def _check_options(query: str, scheme: str) -> None:
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
     """Raise an error for values that redis-py would accept now, but fail with later."""
-    if settings.get("username") and not settings.get("password"):
-        raise ValueError(
-            "the URL has a user name but no password: write redis://USER:PASSWORD@HOST:6379/0, "
-            "or redis://:PASSWORD@HOST:6379/0 for the default user"
-        )
     for name in _TLS_FILES:
         if name in settings and not os.access(settings[name], os.R_OK):
             raise ValueError(f'the option "{name}" must be a readable file')
