@@ -6,7 +6,6 @@ sent, and so a password.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import socket
@@ -114,10 +113,7 @@ def _network(chain: Sequence[BaseException], address: Address) -> str:
     for one in chain:
         if isinstance(one, socket.gaierror):
             return "unknown host name: check it, or the DNS"
-    for one in chain:
         if isinstance(one, OSError) and one.errno is not None:
-            if one.errno == errno.EACCES:
-                return f"you have no access to it ({os.strerror(one.errno)})"
             reach = _PATH if address.kind == "unix" else _REACH
             return f"it cannot be reached ({os.strerror(one.errno)}): {reach}"
     text = str(chain[0])
