@@ -63,7 +63,7 @@ def test_threads_and_children_share_one_limit(run, aws, python, tmp_path, stalls
     aws.assert_paced(20, run.begun)
     assert aws.arrivals[-1][0] - aws.arrivals[0][0] <= 23 / 20 + 1.0 + stalls.seconds
 
-    assert ended.words.startswith("paced: ec2 at 20/s not paced: all other services ")
+    assert ended.words.startswith("paced: ec2 at 20/s not paced: all other calls ")
     assert "24 AWS calls, 24 of them paced; 0 throttled, 0 other errors" in ended.words
     assert max(map(len, ended.err.decode().splitlines())) <= 80
     table = [line.split() for line in ended.err.decode().splitlines()]
