@@ -245,13 +245,9 @@ def test_json_on_stdout_that_does_not_block(quiet_run, python):
 @pytest.mark.parametrize(
     ("redirection", "code", "said"),
     [
-        (">&-", 2, "/dev/stdout cannot be written: Bad file descriptor; nothing was started"),
-        (
-            ">/dev/full & touch gone; wait",
-            0,
-            "--json: /dev/stdout cannot be written: No space left on device",
-        ),
-        ("| { exec <&-; touch gone; }", 0, "--json: /dev/stdout cannot be written: Broken pipe"),
+        (">&-", 2, "--json: - cannot be written: Bad file descriptor; nothing was started"),
+        (">/dev/full & touch gone; wait", 0, "--json: - cannot be written: No space left on"),
+        ("| { exec <&-; touch gone; }", 0, "--json: - cannot be written: Broken pipe"),
     ],
 )
 def test_json_on_stdout_that_is_gone(redirection, code, said, quiet_run, python):
@@ -270,12 +266,3 @@ def test_json_on_stdout_that_is_gone(redirection, code, said, quiet_run, python)
     errors = ended.stderr.decode()
     assert f"CODE {code}" in errors, errors
     assert said in words_of(errors)
-
-
-def test_log_of_that_name_is_a_file(quiet_run, python, tmp_path, monkeypatch):
-    """Only --json has a `-` for stdout, where messages would be in the midst of the JSON."""
-    monkeypatch.chdir(tmp_path)
-    options = ("--limit", "ec2=1/s", "--json", "-", "--log", "-")
-    ended = quiet_run.here(*options, "--", python, quiet_run.plain("pass"))
-    assert json.loads(ended.out)["exit_code"] == 0
-    assert "paced: ec2 at 1/s" in (tmp_path / "-").read_text()

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["OutputFile", "discard", "open_files"]
 
-_OWN = {"/dev/stdout": 1, "/dev/stderr": 2}
+_OWN = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 
 
 class OutputFile:
     """A file that is open from the start of a run to its end.
 
-    /dev/stdout and /dev/stderr are our own, to which the program writes, too.
+    "-", /dev/stdout and /dev/stderr are our own, to which the program writes, too.
 
     Args:
         option: the option that names the file, for messages.
@@ -40,7 +40,7 @@ class OutputFile:
     def __init__(self, option: str, path: Path, *, append: bool = False) -> None:
         self.option, self.path = option, path
         own = _OWN.get(str(path))
-        self._made = not os.path.lexists(path)
+        self._made = own is None and not os.path.lexists(path)
         try:
             # Our own stream is appended to through a copy of its descriptor: opened again, it would
             # have a position of its own, and overwrite what the program has written.

@@ -6,9 +6,8 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
-import re
 import sys
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Rate
@@ -68,14 +67,7 @@ def make_plan(options: RunOptions) -> RunPlan:
     named = shared is not None and options.shared != os.environ.get(SHARED_VARIABLE)
     repeated = dataclasses.replace(options, shared=str(shared) if named else None)
     # Last, so that no error above leaves an empty file.
-    to_stdout = options.json is not None and str(options.json) == "-"
-    files = open_files(
-        {
-            "--log": options.log,
-            "--json": Path("/dev/stdout") if to_stdout else options.json,
-            "--report": options.report,
-        }
-    )
+    files = open_files({"--log": options.log, "--json": options.json, "--report": options.report})
     live = not options.no_live and options.log is None and StatusLine.possible(2)
     return RunPlan(
         command=options.command,
@@ -126,15 +118,9 @@ def _gates(options: RunOptions) -> list[RunGate]:
     problems: list[str] = []
     for text in options.fail_on or ():
         try:
-            found.append(read_gate(text))
+            found.append(read_gate(text, dry_run=options.dry_run))
         except ValueError as error:
             problems.append(f"--fail-on {error}")
-    if options.dry_run:
-        problems += [
-            f"--fail-on {gate.text!r}: a dry run has no waits: remove this gate or --dry-run"
-            for gate in found
-            if gate.metric.startswith("wait")
-        ]
     if problems:
         raise NotStarted("\n".join(problems))
     return found
@@ -149,11 +135,6 @@ def _shared(options: RunOptions) -> Shared | None:
         return None
     if options.private:
         raise NotStarted("--private and --shared cannot be combined: remove one of them")
-    # Before redis-py is required: "--shared 30%" needs another remedy. Anything else is not quoted,
-    # because it may contain a password.
-    if "://" not in url:
-        meant = f"; did you mean --share {url}?" if re.fullmatch(r"[\d.]{1,9}%?", url) else ""
-        raise NotStarted(f"--shared: not a URL: write one such as redis://HOST:6379{meant}")
     if importlib.util.find_spec("redis") is None:
         raise NotStarted(
             "--shared needs redis-py, which is not installed: pip install 'aioapiqueue[redis]' "
@@ -205,7 +186,7 @@ def _registry(options: RunOptions, shared: Shared | OnHost | None, changes: Chan
             base=base,
             check=check,
             adaptive=options.adaptive,
-            observers=[changes] if shared is None else [shared, changes],
+            observers=[changes] if shared is None else [shared.outages, changes],
             schedules=shared.schedule if shared else None,
         )
     if base is not None and not list(registry):
@@ -218,8 +199,6 @@ def _registry(options: RunOptions, shared: Shared | OnHost | None, changes: Chan
 def _gateway(options: RunOptions, launch: Launch, registry: Registry) -> bool:
     """Return whether to start the gateway, which must be possible if something needs it."""
     isolate, wanted = options.isolate, options.any
-    if isolate and wanted is False:
-        raise NotStarted("--isolate and --no-any cannot be combined: remove one of them")
     if isolate and sys.platform != "linux":
         raise NotStarted(f"--isolate needs Linux, and this is {sys.platform}: use --any")
     if problems := host_problems(registry):
@@ -228,7 +207,7 @@ def _gateway(options: RunOptions, launch: Launch, registry: Registry) -> bool:
     needs = ["--isolate"] * isolate + ["--any"] * (wanted is True)
     needs += [f"the limit of {host}" for host in registry.hosts]
     if needs and wanted is False:
-        raise NotStarted(f"{needs[0]} needs --any: remove --no-any, or the limit")
+        raise NotStarted(f"{needs[0]} and --no-any cannot be combined: remove one of them")
     if needs and not is_installed():
         raise NotStarted(
             f"{needs[0]} needs the gateway extra, which is not installed: pip "
