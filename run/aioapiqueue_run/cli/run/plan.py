@@ -11,9 +11,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Rate
-from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry
-from aioapiqueue.registry.spi import check_preset, parse_share
 from aioapiqueue.spi import CALLS
 from aioapiqueue_run.cli.console import wrapped
 from aioapiqueue_run.cli.hosts import host_problems
@@ -152,35 +150,16 @@ def _shared(options: RunOptions) -> Shared | None:
     return Shared(address, rate)
 
 
-def _preset(options: RunOptions) -> str | None:
-    """Return the preset that the options select, if any."""
-    preset, share = options.preset, options.share
-    problems: list[str] = []
-    for check, text, option in (
-        (check_preset, preset, "--preset"),
-        (parse_share, share, "--share"),
-    ):
-        try:
-            if text is not None:
-                check(text, option)
-        except LimitsError as error:
-            problems += error.problems
-    if share is not None and preset == "none":
-        problems.append("--share: cannot be combined with --preset none: remove one of them")
-    if problems:
-        raise NotStarted("\n".join(problems))
-    return preset or ("aws" if share or options.has_no_limit else None)
-
-
 def _registry(options: RunOptions, shared: Shared | OnHost | None, changes: Changes) -> Registry:
     """Return the limits of a run, of which there must be any."""
-    file, preset, share = options.limits, _preset(options), options.share
-    base, check = None, not options.no_check
+    file, share, check = options.limits, options.share, not options.no_check
+    preset = options.preset or ("aws" if share or options.has_no_limit else None)
+    base = None
     with _invalid():
         if file:
             base = Registry.load(file, preset=preset, share=share, check=check)
         elif preset:
-            base = Registry.parse("", source="--preset", preset=preset, share=share)
+            base = Registry.parse("", source="the options", preset=preset, share=share)
         registry = Registry.from_options(
             options.limit or [],
             base=base,
