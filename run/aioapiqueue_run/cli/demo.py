@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from aioapiqueue import Rate
-from aioapiqueue_run.cli.console import console, why_unwritable
+from aioapiqueue_run.cli.console import FAILED, console, refuse, why_unwritable
 
 __all__ = ["demo"]
 
@@ -95,7 +95,7 @@ def demo(
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         what = ", ".join(missing)
-        _exit_with(f'The demo needs {what}: pip install "aioapiqueue[demo]"', 1)
+        refuse(f'the demo needs {what}: pip install "aioapiqueue[demo]"', FAILED)
     # These need the extra `demo`; the other commands do not.
     from aioapiqueue_run.demo.demonstration import demonstrate  # noqa: PLC0415
     from aioapiqueue_run.demo.moto_server import MotoError  # noqa: PLC0415
@@ -111,9 +111,9 @@ def demo(
             strict=strict,
         )
     except MotoError as error:
-        _exit_with(str(error), 1)
+        refuse(str(error), FAILED)
     except KeyboardInterrupt:
-        _exit_with("Interrupted; the servers are stopped.", 130)
+        refuse("interrupted; the servers are stopped", 130)
     raise typer.Exit(not ok)  # 0 for True
 
 
@@ -124,8 +124,3 @@ def _check_minimum(option: str, value: int, least: int) -> None:
             f"nothing to compare. Use {least} or more.",
             param_hint=option,
         )
-
-
-def _exit_with(why: str, code: int) -> NoReturn:
-    typer.echo(why, err=True)
-    raise typer.Exit(code) from None

@@ -383,7 +383,7 @@ def test_missing_extra_is_named(tmp_path):
     """Without its extra, the program names which one to install, and exits with 1."""
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['moto'] = None")
     ended = run("demo", PYTHONPATH=str(tmp_path))
-    said = 'The demo needs moto: pip install "aioapiqueue[demo]"\n'
+    said = 'aioapiqueue: the demo needs moto: pip install "aioapiqueue[demo]"\n'
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", said)
 
 

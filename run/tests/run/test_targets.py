@@ -266,3 +266,12 @@ def test_json_on_stdout_that_is_gone(redirection, code, said, quiet_run, python)
     errors = ended.stderr.decode()
     assert f"CODE {code}" in errors, errors
     assert said in words_of(errors)
+
+
+def test_messages_go_to_stdout(quiet_run, python):
+    """`-` is our stdout for messages, too; the program writes there as well."""
+    program = quiet_run.plain("print('its own')")
+    ended = quiet_run.here("--limit", "ec2=1/s", "--log", "-", "--", python, program)
+    assert (ended.code, ended.err) == (0, b"")
+    assert b"paced: ec2 at 1/s" in ended.out
+    assert b"its own\n" in ended.out

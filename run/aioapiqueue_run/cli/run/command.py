@@ -7,8 +7,7 @@ from typing import Any
 
 import typer
 
-from aioapiqueue.registry.spi import DEFAULT_SHARE
-from aioapiqueue_run.cli.console import refuse, wrapped
+from aioapiqueue_run.cli.console import refuse
 from aioapiqueue_run.cli.run.errors import NotStarted
 from aioapiqueue_run.cli.run.opening import opening
 from aioapiqueue_run.cli.run.options import RunOptions, signature
@@ -17,11 +16,6 @@ from aioapiqueue_run.cli.run.plan import make_plan
 from aioapiqueue_run.cli.run.results import show_results
 
 __all__ = ["run"]
-
-_NO_LIMIT = (
-    f"no limit is set: using {DEFAULT_SHARE:.0%} of each limit that AWS publishes. To change this, "
-    "use --share or --limit"
-)
 
 
 def run(**options: Any) -> None:  # noqa: ANN401 - the fields of RunOptions
@@ -56,8 +50,6 @@ def run(**options: Any) -> None:  # noqa: ANN401 - the fields of RunOptions
         refuse(str(error), error.code)
     from aioapiqueue_run.cli.run.supervisor import supervise  # noqa: PLC0415 - POSIX only
 
-    if plan.by_default:
-        plan.log.say(wrapped(_NO_LIMIT))
     plan.log.say(opening(plan))
     try:
         outcome = asyncio.run(supervise(plan))

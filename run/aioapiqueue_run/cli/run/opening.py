@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from aioapiqueue.registry.spi import is_host
+from aioapiqueue.registry.spi import DEFAULT_SHARE, is_host
 from aioapiqueue.spi import printable
 from aioapiqueue_run.cli.console import pluralize, unbroken, wrapped
 from aioapiqueue_run.cli.run.gateway import is_installed, reachable_ports
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["opening"]
 
+_NO_LIMIT = (
+    f"no limit is set: using {DEFAULT_SHARE:.0%} of each limit that AWS publishes. To change this, "
+    "use --share or --limit"
+)
 _MOST_NAMED = 8  # limits or services; a longer list is not read
 
 
@@ -53,7 +57,7 @@ def opening(plan: RunPlan) -> str:
             f"{printable(plan.launch.name)} is not Python: only Python programs that it starts are "
             f"{done}{remedy}"
         )
-    return "\n".join(map(wrapped, lines))
+    return "\n".join(map(wrapped, [_NO_LIMIT, *lines] if plan.by_default else lines))
 
 
 def _isolated(plan: RunPlan) -> str:

@@ -48,7 +48,7 @@ def _flag(panel: str | None, text: str) -> Any:  # noqa: ANN401 - as above
     return _option(panel, None, text, default=False)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)  # the URL of --shared may have a password
 class RunOptions:
     """The command to run, and the values of all options."""
 

@@ -1,0 +1,67 @@
+"""The options of a run: one place has them, and a command line is made from them again."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import typer
+from typer.testing import CliRunner
+
+from aioapiqueue_run.cli.help import Launcher
+from aioapiqueue_run.cli.run.options import RunOptions, signature
+
+GIVEN = RunOptions(
+    ["scan", "--all"],
+    limit=["ec2=1/s", "s3=2/s"],
+    limits=Path("limits.toml"),
+    preset="aws",
+    share="25%",
+    no_check=True,
+    shared="redis://host",
+    fallback="5/s",
+    adaptive=True,
+    fail_on=["throttled"],
+    any=False,
+    isolate=True,
+    private=True,
+    grace=2.5,
+    allow_inactive=True,
+)
+
+
+def read(words):
+    """Return the options that a command line gives, as typer reads it."""
+    found = []
+
+    def command(**options):
+        found.append(RunOptions(**options))
+
+    command.__signature__ = signature()
+    app = typer.Typer()
+    app.command(cls=Launcher, context_settings={"allow_interspersed_args": False})(command)
+    ended = CliRunner().invoke(app, words, env={"AIOAPIQUEUE_SHARED": ""})
+    assert ended.exit_code == 0, ended.output
+    return found[0]
+
+
+def test_words_give_the_same_options():
+    """Limits, pacing and checks are repeated; nothing that was not given is."""
+    assert RunOptions(["scan"]).as_words() == []
+    assert read([*GIVEN.as_words(), "--", *GIVEN.command]) == GIVEN
+    other = dataclasses.replace(GIVEN, any=True)
+    assert read([*other.as_words(), "--", *other.command]) == other
+
+
+def test_output_is_not_repeated():
+    """A run that is repeated is paced, and replaces no file of the run before."""
+    other = dataclasses.replace(
+        GIVEN,
+        dry_run=True,
+        log=Path("log"),
+        json=Path("x.json"),
+        report=Path("x.html"),
+        show_accounts=True,
+        no_live=True,
+    )
+    assert other.as_words() == GIVEN.as_words()
