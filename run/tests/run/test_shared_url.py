@@ -81,6 +81,8 @@ def test_address_has_what_a_client_needs():
         ("redis://:hid@host:port", FORM),
         ("redis://:hid@host:65536", FORM),
         ("redis://:hid@host:0", FORM),
+        ("redis://:hid@host:6379000", FORM),
+        ("redis+cluster://:hid@host:637900000", FORM),
         ("redis://:hid@host:", FORM),
         ("redis://:hid@ho\x07st", FORM),
         ("redis://:hid@[::1", FORM),

@@ -31,12 +31,12 @@ ConnectedClient: TypeAlias = Redis | RedisCluster
 _LOGIN = "(?:(?P<user>[^:@/?]*):(?P<password>[^/?]+)@)?"
 _HOST = r"(?:\[[0-9a-f:.]{2,45}\]|[\w.-]{1,253})(?::[1-9][0-9]{0,4})?"
 _HOSTS = f"(?P<hosts>{_HOST}(?:,{_HOST})*)"
-_DB = "/?(?P<db>[0-9]{0,9})"
+_DB = "(?:/(?P<db>[0-9]{0,9}))?"
 _FORMS = {
     "redis://USER:PASSWORD@HOST:6379/0": f"rediss?://{_LOGIN}(?P<hosts>{_HOST}){_DB}",
     "unix:///run/redis.sock": f"unix://{_LOGIN}(?P<hosts>)(?P<name>/+[^/?][^?]*)",
     "redis+cluster://USER:PASSWORD@HOST:6379,HOST:6379": (
-        rf"rediss?\+cluster://{_LOGIN}{_HOSTS}/?0*"
+        rf"rediss?\+cluster://{_LOGIN}{_HOSTS}(?:/0*)?"
     ),
     "redis+sentinel://USER:PASSWORD@HOST:26379,HOST:26379/NAME/0": (
         rf"rediss?\+sentinel://{_LOGIN}{_HOSTS}/(?P<name>[^/?]+){_DB}"
