@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
 from aioapiqueue_run.cli.help import Launcher
 from aioapiqueue_run.cli.run.options import RunOptions, signature
+from aioapiqueue_run.cli.run.plan import make_plan
 
 GIVEN = RunOptions(
     ["scan", "--all"],
@@ -65,3 +67,16 @@ def test_output_is_not_repeated():
         no_live=True,
     )
     assert other.as_words() == GIVEN.as_words()
+
+
+@pytest.mark.posix
+def test_password_is_not_repeated(monkeypatch):
+    """The words to repeat a run have the server without it; nor does a dry run share anything."""
+    url = "redis://:geheim@host"
+    options = RunOptions(["true"], limit=["ec2=1/s"], dry_run=True, shared=url)
+    plan = make_plan(options)
+    assert plan.shared is None
+    assert plan.options == ["--limit", "ec2=1/s", "--shared", "redis://:***@host"]
+    assert "geheim" not in repr((options, plan))
+    monkeypatch.setenv("AIOAPIQUEUE_SHARED", url)  # which is there for the next run, too
+    assert make_plan(options).options == ["--limit", "ec2=1/s"]

@@ -35,7 +35,7 @@ class RunPlan:
         limits: the limits of each service, as messages name them.
         log: writes our messages.
         dry_run: whether calls are only counted.
-        shared: the server that shares the limits with other hosts; not used by a dry run.
+        shared: the server that shares the limits with other hosts; None in a dry run.
         on_host: the hub of this host that shares the limits; None: they are not shared.
         live: whether to show a status line in the terminal.
         grace: the longest time from the start of a Python to its hello, in seconds.

@@ -38,9 +38,7 @@ def opening(plan: RunPlan) -> str:
         lines.append(f"adaptive: when {who} throttles, rates drop, then recover gradually")
     if plan.shared is not None:
         lines.append(
-            f"not shared: a dry run does not use {plan.shared}"
-            if plan.dry_run
-            else f"shared through {plan.shared}; if it becomes unreachable, {plan.shared.meanwhile}"
+            f"shared through {plan.shared}; if it becomes unreachable, {plan.shared.meanwhile}"
         )
     done = "counted" if plan.dry_run else "paced"
     if plan.isolate:

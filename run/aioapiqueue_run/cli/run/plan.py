@@ -50,11 +50,13 @@ def make_plan(options: RunOptions) -> RunPlan:
             f"--grace: {options.grace:g} is invalid: expected a number of seconds above 0"
         )
     gates = _gates(options)
-    shared = _shared(options)
+    server = _shared(options)
+    # A dry run paces nothing, and so shares nothing.
+    shared = None if options.dry_run else server
     alone = options.private or options.dry_run or shared is not None
     on_host = None if alone else OnHost(PurePath(options.command[0]).name)
     changes = Changes()
-    registry = _registry(options, on_host or (None if options.dry_run else shared), changes)
+    registry = _registry(options, shared or on_host, changes)
     launch = examine(
         options.command,
         any_=options.any is True or bool(registry.hosts),
@@ -62,8 +64,8 @@ def make_plan(options: RunOptions) -> RunPlan:
     )
     gateway = _gateway(options, launch, registry)
     # A URL from the variable is not repeated: it will be set again. Another one has no password.
-    named = shared is not None and options.shared != os.environ.get(SHARED_VARIABLE)
-    repeated = dataclasses.replace(options, shared=str(shared) if named else None)
+    named = server is not None and options.shared != os.environ.get(SHARED_VARIABLE)
+    repeated = dataclasses.replace(options, shared=str(server) if named else None)
     # Last, so that no error above leaves an empty file.
     files = open_files({"--log": options.log, "--json": options.json, "--report": options.report})
     live = not options.no_live and options.log is None and StatusLine.possible(2)
