@@ -225,10 +225,3 @@ def parse_share(text: str, source: str) -> float:
     report.finish()
     assert share is not None  # noqa: S101 - otherwise the report has a problem
     return share
-
-
-def check_preset(text: str, source: str) -> None:
-    """Raise `LimitsError` if the value of an option does not name a preset."""
-    report = Report(source)
-    read_preset(text, report, ())
-    report.finish()

@@ -16,7 +16,6 @@ from aioapiqueue.registry._names import canonical, matches_any, unknown_operatio
 from aioapiqueue.registry._options import ADAPTIVE, target_called
 from aioapiqueue.registry._published import (
     DEFAULT_SHARE,
-    check_preset,
     enforceable,
     parse_share,
     published,
@@ -33,7 +32,6 @@ __all__ = [
     "PathLanes",
     "bucket_of",
     "canonical",
-    "check_preset",
     "enforceable",
     "forget_idle",
     "host_called",

@@ -10,7 +10,6 @@ import typer
 
 from aioapiqueue import Rate
 from aioapiqueue_run.cli.console import FAILED, console, refuse, why_unwritable
-from aioapiqueue_run.cli.help import whole
 
 __all__ = ["demo"]
 
@@ -24,7 +23,6 @@ def demo(
         int,
         typer.Option(
             metavar="N",
-            parser=whole,
             help=f"Number of snapshots in the account; at least {_MIN_SNAPSHOTS}.",
         ),
     ] = 320,

@@ -12,49 +12,18 @@ from typer.core import TyperCommand, TyperGroup
 
 from aioapiqueue_run.cli.console import refuse, say, wrapped
 
-__all__ = ["Command", "CommandGroup", "Launcher", "NoCheck", "number", "seconds", "whole"]
+__all__ = ["NO_CHECK", "Command", "CommandGroup", "Launcher", "NoCheck", "seconds"]
 
-NoCheck = Annotated[
-    bool,
-    typer.Option(
-        "--no-check",
-        help="Accept services and operations that the installed botocore does not know.",
-    ),
-]
-
-
-def number(text: str | float) -> float:
-    """Read the number that an option gives.
-
-    Args:
-        text: the value of the option, or its default.
-
-    Raises:
-        BadParameter: it is not a number, or not in ASCII digits.
-    """
-    # `float` accepts the digits of all scripts, which nobody types on purpose.
-    with contextlib.suppress(ValueError):
-        if str(text).isascii():
-            return float(text)
-    raise typer.BadParameter(
-        f"{text!r} is invalid: expected a number, written with the digits 0 to 9"
-    )
+NO_CHECK = "Accept services and operations that the installed botocore does not know."
+NoCheck = Annotated[bool, typer.Option("--no-check", help=NO_CHECK)]
 
 
 def seconds(text: str | float) -> float:
     """Read the time that an option gives: a finite number above 0."""
-    value = number(text)
-    if not 0 < value < math.inf:
-        raise typer.BadParameter(f"{text!r} is invalid: expected a number of seconds above 0")
-    return value
-
-
-def whole(text: str | int) -> int:
-    """Read the whole number that an option gives."""
-    value = number(text)
-    if not value.is_integer():
-        raise typer.BadParameter(f"{text!r} is invalid: expected a whole number")
-    return int(value)
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise typer.BadParameter(f"{text!r} is invalid: expected a number of seconds above 0")
 
 
 class _CheckedOptions:

@@ -153,8 +153,7 @@ def reset(
 
     Exits with 1 if no hub is running, the quota is unknown, or the hub's file cannot be written.
     """
-    if not _ask({"command": "reset", "quota": name})["known"]:
-        refuse(f"unknown quota {name!r}: to list the quotas, run aioapiqueue hub status", FAILED)
+    _change(name, "reset")
     typer.echo(f"{printable(name)}: reset")
 
 
@@ -168,7 +167,7 @@ def pause(
 
     Exits with 1 if no hub is running or no program uses the quota.
     """
-    _set_paused(name, "pause")
+    _change(name, "pause")
     typer.echo(f"{printable(name)}: paused; to resume: aioapiqueue hub resume {as_argument(name)}")
 
 
@@ -180,16 +179,14 @@ def resume(
 
     Exits with 1 if no hub is running or no program uses the quota.
     """
-    _set_paused(name, "resume")
+    _change(name, "resume")
     typer.echo(f"{printable(name)}: resumed")
 
 
-def _set_paused(name: str, what: str) -> None:
+def _change(name: str, what: str) -> None:
     if not _ask({"command": what, "quota": name})["known"]:
-        refuse(
-            f"no program is using a quota {name!r}: to list the quotas, run aioapiqueue hub status",
-            FAILED,
-        )
+        why = f"unknown quota {name!r}, or no program is using it"
+        refuse(f"{why}: to list the quotas, run aioapiqueue hub status", FAILED)
 
 
 def _check() -> None:
@@ -203,12 +200,7 @@ def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
     _check()
     try:
         answer = command(HubLocation(os.environ.get(HUB_DIR)), hello)
-    except json.JSONDecodeError as error:  # before ValueError, which it is, too
-        why = f"the hub's response is not JSON ({error})"
-        refuse(wrapped(f"{why}: to restart the hub, run aioapiqueue hub stop"), FAILED)
-    except ValueError as error:
-        refuse(wrapped(str(error)))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a ValueError: no place for a hub, or no JSON
         refuse(wrapped(f"cannot reach the hub: {error}"), FAILED)
     if answer is None:
         refuse(none, FAILED)

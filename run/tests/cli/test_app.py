@@ -5,13 +5,11 @@ import subprocess
 import sys
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 import aioapiqueue
 from aioapiqueue_run.cli.app import app
 from aioapiqueue_run.cli.console import pluralize
-from aioapiqueue_run.cli.help import number, whole
 
 pytestmark = pytest.mark.real
 
@@ -122,25 +120,6 @@ def test_ctrl_c_raises_unless_ignored(first, then, tmp_path):
         check=True,
     )
     assert then in shown.stdout
-
-
-@pytest.mark.parametrize(
-    ("option", "command"),
-    [("--grace", "run"), ("--snapshots", "demo")],
-)
-def test_digits_of_other_scripts_are_refused(option, command):
-    """`float` and `int` take those of every script; an option does not, and nothing starts."""
-    for text in ("５", "٥", "x", "²"):  # noqa: RUF001 - that is the point
-        shown = CliRunner().invoke(app, [command, option, text, "true"], env={"COLUMNS": "200"})
-        assert shown.exit_code == 2
-        assert f"Invalid value for '{option}': '{text}' is invalid: expected" in shown.stderr
-
-
-def test_options_take_fractions_where_sensible():
-    """Fractions of seconds are a time, but not a number of snapshots."""
-    assert (number("0.5"), number(10), whole("20")) == (0.5, 10.0, 20)
-    with pytest.raises(typer.BadParameter, match="expected a whole number"):
-        whole("0.5")
 
 
 def test_pluralize_handles_one():

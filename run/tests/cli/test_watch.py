@@ -218,7 +218,9 @@ def test_pause_and_resume_by_command(hub):
         assert len(workers.all_starts) <= before + 3
         assert call("hub", "resume", "crm") == "crm: resumed"
         workers.wait_for(before + 20)
-        assert "no program is using a quota 'other'" in call("hub", "pause", "other", code=1)
+        assert "unknown quota 'other', or no program is using it" in call(
+            "hub", "pause", "other", code=1
+        )
         call("hub", "pause", "crm")
     # The next that comes is not paused by somebody who has forgotten it.
     with Workers(1, "crm", "100/s", tasks=3) as workers:

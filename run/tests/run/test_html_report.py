@@ -159,7 +159,7 @@ def test_bad_file_is_refused_before_anything_runs(tmp_path):
     for options, message in (
         (("--report", tmp_path), f"--report: {tmp_path} cannot be written: Is a directory"),
         (("--report", tmp_path / "no" / "r.html"), "--report: "),
-        (("--json", same, "--report", same), f"--json: {same} is also the file of --report"),
+        (("--json", same, "--report", same), f"--report: {same} is also the file of --json"),
         (("--log", same, "--report", same), f"--report: {same} is also the file of --log"),
     ):
         command = ["run", "--limit", "ec2=1/s", *options, "--", "touch", ran]

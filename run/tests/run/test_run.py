@@ -66,7 +66,7 @@ def test_threads_and_children_share_one_limit(run, aws, python, tmp_path, stalls
     aws.assert_paced(20, run.begun)
     assert aws.arrivals[-1][0] - aws.arrivals[0][0] <= 23 / 20 + 1.0 + stalls.seconds
 
-    assert ended.words.startswith("paced: ec2 at 20/s not paced: all other services ")
+    assert ended.words.startswith("paced: ec2 at 20/s not paced: all other calls ")
     assert "24 AWS calls, 24 of them paced; 0 throttled, 0 other errors" in ended.words
     assert max(map(len, ended.err.decode().splitlines())) <= 80
     table = [line.split() for line in ended.err.decode().splitlines()]
@@ -626,9 +626,9 @@ def test_hub_failing_to_open_starts_nothing(quiet_run, python, temporary):
 
 def test_system_without_sockets_is_refused(monkeypatch, capsys):
     """Where Python has no Unix domain sockets: a clear message, exit code 2."""
-    monkeypatch.setattr("aioapiqueue_run.cli.run.command.os", types.SimpleNamespace(name="nt"))
+    monkeypatch.setattr("aioapiqueue_run.cli.run.plan.os", types.SimpleNamespace(name="nt"))
     with pytest.raises(typer.Exit) as ended:
-        run_command(["program"], limit=["ec2=1/s"])
+        run_command(command=["program"], limit=["ec2=1/s"])
     assert ended.value.exit_code == 2
     assert capsys.readouterr().err == f"aioapiqueue: run does not work on {sys.platform}: use WSL\n"
 

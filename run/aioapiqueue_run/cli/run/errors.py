@@ -18,8 +18,8 @@ class ExitCode(enum.IntEnum):
     NOT_FOUND = 127
 
 
-class NotStarted(Exception):  # noqa: N818 - a property of COMMAND, not an error of ours
-    """Raised if COMMAND cannot be started, or would not be paced.
+class NotStarted(Exception):  # noqa: N818 - an outcome of a run, not an error of ours
+    """Raised if COMMAND is not started: it would not be paced, or an option cannot be followed.
 
     Attributes:
         code: the exit code of `run`.

@@ -55,11 +55,15 @@ class RunGate:
     percent: bool = False
 
 
-def read_gate(text: str) -> RunGate:
+def read_gate(text: str, *, dry_run: bool = False) -> RunGate:
     """Read a gate: `"METRIC"` or `"METRIC OP VALUE"`.
 
+    Args:
+        text: the value of the option.
+        dry_run: whether it is for a dry run. Default: False.
+
     Raises:
-        ValueError: it is invalid; the error says what to write.
+        ValueError: it is invalid, or could never fail; the error says what to write.
     """
     match = _FORM.fullmatch(" ".join(text.split()).lower())
     if match is None:
@@ -79,6 +83,8 @@ def read_gate(text: str) -> RunGate:
         raise ValueError(f"{text!r}: % is allowed only with {', '.join(_SHARES)}: remove the %")
     if unit == "s" and metric not in _WAITS:
         raise ValueError(f"{text!r}: {metric} is a count, not a time: remove the s")
+    if dry_run and metric in _WAITS:
+        raise ValueError(f"{text!r}: a dry run has no waits: remove this gate or --dry-run")
     return RunGate(text, metric, sign, float(bound), unit == "%")
 
 

@@ -36,7 +36,7 @@ class Log:
                 self._file.write(_with_time(text))
             except OSError as error:
                 lost, self._file = self._file, None  # first, as `say` comes back here
-                self.say(f"--log: {lost.path} can no longer be written: {error.strerror}")
+                self.say(f"{lost} can no longer be written: {error.strerror}")
             else:
                 return
         # The program must not end because its terminal was closed (OSError), nor because some

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aioapiqueue_run.cli.run.launch import Launch
     from aioapiqueue_run.cli.run.log import Log
     from aioapiqueue_run.cli.run.on_host import OnHost
+    from aioapiqueue_run.cli.run.output_file import OutputFile
     from aioapiqueue_run.cli.run.queue_feed import Changes
     from aioapiqueue_run.cli.run.shared_server import Shared
     from aioapiqueue_run.hub import CallStats, Process
@@ -34,7 +35,7 @@ class RunPlan:
         limits: the limits of each service, as messages name them.
         log: writes our messages.
         dry_run: whether calls are only counted.
-        shared: the server that shares the limits with other hosts; not used by a dry run.
+        shared: the server that shares the limits with other hosts; None in a dry run.
         on_host: the hub of this host that shares the limits; None: they are not shared.
         live: whether to show a status line in the terminal.
         grace: the longest time from the start of a Python to its hello, in seconds.
@@ -46,6 +47,8 @@ class RunPlan:
         changes: observes the queues of the registry; None: nothing does.
         gateway: whether to start the gateway, for programs that are not Python.
         isolate: whether the program can reach nothing but the gateway.
+        files: the files of --json, --log and --report, by option.
+        show_accounts: whether the file of --report shows account ids in full.
     """
 
     command: Sequence[str]
@@ -66,6 +69,8 @@ class RunPlan:
     changes: Changes | None = None
     gateway: bool = False
     isolate: bool = False
+    files: Mapping[str, OutputFile] = dataclasses.field(default_factory=dict)
+    show_accounts: bool = False
 
     @property
     def counts_all(self) -> bool:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 
 from aioapiqueue import HostSchedule, SharedError
 from aioapiqueue.schedules.spi import HUB_DIR, Unreachable, reach
-from aioapiqueue_run.cli.console import MAX_LISTED, wrapped
+from aioapiqueue_run.cli.console import wrapped
 from aioapiqueue_run.cli.run.errors import NotStarted
+from aioapiqueue_run.cli.run.outages import Outages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from aioapiqueue import Event
     from aioapiqueue.schedules.spi import Delay
 
 __all__ = ["OnHost"]
@@ -39,7 +38,7 @@ class _RunSchedule(HostSchedule):
 
 
 class OnHost:
-    """Gives each queue its schedule, and reports when the hub is lost.
+    """Gives each queue its schedule; `outages` observes the queues.
 
     Args:
         program: the name of the program that other runs see.
@@ -48,9 +47,8 @@ class OnHost:
     def __init__(self, program: str) -> None:
         self._program = program
         self._schedules: list[_RunSchedule] = []
-        self._say: Callable[[str], None]
-        self._lost_at: float | None = None
-        self._times_lost = 0
+        lost = "lost the hub on this host, which enforces the limits: calls wait for another hub"
+        self.outages = Outages(lambda _: lost, "connected to the hub again")
 
     @contextlib.asynccontextmanager
     async def open(self, say: Callable[[str], None]) -> AsyncIterator[None]:
@@ -62,7 +60,7 @@ class OnHost:
         Raises:
             NotStarted: no hub runs, and none can be started.
         """
-        self._say = say
+        self.outages.say = say
         try:
             # If this is cancelled, the thread may still start a hub, which ends when it is unused.
             await to_thread.run_sync(_ensure_hub, abandon_on_cancel=True)
@@ -76,22 +74,6 @@ class OnHost:
         schedule = _RunSchedule(name, self._program)
         self._schedules.append(schedule)
         return schedule
-
-    def on_event(self, event: Event, /) -> None:
-        """Report the loss of the hub, and its replacement, once for all queues."""
-        if event.kind == "disconnected" and self._lost_at is None:
-            self._lost_at = time.monotonic()
-            self._times_lost += 1
-            text = (
-                "lost the hub on this host, which enforces the limits: calls wait for another hub"
-            )
-        elif event.kind == "reconnected" and self._lost_at is not None:
-            text = f"connected to the hub again, after {time.monotonic() - self._lost_at:.1f} s"
-            self._lost_at = None
-        else:
-            return
-        if self._times_lost <= MAX_LISTED:
-            self._say(wrapped(text))
 
     @property
     def delays(self) -> dict[tuple[str, Delay], tuple[int, float]]:
@@ -115,7 +97,7 @@ class OnHost:
     def as_json(self) -> dict[str, Any]:
         """Return all figures for the JSON. Times are in seconds."""
         return {
-            "times_lost": self._times_lost,
+            "times_lost": self.outages.times,
             "delays": [
                 {
                     "queue": queue,

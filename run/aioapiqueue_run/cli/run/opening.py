@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from aioapiqueue.registry.spi import is_host
+from aioapiqueue.registry.spi import DEFAULT_SHARE, is_host
 from aioapiqueue.spi import printable
 from aioapiqueue_run.cli.console import pluralize, unbroken, wrapped
 from aioapiqueue_run.cli.run.gateway import is_installed, reachable_ports
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["opening"]
 
+_NO_LIMIT = (
+    f"no limit is set: using {DEFAULT_SHARE:.0%} of each limit that AWS publishes. To change this, "
+    "use --share or --limit"
+)
 _MOST_NAMED = 8  # limits or services; a longer list is not read
 
 
@@ -34,9 +38,7 @@ def opening(plan: RunPlan) -> str:
         lines.append(f"adaptive: when {who} throttles, rates drop, then recover gradually")
     if plan.shared is not None:
         lines.append(
-            f"not shared: a dry run does not use {plan.shared}"
-            if plan.dry_run
-            else f"shared through {plan.shared}; if it becomes unreachable, {plan.shared.meanwhile}"
+            f"shared through {plan.shared}; if it becomes unreachable, {plan.shared.meanwhile}"
         )
     done = "counted" if plan.dry_run else "paced"
     if plan.isolate:
@@ -53,7 +55,7 @@ def opening(plan: RunPlan) -> str:
             f"{printable(plan.launch.name)} is not Python: only Python programs that it starts are "
             f"{done}{remedy}"
         )
-    return "\n".join(map(wrapped, lines))
+    return "\n".join(map(wrapped, [_NO_LIMIT, *lines] if plan.by_default else lines))
 
 
 def _isolated(plan: RunPlan) -> str:
@@ -86,16 +88,10 @@ def _paced(limits: Mapping[str, str]) -> Iterator[str]:
         if parts
         else "nothing is paced: no service or host that you named has a limit"
     )
-    # If some service or host has limits for certain operations only, its other calls are not paced.
-    whole = {name.removesuffix(".*") for name in own}.issuperset(named)
-    if hosts and "default" in limits:
-        yield f"not paced: {'calls to all other hosts' if whole else 'all other calls to hosts'}"
-    elif own and "default" not in limits:
-        others = "services" if not hosts else "services and hosts"
-        if whole and not services:
-            yield "not paced: calls to AWS, and to all other hosts"
-        else:
-            yield f"not paced: all other {others if whole else 'calls'}"
+    if own and "default" not in limits:
+        yield "not paced: all other calls"
+    elif hosts:
+        yield "not paced: all other calls to hosts"
 
 
 def _listed(names: list[str], what: str) -> str:

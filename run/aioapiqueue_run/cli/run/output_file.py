@@ -9,57 +9,60 @@ import contextlib
 import errno
 import os
 import stat
-from dataclasses import dataclass
-from itertools import permutations
+from itertools import combinations
 from typing import TYPE_CHECKING
 
+from aioapiqueue_run.cli.run.errors import NotStarted
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-__all__ = ["OutputFile", "OutputFiles", "Unwritable"]
+__all__ = ["OutputFile", "discard", "open_files"]
 
-
-class Unwritable(Exception):  # noqa: N818 - a property of the path, not an error of ours
-    """Raised if a file cannot be written; contains the reason and a remedy."""
+_OWN = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 
 
 class OutputFile:
     """A file that is open from the start of a run to its end.
 
-    A path to the file that is our own stdout or stderr, such as /dev/stdout, is appended to.
+    "-", /dev/stdout and /dev/stderr are our own, to which the program writes, too.
 
     Args:
+        option: the option that names the file, for messages.
         path: the path of the file, which is made if it does not exist.
-        append: whether to append. Default: `write` replaces the contents.
-        stdout: whether the path "-" means our stdout. Default: a file of that name.
+        append: whether to append. Default: `write` replaces the contents of a regular file.
 
     Raises:
-        Unwritable: the file cannot be written.
+        NotStarted: the file cannot be written.
     """
 
-    def __init__(self, path: Path, *, append: bool = False, stdout: bool = False) -> None:
-        self.path = path
-        # Our own stream is appended to through a copy of its descriptor: opened again, it would
-        # have a position of its own, and overwrite what the program has written.
-        own = 1 if stdout and str(path) == "-" else _own(path)
+    def __init__(self, option: str, path: Path, *, append: bool = False) -> None:
+        self.option, self.path = option, path
+        own = _OWN.get(str(path))
         self._made = own is None and not os.path.lexists(path)
-        self._replaced = False
-        """Whether `write` replaces the contents: a regular file, not one that is appended to."""
         try:
-            self._descriptor = os.dup(own) if own is not None else _open(path, append=append)
+            # Our own stream is appended to through a copy of its descriptor: opened again, it would
+            # have a position of its own, and overwrite what the program has written.
+            flags = os.O_APPEND if append else 0
+            self._descriptor = _open(path, flags) if own is None else os.dup(own)
         except OSError as error:
-            raise Unwritable(f"{path} cannot be written: {_why(path, error)}") from None
-        try:
-            self._replaced = own is None and not append and _is_file(self._descriptor)
-            _probe(self._descriptor, append=append)
-        except OSError as error:
-            self.discard()
-            raise Unwritable(f"{path} cannot be written: {error.strerror}") from None
+            why = _why(path, error)
+            raise NotStarted(f"{self} cannot be written: {why}; nothing was started") from None
+        self._replaced = own is None and not append and self._identity() is not None
 
-    def replaces(self, other: OutputFile) -> bool:
-        """Return whether writing to this file would erase what was written to `other`."""
-        there = os.fstat(other._descriptor)
-        return self._replaced and os.path.samestat(os.fstat(self._descriptor), there)
+    def __str__(self) -> str:
+        return f"{self.option}: {self.path}"
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Return what tells a regular file from others; None for a pipe, terminal or device."""
+        found = os.fstat(self._descriptor)
+        return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+    def overwrites(self, other: OutputFile) -> bool:
+        """Return whether one of two files would erase what was written to the other."""
+        same = self._identity() is not None and self._identity() == other._identity()
+        return same and (self._replaced or other._replaced)
 
     def write(self, text: str) -> None:
         """Write a text. It replaces the contents of a file, unless that is appended to.
@@ -68,9 +71,11 @@ class OutputFile:
             OSError: the file can no longer be written.
         """
         if self._replaced:
-            self._reopen()
-            # Only now, so that an earlier report survives a run that is killed.
-            os.ftruncate(self._descriptor, 0)
+            # Only now, so that an earlier report survives a run that is killed. By the path,
+            # because the program may have removed or replaced the file.
+            descriptor = _open(self.path, os.O_TRUNC)
+            os.close(self._descriptor)
+            self._descriptor = descriptor
         # A program that shares this pipe or terminal may have made it non-blocking for all
         # processes, as asyncio does. A write would then fail, or be cut off.
         os.set_blocking(self._descriptor, True)
@@ -78,135 +83,53 @@ class OutputFile:
         while left:
             left = left[os.write(self._descriptor, left) :]
 
-    def _reopen(self) -> None:
-        """Open the path again if the program has removed or replaced our file."""
-        with contextlib.suppress(OSError):
-            if os.path.samestat(self.path.stat(), os.fstat(self._descriptor)):
-                return
-        descriptor = _open(self.path, append=False)
-        os.close(self._descriptor)
-        self._descriptor = descriptor
-
     def discard(self) -> None:
         """Close the file, and remove it if we have made it and nothing was written."""
         with contextlib.suppress(OSError):
-            if self._made and _is_file(self._descriptor) and not os.fstat(self._descriptor).st_size:
-                self.path.unlink()
-        with contextlib.suppress(OSError):
             os.close(self._descriptor)
+            if self._made and not self.path.stat().st_size:
+                self.path.unlink()
 
 
-@dataclass
-class OutputFiles:
-    """The files of a run.
+def open_files(paths: Mapping[str, Path | None]) -> dict[str, OutputFile]:
+    """Open the files that options name; return them by option. That of --log is appended to.
 
-    Attributes:
-        figures: the file of --json.
-        log: the file of --log.
-        report: the file of --report.
+    Raises:
+        NotStarted: a file cannot be written, or two options would overwrite each other's.
     """
-
-    figures: OutputFile | None = None
-    log: OutputFile | None = None
-    report: OutputFile | None = None
-
-    @classmethod
-    def open(cls, figures: Path | None, log: Path | None, report: Path | None) -> OutputFiles:
-        """Open the files.
-
-        Raises:
-            Unwritable: a file cannot be written, or two options would overwrite each other's.
-        """
-        files = cls()
-        option = "--json"
-        try:
-            if figures is not None:
-                files.figures = OutputFile(figures, stdout=True)
-            option = "--log"
-            if log is not None:
-                files.log = OutputFile(log, append=True)
-            option = "--report"
-            if report is not None:
-                files.report = OutputFile(report)
-        except Unwritable as error:
-            files.discard()
-            raise Unwritable(f"{option}: {error}") from None
-        try:
-            files._check_different()
-        except Unwritable:
-            files.discard()
-            raise
-        return files
-
-    def _check_different(self) -> None:
-        named = {"--json": self.figures, "--report": self.report, "--log": self.log}
-        found = [(option, file) for option, file in named.items() if file is not None]
-        for (option, file), (other_option, other) in permutations(found, 2):
-            if file.replaces(other):
-                raise Unwritable(
-                    f"{option}: {file.path} is also the file of {other_option}: choose another"
-                )
-
-    def discard(self) -> None:
-        """Close the files of --json and --report, and remove those that we have made.
-
-        The log keeps its messages.
-        """
-        for one in (self.figures, self.report):
-            if one is not None:
-                one.discard()
+    files: dict[str, OutputFile] = {}
+    with contextlib.ExitStack() as unless_refused:
+        unless_refused.callback(discard, files.values())
+        for option, path in paths.items():
+            if path is not None:
+                files[option] = OutputFile(option, path, append=option == "--log")
+        for first, file in combinations(files.values(), 2):
+            if file.overwrites(first):
+                what = f"{file} is also the file of {first.option}"
+                raise NotStarted(f"{what}: choose another; nothing was started")
+        unless_refused.pop_all()
+    return files
 
 
-def _own(path: Path) -> int | None:
-    """Return the descriptor of our own stream that is the same file or socket; None if neither."""
-    for descriptor in (1, 2):
-        with contextlib.suppress(OSError):
-            there = path.stat()
-            shared = stat.S_ISREG(there.st_mode) or stat.S_ISSOCK(there.st_mode)
-            if shared and os.path.samestat(there, os.fstat(descriptor)):
-                return descriptor
-    return None
+def discard(files: Iterable[OutputFile]) -> None:
+    """Close files, and remove those that we have made and not written to."""
+    for file in files:
+        file.discard()
 
 
-def _open(path: Path, *, append: bool) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOCTTY | (os.O_APPEND if append else 0)
+def _open(path: Path, flags: int) -> int:
     # With O_NONBLOCK, to open a pipe without a reader fails (ENXIO) instead of waiting for one,
     # which might never come.
-    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    flags |= os.O_WRONLY | os.O_CREAT | os.O_NOCTTY | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o666)
     os.set_blocking(descriptor, True)
     return descriptor
-
-
-def _is_file(descriptor: int) -> bool:
-    return stat.S_ISREG(os.fstat(descriptor).st_mode)
-
-
-def _probe(descriptor: int, *, append: bool) -> None:
-    """Raise the error that writing would raise, if it is known already: mostly a full disk."""
-    if not _is_file(descriptor):
-        os.write(descriptor, b"")  # /dev/full refuses even an empty write
-        return
-    if append:
-        return  # the truncation below could cut off what another process appends at this moment
-    size = os.fstat(descriptor).st_size
-    # Only an allocation shows that the disk is full. It is undone below.
-    try:
-        os.posix_fallocate(descriptor, size, 1)
-    except AttributeError:  # macOS
-        return
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            raise
-        return  # the file system cannot allocate ahead
-    os.ftruncate(descriptor, size)
 
 
 def _why(path: Path, error: OSError) -> str:
     """Return why a path could not be opened, and a remedy if there is one."""
     if error.errno == errno.ENXIO and path.is_fifo():
         return "no process reads this pipe; start the reader first"
-    if error.errno == errno.ENOENT and path.is_symlink():
-        return f"it is a broken link to {path.readlink()}"
     if error.errno == errno.ENOENT:
-        return f"there is no directory {path.parent}"
+        return f"there is no directory {path.resolve().parent}"
     return error.strerror or type(error).__name__

@@ -53,7 +53,7 @@ class Progress:
             self._samples.popleft()
         then, before = self._samples[0]
         parts = []
-        if plan.shared is not None and plan.shared.lost:
+        if plan.shared is not None and plan.shared.outages.now:
             parts.append(f"SHARED SERVER LOST, {plan.shared.meanwhile}")
         for one in sorted(found, key=lambda one: (-one.waiting, not one.paced, -one.calls)):
             new = one.calls - before.get(one.service, 0)

@@ -6,8 +6,8 @@ sent, and so a password.
 
 from __future__ import annotations
 
-import errno
 import os
+import re
 import socket
 import ssl
 from typing import TYPE_CHECKING
@@ -23,29 +23,23 @@ _REACH = "check the host and the port, and that the server is running"
 _PATH = "check the path, and that the server is running"
 
 _SERVER = {
-    "NOAUTH": "it needs a password: write redis://USER:PASSWORD@HOST, or redis://:PASSWORD@HOST",
-    "HELLO must be called": "it needs a password: write redis://USER:PASSWORD@HOST",
-    "READONLY": "it is a read-only replica: use the address of the primary, or of the Sentinels "
-    "(redis+sentinel://HOST:26379/NAME)",
-    "read only replica": "it is a read-only replica: use the address of the primary",
-    "OOM": "its memory is full: raise its maxmemory",
-    "maxmemory": "its memory is full: raise its maxmemory",
-    "loading": "it is still loading its data: try again in a moment",
-    "MISCONF": "it rejects writes because it cannot save its data: see its log",
-    "MOVED": "it is a node of a cluster: write redis+cluster:// instead of redis://",
-    "luster mode is not enabled": "it is not a cluster: write redis:// or rediss://",
-    "luster support disabled": "it is not a cluster: write redis:// or rediss://",
-    "slots are not covered": "the cluster is down or incomplete: see its CLUSTER INFO",
-    "Hash slot not served": "it is a node of a cluster that is down or incomplete: see its "
-    "CLUSTER INFO, and write redis+cluster://",
-    "CLUSTERDOWN": "the cluster is down: see its CLUSTER INFO",
+    "NOAUTH|HELLO must be called": "it needs a password: write redis://USER:PASSWORD@HOST, or "
+    "redis://:PASSWORD@HOST",
+    "READONLY|read only replica": "it is a read-only replica: use the address of the primary, or "
+    "of the Sentinels (redis+sentinel://HOST:26379/NAME)",
+    "OOM|maxmemory": "its memory is full: raise its maxmemory",
+    "MOVED|Hash slot not served": "it is a node of a cluster: write redis+cluster:// instead of "
+    "redis://. If the cluster is down, see its CLUSTER INFO",
+    "luster mode is not enabled|luster support disabled": "it is not a cluster: write redis:// or "
+    "rediss://",
+    "slots are not covered|CLUSTERDOWN": "the cluster is down or incomplete: see its CLUSTER INFO",
     "'SENTINEL'": "it is not a Sentinel: write redis:// or rediss://",
     "No master found": "no Sentinel knows a primary of that name: check the name, the addresses, "
     "sentinel_username and sentinel_password",
-    "DB index": "it has no database with that number: remove the number, or write 0",
     "Protocol Error": "it is neither Redis nor Valkey: check the port",
     "unknown command": "it lacks or forbids a command: use Valkey, or Redis 6.2 or later",
 }
+"""What to do, by a pattern of the error. Another error is shown as the server words it."""
 
 
 def explained(error: BaseException, address: Address, seconds: float) -> str:
@@ -68,11 +62,11 @@ def explained(error: BaseException, address: Address, seconds: float) -> str:
             return _no_password(str(one), address)
         if isinstance(one, ssl.SSLError):
             return _tls(one)
-    for word, remedy in _SERVER.items():
-        if word in texts:
+    for pattern, remedy in _SERVER.items():
+        if re.search(pattern, texts):
             return remedy
     if isinstance(error, TimeoutError | errors.TimeoutError):
-        more = "that the port uses TLS" if address.tls else "for a firewall"
+        more = "that the port uses TLS" if address.settings.get("ssl") else "for a firewall"
         return f"no response within {seconds:g} s: {_REACH}. Also check {more}"
     return _network(chain, address)
 
@@ -92,14 +86,14 @@ def _no_permission(text: str, address: Address) -> str:
 
 
 def _no_password(text: str, address: Address) -> str:
-    if address.password is None:
+    if address.settings.get("password") is None:
         return "it needs a password: write redis://USER:PASSWORD@HOST, or redis://:PASSWORD@HOST"
     if "without any password" in text or "no password is set" in text:
         return (
             "its default user has no password: remove the password from the URL, or name a user "
             "that has one"
         )
-    who = address.user or "default"
+    who = address.settings.get("username", "default")
     return f"it rejects the password of the user {who!r}: check both"
 
 
@@ -119,14 +113,15 @@ def _network(chain: Sequence[BaseException], address: Address) -> str:
     for one in chain:
         if isinstance(one, socket.gaierror):
             return "unknown host name: check it, or the DNS"
-    for one in chain:
         if isinstance(one, OSError) and one.errno is not None:
-            if one.errno == errno.EACCES:
-                return f"you have no access to it ({os.strerror(one.errno)})"
-            reach = _PATH if address.kind == "socket" else _REACH
+            reach = _PATH if address.kind == "unix" else _REACH
             return f"it cannot be reached ({os.strerror(one.errno)}): {reach}"
     text = str(chain[0])
     if "closed" in text or "reset" in text:
-        tls = "" if address.tls else ". If it uses TLS, write rediss:// instead of redis://"
+        tls = (
+            ""
+            if address.settings.get("ssl")
+            else ". If it uses TLS, write rediss:// instead of redis://"
+        )
         return f"it closed the connection: {_REACH}{tls}"
     return f"{type(chain[0]).__name__}: {address.scrubbed(text)}"

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import time
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue_run.cli.console import MAX_LISTED, wrapped
+from aioapiqueue_run.cli.console import wrapped
 from aioapiqueue_run.cli.run.errors import NotStarted
+from aioapiqueue_run.cli.run.outages import Outages
 from aioapiqueue_run.cli.run.shared_errors import explained
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from aioapiqueue import Event, Rate
+    from aioapiqueue import Rate
     from aioapiqueue.integrations.redis import SharedSchedule
     from aioapiqueue.registry import Registry
     from aioapiqueue_run.cli.run.shared_address import Address, ConnectedClient
@@ -26,36 +27,12 @@ SHARED_VARIABLE = "AIOAPIQUEUE_SHARED"
 
 _CHECK_SECONDS = 5.0
 
-# Every command of the queues' own script, so that a permission that the user lacks shows before the
-# program is started. The keys have one hash tag, for a cluster, and expire by themselves.
-_CHECK = """
-local key, list, set = unpack(KEYS)
-redis.call('HSET', key, 'at', '0')  -- first, because a server refuses it if its memory is full
-redis.call('PEXPIRE', key, 1000)
-redis.call('HGETALL', key)
-redis.call('HGET', key, 'at')
-redis.call('HDEL', key, 'none')
-redis.call('RPUSH', list, '0', '1')
-redis.call('PEXPIRE', list, 1000)
-redis.call('LINDEX', list, 0)
-redis.call('LRANGE', list, 0, 0)
-redis.call('LSET', list, 0, '1')
-redis.call('LINSERT', list, 'BEFORE', '1', '0')
-redis.call('LPOP', list)
-redis.call('RPOP', list)
-redis.call('ZADD', set, 0, 'one')
-redis.call('PEXPIRE', set, 1000)
-redis.call('ZREMRANGEBYSCORE', set, 1, 1)
-redis.call('ZCARD', set)
-redis.call('ZREM', set, 'one')
-redis.call('DEL', list, set)
-return redis.call('TIME')[1]
-"""
+_CHECK = (files(__package__) / "shared_check.lua").read_text("utf-8")
 _CHECK_KEYS = [f"{{aioapiqueue:check}}{part}" for part in ("", ":list", ":set")]
 
 
 class Shared:
-    """Gives each queue its schedule, and reports when the server is lost.
+    """Gives each queue its schedule; `outages` observes the queues.
 
     Args:
         address: the address of the server.
@@ -65,13 +42,10 @@ class Shared:
     def __init__(self, address: Address, fallback: Rate | None = None) -> None:
         self.address = address
         self.fallback = fallback
-        self.times_lost = 0
-        self._lost_at: float | None = None
-        self._seconds_lost = 0.0
+        self.outages = Outages(self._loss, "connected to the shared server again")
         self._client: ConnectedClient
         self._kind: type[SharedSchedule]
         self._registry: Registry
-        self._say: Callable[[str], None]
 
     def __str__(self) -> str:
         return str(self.address)
@@ -90,7 +64,7 @@ class Shared:
         from aioapiqueue.integrations.redis import SharedSchedule  # noqa: PLC0415 - the extra
         from aioapiqueue_run.cli.run.shared_address import connected  # noqa: PLC0415
 
-        self._kind, self._registry, self._say = SharedSchedule, registry, say
+        self._kind, self._registry, self.outages.say = SharedSchedule, registry, say
         async with connected(self.address) as self._client:
             try:
                 async with asyncio.timeout(_CHECK_SECONDS):
@@ -113,32 +87,9 @@ class Shared:
         """Return the schedule of a queue."""
         return self._kind(self._client, name, fallback=self.fallback)
 
-    @property
-    def lost(self) -> bool:
-        """Whether the server is unreachable now."""
-        return self._lost_at is not None
-
-    def on_event(self, event: Event, /) -> None:
-        """Report the loss of the server, and its return, once for all queues."""
-        if event.kind == "disconnected" and self._lost_at is None:
-            self._lost_at = time.monotonic()
-            self.times_lost += 1
-            text = self._loss(event.queue)
-        elif event.kind == "reconnected" and self._lost_at is not None:
-            seconds = time.monotonic() - self._lost_at
-            self._seconds_lost += seconds
-            self._lost_at = None
-            text = f"connected to the shared server again, after {seconds:.1f} s"
-        else:
-            return
-        if self.times_lost <= MAX_LISTED:
-            self._say(wrapped(text))
-
     def _loss(self, queue: str | None) -> str:
         faults = [one["fault"] for one in self._queues() if queue == one["queue"] and one["fault"]]
         why = f" ({faults[0].rstrip('.')})" if faults else ""
-        if self.fallback is None:
-            return f"lost the shared server{why}: no call is sent until it is back"
         return f"lost the shared server{why}: until it is back, {self.meanwhile}"
 
     @property
@@ -160,11 +111,10 @@ class Shared:
 
     def as_json(self) -> dict[str, Any]:
         """Return all figures for the JSON. Times are in seconds."""
-        lost_now = 0 if self._lost_at is None else time.monotonic() - self._lost_at
         return {
             "server": str(self),
             "fallback": None if self.fallback is None else str(self.fallback),
-            "times_lost": self.times_lost,
-            "seconds_lost": self._seconds_lost + lost_now,
+            "times_lost": self.outages.times,
+            "seconds_lost": self.outages.seconds,
             "queues": self._queues(),
         }

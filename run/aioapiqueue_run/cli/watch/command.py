@@ -11,7 +11,6 @@ import typer
 
 from aioapiqueue.schedules.spi import HUB_DIR, HubLocation, check_system
 from aioapiqueue_run.cli.console import refuse, wrapped
-from aioapiqueue_run.cli.help import number
 
 __all__ = ["watch"]
 
@@ -21,8 +20,7 @@ _LEAST = 0.1  # seconds; more frequent requests would take the hub's time from i
 def watch(
     *,
     every: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", parser=number, help="Interval between updates."),
+        float, typer.Option(metavar="SECONDS", help="Interval between updates.")
     ] = 1.0,
     only: Annotated[
         str,
