@@ -13,12 +13,14 @@ from weakref import WeakValueDictionary
 
 from aioapiqueue import Limit
 from aioapiqueue.exceptions import LimitsError, QueueClosed
+from aioapiqueue.registry._file import lines_of, read_text, read_toml
 from aioapiqueue.registry._hosts import PathLanes, host_called, is_host, origin_of
-from aioapiqueue.registry._model import Layer, ServiceLimits, entries
+from aioapiqueue.registry._in_force import entries
+from aioapiqueue.registry._model import Layer, ServiceLimits
 from aioapiqueue.registry._names import canonical, is_listed
 from aioapiqueue.registry._options import all_adaptive, read_options
 from aioapiqueue.registry._plan import QueuePlan, plans_for
-from aioapiqueue.registry._report import Report, lines_of, read_text, read_toml
+from aioapiqueue.registry._report import Report
 from aioapiqueue.registry._tables import read_tables
 from aioapiqueue.spi import QueueReader
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aioapiqueue import ApiQueue
-    from aioapiqueue.registry._model import InForce
+    from aioapiqueue.registry._in_force import InForce
     from aioapiqueue.spi import Cost, Observers, seam
 
 Schedules: TypeAlias = "Callable[[str], seam.LimiterFactory]"

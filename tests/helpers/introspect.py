@@ -730,7 +730,7 @@ def redis_codec(*parts: Any, **options: Any) -> Any:
 
 def lines_of_keys(text: str) -> Mapping[tuple[str, ...], int]:
     """Return the line of each key of a limits.toml."""
-    from aioapiqueue.registry._report import lines_of
+    from aioapiqueue.registry._file import lines_of
 
     return lines_of(text)
 
