@@ -38,7 +38,6 @@ from aioapiqueue.spi import orders
 
 if TYPE_CHECKING:
     from aioapiqueue import Limit
-    from aioapiqueue.spi import Observers, seam
 
 Limits: TypeAlias = "str | Limit | Sequence[str | Limit]"
 
@@ -137,8 +136,13 @@ class ServiceLimits:
             object.__setattr__(self, one.name, read)  # how a frozen dataclass sets its own fields
         report.finish()
         if self.adaptive:
-            try:
-                self.queue(None)  # which checks the floor
+            try:  # a queue checks that it suits the limits
+                ApiQueue(
+                    *self.rate,
+                    lanes=self.queue_lanes,
+                    concurrency=self.concurrency,
+                    adaptive=self.adaptive,
+                )
             except ValueError as error:  # a floor above the limits
                 raise LimitsError(f"ServiceLimits: {error}") from error
 
@@ -156,12 +160,6 @@ class ServiceLimits:
         return f"ServiceLimits({', '.join(changed)})"
 
     @property
-    def own(self) -> bool:
-        """Whether there are limits other than those of shared buckets."""
-        each = any(bucket.per_operation for bucket in self.buckets.values())
-        return bool(self.rate or self.lanes or self.concurrency or self.adaptive or each)
-
-    @property
     def queue_lanes(self) -> dict[str, tuple[Limit, ...]]:
         """The limits of each lane in the service's queue, by key: operations, variants, buckets."""
         variants = {
@@ -177,32 +175,6 @@ class ServiceLimits:
             for name, unit in units_of(self.buckets).items()
         }
         return variants | lanes | shared
-
-    def queue(
-        self,
-        name: str | None,
-        observers: Observers = (),
-        *,
-        schedule: seam.LimiterFactory | None = None,
-    ) -> ApiQueue:
-        """Return a new queue with these limits.
-
-        Args:
-            name: the queue's name in figures and messages.
-            observers: as in `ApiQueue`.
-            schedule: as in `ApiQueue`. Default: the limits apply to this process alone.
-        """
-        return ApiQueue(
-            # "unlimited": operations without a lane cause no `UnknownKeyWarning`.
-            *(self.rate or ("unlimited",)),
-            name=name,
-            lanes=self.queue_lanes,
-            order=self.order,
-            concurrency=self.concurrency,
-            adaptive=self.adaptive,
-            schedule=schedule,
-            observers=observers,
-        )
 
 
 class Entry(NamedTuple):

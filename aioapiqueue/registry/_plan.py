@@ -19,7 +19,8 @@ and messages.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import ApiQueue, Concurrency
 from aioapiqueue.exceptions import LimitsError
@@ -34,9 +35,10 @@ from aioapiqueue.registry._hosts import is_host, lanes_of
 from aioapiqueue.spi import CALLS, orders
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
     from aioapiqueue import Limit
+    from aioapiqueue.registry._buckets import Bucket
     from aioapiqueue.registry._model import ServiceLimits
     from aioapiqueue.spi import Cost, Observers, seam
 
@@ -47,10 +49,14 @@ class QueuePlan:
     Args:
         services: the limits of the services, by name.
         shared_buckets: the names of the buckets that they share.
+
+    Attributes:
+        service: the first of the services, by name.
+        scope: whether each account, each Region or both have a queue of their own.
     """
 
     def __init__(
-        self, services: Mapping[str, ServiceLimits], shared_buckets: Sequence[str] = ()
+        self, services: Mapping[str, ServiceLimits], shared_buckets: Collection[str] = ()
     ) -> None:
         # The first in the alphabet, not in the file: processes that share the queue must give it
         # the same name.
@@ -58,77 +64,35 @@ class QueuePlan:
         self.scope = services[self.service].scope  # the same for all: see `_is_same_bucket`
         self._services = services
         self._shared_buckets = shared_buckets
-        self._units = {name: units_of(limits.buckets) for name, limits in services.items()}
-        self._largest = {
-            (name, bucket): largest_cost(counted_in(limits.buckets[bucket], unit), unit)
-            for name, limits in services.items()
-            for bucket, unit in self._units[name].items()
-            if unit != CALLS
-        }
 
-    def call(
-        self, service: str, operation: str, parameters: Mapping[str, int]
-    ) -> tuple[tuple[str, ...], Cost] | None:
-        """Return the keys and the cost of a call; None if no limit applies to it.
+    def key_of(self, service: str, name: str) -> str:
+        """Return the key of a service's bucket. Only a bucket that services share has theirs."""
+        key = bucket_key(name)
+        return key if name in self._shared_buckets else self.prefix_of(service) + key
 
-        Args:
-            service: the service's name.
-            operation: the operation's name.
-            parameters: the call's parameters, as `parameter_counts` returns them.
-        """
-        limits = self._services[service]
-        if is_host(service):
-            return lanes_of(operation, limits.lanes), 1
-        variants, buckets, costs = [], [], {}
-        for name, bucket in limits.buckets.items():
-            if not bucket.takes(operation, parameters):
-                continue
-            if bucket.per_operation:
-                # Its lane replaces that of the operation. It has no cost: its limits count calls.
-                variants.append(str(VariantKey(operation, name)))
-                continue
-            buckets.append(name)
-            unit = self._units[service][name]
-            if unit != CALLS:
-                # At most what the bucket can hold: a call that costs more would never start.
-                cost = bucket.cost_of(operation, parameters)
-                costs[unit] = min(cost, self._largest[service, name])
-        # If a service has limits of shared buckets only, its other calls need no queue. If it has
-        # no limits at all ("unlimited"), its calls have a queue without limits.
-        if not (buckets or limits.own or not limits.buckets):
-            return None
-        shared = [
-            self._key(service, bucket_key(name), shared=name in self._shared_buckets)
-            for name in buckets
-        ]
-        lanes = variants or [operation]
-        if len(self._services) > 1:
-            # A throttled call slows down its first key that has limits, which should be the most
-            # specific: so the limits of the whole service come last.
-            own = [service] if _own_limits(limits) else []
-            mine = [self._key(service, lane) for lane in lanes]
-            return (lanes[0], *mine, *shared, *own), costs or 1
-        return (*lanes, *shared), costs or 1
+    def prefix_of(self, service: str) -> str:
+        """Return what the keys of a service begin with: nothing if the queue is its own."""
+        return f"{service}." if len(self._services) > 1 else ""
 
-    def _key(self, service: str, key: str, *, shared: bool = False) -> str:
-        """Return the key of a lane, prefixed with its service if services share the queue."""
-        return key if shared or len(self._services) == 1 else f"{service}.{key}"
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The limits of all calls, with those of calls in flight."""
+        return _own_limits(self._services[self.service]) if len(self._services) == 1 else ()
 
-    def limits(self) -> tuple[tuple[Limit, ...], dict[str, tuple[Limit, ...]]]:
-        """Return the limits of the queue, and those of its lanes by key."""
-        if len(self._services) == 1:
-            only = self._services[self.service]
-            return only.rate, only.queue_lanes
+    @cached_property
+    def lanes(self) -> Mapping[str, tuple[Limit, ...]]:
+        """The limits of each lane, by key."""
         lanes: dict[str, tuple[Limit, ...]] = {}
-        shared = set(map(bucket_key, self._shared_buckets))
+        shared = {bucket_key(name) for name in self._shared_buckets}
         for service, limits in self._services.items():
-            if own_limits := _own_limits(limits):
-                lanes[service] = own_limits
-            for key, own in limits.queue_lanes.items():
-                lanes[self._key(service, key, shared=key in shared)] = own
-        return (), lanes
+            prefix = self.prefix_of(service)
+            if prefix and (own := _own_limits(limits)):
+                lanes[service] = own
+            for key, its in limits.queue_lanes.items():
+                lanes[key if key in shared else prefix + key] = its
+        return lanes
 
-    def queue(
+    def make_queue(
         self,
         name: str | None,
         observers: Observers = (),
@@ -140,35 +104,120 @@ class QueuePlan:
         Raises:
             ValueError: the `adaptive` of one service does not suit the limits of another.
         """
-        if len(self._services) == 1:
-            return self._services[self.service].queue(name, observers, schedule=schedule)
-        _, lanes = self.limits()
         several = self._services.values()
+        # Of several services, each has these in a lane.
+        rate, concurrency = (), None
+        if len(several) == 1:
+            ((rate, concurrency),) = ((limits.rate, limits.concurrency) for limits in several)
         return ApiQueue(
-            "unlimited",  # so that operations without a lane cause no `UnknownKeyWarning`
+            # "unlimited": operations without a lane cause no `UnknownKeyWarning`.
+            *(rate or ("unlimited",)),
             name=name,
-            lanes=lanes,
+            lanes=self.lanes,
             # "fair" if one of the services names it, as most of them name no order.
             order=max((limits.order for limits in several), key=orders.ORDERS.index),
+            # Not among the limits, which `set_rate` replaces.
+            concurrency=concurrency,
             adaptive=next(filter(None, (limits.adaptive for limits in several)), None),
             schedule=schedule,
             observers=observers,
         )
 
 
+class _BucketUse(NamedTuple):
+    """What a call that uses a bucket is charged: its key, and at most so much of its unit."""
+
+    name: str
+    bucket: Bucket
+    key: str
+    unit: str
+    largest: float
+
+
+class ServicePlan:
+    """Maps the calls of one service, or the requests to a host, to keys and costs of its queue.
+
+    Attributes:
+        service: the name of the service or host.
+        limits: its limits.
+        queue: its queue, which it may share with other services.
+    """
+
+    def __init__(self, service: str, limits: ServiceLimits, queue: QueuePlan) -> None:
+        self.service = service
+        self.limits = limits
+        self.queue = queue
+        self._is_host = is_host(service)
+        self._prefix = queue.prefix_of(service)
+        # A throttled call slows down its first key that has limits, which should be the most
+        # specific: so the limits of the whole service come last.
+        self._last = (service,) if self._prefix and _own_limits(limits) else ()
+        self._buckets: list[_BucketUse] = []
+        units = units_of(limits.buckets)
+        for name, bucket in limits.buckets.items():
+            unit = units.get(name, CALLS)  # a bucket per operation counts calls
+            # A call that costs more than the bucket can hold would never start.
+            largest = largest_cost(counted_in(bucket, unit), unit)
+            key = queue.key_of(service, name)
+            self._buckets.append(_BucketUse(name, bucket, key, unit, largest))
+        # If a service has limits of shared buckets only, its other calls need no queue. If it has
+        # no limits at all ("unlimited"), its calls have a queue without limits.
+        self._paces_all = not limits.buckets or bool(
+            limits.lanes
+            or limits.adaptive
+            or _own_limits(limits)
+            or any(one.per_operation for one in limits.buckets.values())
+        )
+
+    def call(
+        self, operation: str, parameters: Mapping[str, int]
+    ) -> tuple[tuple[str, ...], Cost] | None:
+        """Return the keys and the cost of a call; None if no limit applies to it.
+
+        Args:
+            operation: the operation's name.
+            parameters: the call's parameters, as `parameter_counts` returns them.
+        """
+        if self._is_host:
+            return lanes_of(operation, self.limits.lanes), 1
+        variants, shared, costs = [], [], {}
+        for name, bucket, key, unit, largest in self._buckets:
+            if not bucket.takes(operation, parameters):
+                continue
+            if bucket.per_operation:
+                # Its lane replaces that of the operation. It has no cost: its limits count calls.
+                variants.append(str(VariantKey(operation, name)))
+                continue
+            shared.append(key)
+            if unit != CALLS:
+                costs[unit] = min(bucket.cost_of(operation, parameters), largest)
+        if not (shared or self._paces_all):
+            return None
+        lanes = variants or [operation]
+        if self._prefix:
+            mine = [self._prefix + lane for lane in lanes]
+            return (lanes[0], *mine, *shared, *self._last), costs or 1
+        return (*lanes, *shared), costs or 1
+
+
 def _own_limits(limits: ServiceLimits) -> tuple[Limit, ...]:
-    """Return the limits of a whole service, for a lane of a shared queue."""
+    """Return the limits of all calls of a service, with those of calls in flight."""
     bodies = () if limits.concurrency is None else (Concurrency(limits.concurrency),)
     return (*limits.rate, *bodies)
 
 
-def plans_for(services: Mapping[str, ServiceLimits]) -> dict[str, QueuePlan]:
-    """Return the plan of each service. Services that share a bucket share a plan.
+def plan_alone(service: str, limits: ServiceLimits) -> ServicePlan:
+    """Return the plan of a service that shares its queue with no other service."""
+    return ServicePlan(service, limits, QueuePlan({service: limits}))
+
+
+def plans_for(services: Mapping[str, ServiceLimits]) -> dict[str, ServicePlan]:
+    """Return the plan of each service. Services that share a bucket share a queue.
 
     Raises:
         LimitsError: the limits of such services contradict each other.
     """
-    plans: dict[str, QueuePlan] = {}
+    plans: dict[str, ServicePlan] = {}
     for service, limits in services.items():
         if service in plans:
             continue
@@ -178,12 +227,12 @@ def plans_for(services: Mapping[str, ServiceLimits]) -> dict[str, QueuePlan]:
             if _is_same_bucket(name, limits, services.get(other)):
                 members[other] = services[other]
                 shared_buckets.append(name)
-        plan = QueuePlan(dict(sorted(members.items())), shared_buckets)
-        plans.update(dict.fromkeys(members, plan))
+        queue = QueuePlan(dict(sorted(members.items())), shared_buckets)
+        plans |= {name: ServicePlan(name, its, queue) for name, its in members.items()}
         if len(members) > 1:
             # Create a queue now, to find errors before the first call.
             try:
-                plan.queue(None)
+                queue.make_queue(None)
             except ValueError as error:
                 raise LimitsError(
                     f"{' and '.join(sorted(members))} share a queue: {error}"

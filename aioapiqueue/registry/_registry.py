@@ -19,7 +19,7 @@ from aioapiqueue.registry._in_force import entries
 from aioapiqueue.registry._model import Layer, ServiceLimits
 from aioapiqueue.registry._names import canonical, is_listed
 from aioapiqueue.registry._options import all_adaptive, read_options
-from aioapiqueue.registry._plan import QueuePlan, plans_for
+from aioapiqueue.registry._plan import plan_alone, plans_for
 from aioapiqueue.registry._report import Report
 from aioapiqueue.registry._tables import read_tables
 from aioapiqueue.spi import QueueReader
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import ApiQueue
     from aioapiqueue.registry._in_force import InForce
+    from aioapiqueue.registry._plan import QueuePlan, ServicePlan
     from aioapiqueue.spi import Cost, Observers, seam
 
 Schedules: TypeAlias = "Callable[[str], seam.LimiterFactory]"
@@ -69,9 +70,10 @@ class Registry:
     """The queues of all services: one for each service, Region and account, created at first use.
 
     >>> registry = Registry({"ec2": "10/s", "iam": ServiceLimits("5/s", scope=["account"])})
-    >>> registry.find("ec2", region="eu-west-1", account="111122223333")
+    >>> call = registry.find_call("ec2", "RunInstances", region="eu-west-1", account="111122223333")
+    >>> call.queue
     <ApiQueue 'ec2 eu-west-1 111122223333' 10/s: open, 0 waiting, 0 running>
-    >>> print(registry.find("s3"))
+    >>> print(registry.find_call("s3", "GetObject"))
     None
 
     Pass it to `pace_session` or `paced` to pace AWS clients. To pace a call yourself, use
@@ -242,31 +244,6 @@ class Registry:
             layers = all_adaptive(layers)
         return cls(layers, observers=observers, schedules=schedules)
 
-    def find(
-        self,
-        service: str,
-        *,
-        region: str | None = None,
-        account: str | None = None,
-    ) -> ApiQueue | None:
-        """Return the queue of a service, which the first call creates; None if it has no limits.
-
-        `queue.slot(key=operation)` applies the limits of an operation. Shared buckets, and services
-        that share a queue (both versions of API Gateway), need more keys: use `find_call`. This
-        method is thread-safe, never waits and accepts any name.
-
-        Args:
-            service: the service's name in `create_client`, botocore's service id ("auto-scaling"),
-                or a host: `"https://api.github.com"`.
-            region: the client's Region. None counts as a Region.
-            account: anything that identifies the account. None counts as an account.
-
-        Raises:
-            QueueClosed: the registry is closed.
-        """
-        name, limits = self.limits_of(service)
-        return None if limits is None else self._queue(self._plan(name, limits), region, account)
-
     def find_call(
         self,
         service: str,
@@ -276,7 +253,10 @@ class Registry:
         account: str | None = None,
         parameters: Mapping[str, int] | None = None,
     ) -> PacedCall | None:
-        """Return the queue, keys and cost of a call; None if no limit applies to it.
+        """Return the queue, keys and cost of a call to AWS; None if no limit applies to it.
+
+        The first call of a service, Region and account creates the queue. This method is
+        thread-safe and never waits.
 
         >>> from aioapiqueue.registry import parameter_counts
         >>> registry = Registry.parse('preset = "aws"')
@@ -293,21 +273,21 @@ class Registry:
         sent
 
         Args:
-            service: as in `find`.
+            service: the service's name in `create_client`, or botocore's service id
+                ("auto-scaling"). Any other name counts as a service that is not listed.
             operation: the operation's name, "DescribeSnapshots". For a host, use `find_request`.
-            region: as in `find`.
-            account: as in `find`.
+            region: the client's Region. None counts as a Region.
+            account: anything that identifies the account. None counts as an account.
             parameters: the call's parameters, as `parameter_counts` returns them. Default: none.
 
         Raises:
             QueueClosed: the registry is closed.
         """
-        name, limits = self.limits_of(service)
-        if limits is None:
+        plan = self._plan_of(service)
+        found = None if plan is None else plan.call(operation, parameters or {})
+        if plan is None or found is None:
             return None
-        plan = self._plan(name, limits)
-        found = plan.call(name, operation, parameters or {})
-        return None if found is None else PacedCall(self._queue(plan, region, account), *found)
+        return PacedCall(self._queue(plan.queue, region, account), *found)
 
     def find_request(self, method: str, url: str) -> PacedCall | None:
         """Return the queue and keys of an HTTP request; None if its host has no limits.
@@ -336,23 +316,22 @@ class Registry:
         # A client sends the path "/" for a URL without one.
         return self.find_call(name, lanes.operation_of(method, parts.path or "/"))
 
-    def limits_of(self, service: str) -> tuple[str, ServiceLimits | None]:
-        """Return a service's canonical name, and its limits or the default (None: no limits).
-
-        Args:
-            service: as in `find`.
-        """
-        limits = self._services.get(service)  # before the slower search for other names
-        if limits is None and is_host(service):  # the default is for services only
+    def _plan_of(self, service: str) -> ServicePlan | None:
+        """Return the plan of a service or host, which may be named in any way; None: no limits."""
+        plan = self._plans.get(service)  # before the slower search for other names
+        if plan is not None:
+            return plan
+        if is_host(service):  # the default is for services only
             with contextlib.suppress(ValueError):
                 service = host_called(service)
-            return service, self._services.get(service)
-        if limits is None:
-            service = canonical(service)
-            if not is_listed(service):  # newer than our list: "new-service" may be "newservice"
-                service = self._plain.get(service.replace("-", ""), service)
-            limits = self._services.get(service, self._default)
-        return service, limits
+            return self._plans.get(service)
+        service = canonical(service)
+        if not is_listed(service):  # newer than our list: "new-service" may be "newservice"
+            service = self._plain.get(service.replace("-", ""), service)
+        plan = self._plans.get(service)
+        if plan is None and self._default is not None:
+            plan = plan_alone(service, self._default)
+        return plan
 
     @property
     def hosts(self) -> Mapping[str, Sequence[str]]:
@@ -362,23 +341,6 @@ class Registry:
             for name, limits in self._services.items()
             if is_host(name)
         }
-
-    def limits_of_queue(
-        self, service: str
-    ) -> tuple[tuple[Limit, ...], Mapping[str, tuple[Limit, ...]]]:
-        """Return the limits of a service's queue: those of all calls, and those of each lane.
-
-        `concurrency` is not included.
-
-        Args:
-            service: as in `find`.
-        """
-        name, limits = self.limits_of(service)
-        return ((), {}) if limits is None else self._plan(name, limits).limits()
-
-    def _plan(self, service: str, limits: ServiceLimits) -> QueuePlan:
-        """Return the plan of a service's queue, made from the default if it is not listed."""
-        return self._plans.get(service) or QueuePlan({service: limits})
 
     def _queue(self, plan: QueuePlan, region: str | None, account: str | None) -> ApiQueue:
         key = QueueKey(
@@ -393,7 +355,7 @@ class Registry:
             new = self._dropped.get(key)
             if new is None:
                 schedule = None if self._schedules is None else self._schedules(str(key))
-                new = plan.queue(str(key), self._observers, schedule=schedule)
+                new = plan.make_queue(str(key), self._observers, schedule=schedule)
             # If two threads come here at once, `setdefault` gives both the queue of the first.
             queue = self._queues.setdefault(key, new)
         if self._closed:  # checked last, so that no queue is returned that `aclose` did not see
@@ -457,6 +419,16 @@ class Registry:
         names = ", ".join(self._layers) or "nothing"
         count = len(self._queues)
         return f"<Registry of {names}: {count} queue{'s' * (count != 1)}>"
+
+
+def plan_of(registry: Registry, service: str) -> ServicePlan | None:
+    """Return the limits of a service and of its queue; None if it is not paced.
+
+    Args:
+        registry: the registry.
+        service: the name of the service or host.
+    """
+    return registry._plan_of(service)  # noqa: SLF001 - of our own class
 
 
 def forget_idle(registry: Registry) -> list[ApiQueue]:

@@ -339,7 +339,7 @@ def test_botocore_is_not_needed():
     out = python(
         "import sys\n"
         "from aioapiqueue.registry import Registry\n"
-        "Registry.parse('ec2 = \"1/s\"').find('ec2')\n"
+        "Registry.parse('ec2 = \"1/s\"').find_call('ec2', 'X')\n"
         "print('botocore' in sys.modules)\n"
     )
     assert out == "False\n"
@@ -389,7 +389,8 @@ def check(text):
     """Fail if a file gives anything but a Registry that works, or problems with their source."""
     registry, problems = outcome(Registry.parse, text)
     for one in registry or ():
-        assert registry.find(one.service) is not None
+        call = registry.find_call(one.service, one.operation or "X")
+        assert call is not None or one.bucket or not one.limits
     assert all(re.match(r"limits\.toml(, line \d+)?: \S", problem) for problem in problems)
 
 

@@ -20,6 +20,7 @@ from aioapiqueue.registry import Registry, ServiceLimits, VariantKey, parameter_
 from aioapiqueue.registry.spi import published_limits
 from tests.helpers import introspect
 from tests.helpers.models import NAMES, OLDER
+from tests.helpers.registries import queue_of
 
 presets = introspect.presets()
 
@@ -483,15 +484,15 @@ def test_route_53_has_two_buckets():
     """The queue has the account's bucket, the lane the action's; changes count in a third."""
     registry = Registry.parse('preset = "aws"', share="100%")
     assert needs(registry, "route53", "GetHostedZone") == (("GetHostedZone",), 1)
-    assert registry.find("route53", **HERE).limits == (Rate(10, burst=50),)
+    assert queue_of(registry, "route53", **HERE).limits == (Rate(10, burst=50),)
     assert lane(registry, "route53", "CreateHostedZone") == (Rate(2, burst=40),)
     changes = {"ChangeBatch": {"Comment": "x", "Changes": [{}, {}, {}]}}
     assert needs(registry, "route53", "ChangeResourceRecordSets", **changes) == (
         ("ChangeResourceRecordSets", "bucket: changes"),
         {"changes": 6},
     )
-    one = registry.find("route53", region="eu-west-1", account="1")
-    assert one is registry.find("route53", region="us-east-1", account="1")
+    one = queue_of(registry, "route53", region="eu-west-1", account="1")
+    assert one is queue_of(registry, "route53", region="us-east-1", account="1")
 
 
 async def test_api_gateway_versions_share_a_bucket():
@@ -501,7 +502,7 @@ async def test_api_gateway_versions_share_a_bucket():
         registry.find_call(service, operation, **HERE)
         for service, operation in (("apigateway", "GetRestApis"), ("apigatewayv2", "GetApis"))
     )
-    assert first.queue is second.queue is registry.find("apigatewayv2", **HERE)
+    assert first.queue is second.queue is queue_of(registry, "apigatewayv2", **HERE)
     assert first.queue.name == "apigateway 111122223333"
     assert first.keys == ("GetRestApis", "apigateway.GetRestApis", "bucket: account")
     assert second.keys == ("GetApis", "apigatewayv2.GetApis", "bucket: account")
@@ -674,7 +675,7 @@ def test_file_overrides_what_is_published():
         'lanes = {DescribeSnapshots = "1/s", "Describe*" = "4/s"}\n'
         '[ecs.buckets."cluster read"]\noperations = ["ListClusters"]\nrate = "2/s"'
     )
-    assert registry.find("ec2", **HERE).limits == (Rate(40),)
+    assert queue_of(registry, "ec2", **HERE).limits == (Rate(40),)
     assert lane(registry, "ec2", "DescribeVpcs") == (Rate(4),)
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(1),)
     assert needs(registry, "ec2", "DescribeSnapshots") == (("DescribeSnapshots",), 1)
@@ -718,8 +719,8 @@ def test_quotas_come_with_their_line():
 def test_presets_may_be_adaptive():
     """The default floor gives way to limits that are lower; one that was asked for does not."""
     registry = Registry.parse('preset = "aws"\n[ec2]\nadaptive = true\n[ecs]\nadaptive = true')
-    assert registry.find("ec2", **HERE)
-    assert registry.find("ecs", **HERE)
+    assert queue_of(registry, "ec2", **HERE)
+    assert queue_of(registry, "ecs", **HERE)
     with pytest.raises(LimitsError, match="is above the limits"):
         Registry.parse('[ec2]\npreset = "aws"\nadaptive = {floor = "1/s"}')
 
@@ -758,7 +759,7 @@ def test_options_override_a_preset():
     """--limit replaces the rate, or one operation's limits with both of its buckets."""
     base = Registry.parse('preset = "aws"')
     registry = Registry.from_options(["ec2=9/s", "ec2.DescribeSnapshots=5/s"], base=base)
-    assert registry.find("ec2", **HERE).limits == (Rate(9),)
+    assert queue_of(registry, "ec2", **HERE).limits == (Rate(9),)
     assert needs(registry, "ec2", "DescribeSnapshots") == (("DescribeSnapshots",), 1)
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(5),)
     assert registry.services["sts"] == base.services["sts"]
@@ -897,13 +898,13 @@ def test_default_adds_nothing_to_presets():
     registry = Registry.parse('preset = "aws"\n[default]\nrate = "7/s"')
     found = [one.service for one in registry if one.source == "limits.toml, line 3"]
     assert found == ["default"]
-    assert registry.find("ec2").limits == ()
+    assert queue_of(registry, "ec2").limits == ()
 
 
 def test_unlimited_lifts_a_published_limit():
     """A service whose own published limit a table lifts shows no limit for all its operations."""
     registry = Registry.parse('[route53]\npreset = "aws"\nrate = "unlimited"')
-    assert registry.find("route53").limits == ()
+    assert queue_of(registry, "route53").limits == ()
     assert not [one for one in registry if one.operation is None and one.bucket is None]
 
 
