@@ -45,14 +45,14 @@ def read_text(path: str | os.PathLike[str]) -> str:
         ) from None
 
 
-def read_toml(text: str, source: str) -> dict[str, Any]:
-    """Parse the text of a limits.toml. Errors name `source`.
+def read_toml(text: str, source: str) -> tuple[dict[str, Any], dict[Place, int]]:
+    """Return the tables of a limits.toml, and the line of each key. Errors name `source`.
 
     Raises:
         LimitsError: it is not TOML.
     """
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(text), lines_of(text)
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else error
         hint = _unquoted(text, str(error))

@@ -208,6 +208,10 @@ class Layer(NamedTuple):
 NOTHING = Layer(ServiceLimits(), {})
 
 
+class Layers(dict[str, Layer]):
+    """The layer of each service and host by its canonical name: read, and free of problems."""
+
+
 def add_layer(
     base: Layer,
     fields: Mapping[str, Any],
@@ -237,7 +241,7 @@ def add_layer(
         limits = dataclasses.replace(base.limits, **joined)
     except LimitsError as error:
         if not report.has(place):  # another problem of this table may be the cause
-            report.add(place, str(error.__cause__))
+            report.add((*place, "adaptive") if place else (), str(error.__cause__))
         # Go on without `adaptive`, which did not suit the limits, to find all other problems.
         limits = dataclasses.replace(base.limits, **{**joined, "adaptive": None})
     found = {**base.sources, **sources}

@@ -10,13 +10,21 @@ from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry._buckets import lane_key
 from aioapiqueue.registry._fields import read_call_limits
 from aioapiqueue.registry._hosts import is_host, read_target, suggest_host
-from aioapiqueue.registry._model import Entry, Layer, LimitSource, ServiceLimits, add_layer
+from aioapiqueue.registry._model import (
+    Entry,
+    Layer,
+    Layers,
+    LimitSource,
+    ServiceLimits,
+    add_layer,
+)
 from aioapiqueue.registry._names import canonical, unknown_service
+from aioapiqueue.registry._plan import check_shared_queues
 from aioapiqueue.registry._report import Report, quoted
 from aioapiqueue.registry._tables import check_lane
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from aioapiqueue import Limit
 
@@ -30,9 +38,9 @@ ADAPTIVE = "--adaptive"
 """The source of limits that are adaptive because of this option."""
 
 
-def all_adaptive(layers: Mapping[str, Layer]) -> dict[str, Layer]:
+def _all_adaptive(layers: Layers) -> Layers:
     """Return limits that make every service adaptive, including services that are not listed."""
-    found = dict(layers)
+    found = Layers(layers)
     default = Layer(ServiceLimits(), {Entry(): LimitSource(ADAPTIVE)})
     # The registry's own default, if any, replaces this one.
     for service, layer in {"default": default, **layers}.items():
@@ -68,22 +76,24 @@ def target_called(text: str) -> tuple[str, str | None]:
 
 
 def read_options(
-    options: Iterable[str], layers: Mapping[str, Layer], *, check: bool = True
-) -> dict[str, Layer]:
+    options: Iterable[str], layers: Layers, *, check: bool = True, adaptive: bool = False
+) -> Layers:
     """Return the limits of all services after `--limit` options have replaced some of them.
 
     Args:
         options: the values of the options.
         layers: the limits before.
         check: False: names are not checked. Default: they are, unless a table switches that off.
+        adaptive: whether `--adaptive` is given.
 
     Raises:
         LimitsError: an option is invalid. The error names all problems.
     """
-    found, bases = dict(layers), dict[str, Layer]()
-    # `bases` has the limits of each service before the first option, and `given` all its options.
-    problems: list[str] = []
+    found, problems = Layers(layers), list[str]()
+    bases: dict[str, Layer] = {}
+    """The limits of each service before the first option."""
     given: dict[str, dict[Entry, tuple[LimitSource, tuple[Limit, ...]]]] = {}
+    """All options of each service."""
     for option in options:
         report = Report(f"--limit {quoted(option)[1:-1]}")  # escaped, but without quotes
         # The last =, because a path may contain one.
@@ -95,24 +105,15 @@ def read_options(
             continue
         service, entry = canonical(name), Entry(lane_key(operation) if operation else None)
         source, own = LimitSource(report.source), given.setdefault(service, {})
-        if service not in bases:
-            if is_host(service):  # the default is for services of AWS only
-                usual = Layer(ServiceLimits(scope=(), check=False), {Entry(): source})
-            else:
-                usual = found.get("default", Layer(ServiceLimits(), {Entry(): source}))
-            bases[service] = found.get(service, usual)
+        base = bases.setdefault(service, _base_of(service, found, source))
         if entry in own:
             first = own[entry][0].text
             report.add(
                 (), f"{first} is for the same calls: write one option, with a comma between limits"
             )
         own[entry] = source, read_call_limits(text.strip(), report, ())
-        base = bases[service]
         if check and base.limits.check:
-            if name != "default":
-                report.add((), unknown_service(name, report))
-            if entry.lane is not None:
-                check_lane(name, entry.lane, base.limits, report, ())
+            _check_names(name, entry, base.limits, report)
         # All options of a service are applied together, like one table, so that their order does
         # not matter.
         lanes = {one.lane: limits for one, (_, limits) in own.items() if one.lane is not None}
@@ -120,6 +121,27 @@ def read_options(
         sources = {one: source for one, (source, _) in own.items()}
         found[service] = add_layer(base, fields, sources, report)
         problems += report.problems
-    if problems:
+    if adaptive:
+        found = _all_adaptive(found)
+    report = Report("--limit")
+    check_shared_queues({name: one.limits for name, one in found.items()}, report, {})
+    if problems := [*problems, *report.problems]:
         raise LimitsError(*problems)
     return found
+
+
+def _base_of(service: str, layers: Layers, source: LimitSource) -> Layer:
+    """Return the limits that the first option of a service changes."""
+    if is_host(service):  # the default is for services of AWS only
+        usual = Layer(ServiceLimits(scope=(), check=False), {Entry(): source})
+    else:
+        usual = layers.get("default", Layer(ServiceLimits(), {Entry(): source}))
+    return layers.get(service, usual)
+
+
+def _check_names(service: str, entry: Entry, limits: ServiceLimits, report: Report) -> None:
+    """Report an unknown service or operation."""
+    if service != "default":
+        report.add((), unknown_service(service, report))
+    if entry.lane is not None:
+        check_lane(service, entry.lane, limits, report, ())

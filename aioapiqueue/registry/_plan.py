@@ -23,7 +23,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import ApiQueue, Concurrency
-from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry._buckets import (
     VariantKey,
     bucket_key,
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.registry._buckets import Bucket
     from aioapiqueue.registry._model import ServiceLimits
+    from aioapiqueue.registry._report import Report
     from aioapiqueue.spi import Cost, Observers, seam
 
 
@@ -51,6 +51,7 @@ class QueuePlan:
         shared_buckets: the names of the buckets that they share.
 
     Attributes:
+        services: the limits of the services, by name.
         service: the first of the services, by name.
         scope: whether each account, each Region or both have a queue of their own.
     """
@@ -62,7 +63,7 @@ class QueuePlan:
         # the same name.
         self.service = min(services)
         self.scope = services[self.service].scope  # the same for all: see `_is_same_bucket`
-        self._services = services
+        self.services = services
         self._shared_buckets = shared_buckets
 
     def key_of(self, service: str, name: str) -> str:
@@ -72,19 +73,19 @@ class QueuePlan:
 
     def prefix_of(self, service: str) -> str:
         """Return what the keys of a service begin with: nothing if the queue is its own."""
-        return f"{service}." if len(self._services) > 1 else ""
+        return f"{service}." if len(self.services) > 1 else ""
 
     @property
     def limits(self) -> tuple[Limit, ...]:
         """The limits of all calls, with those of calls in flight."""
-        return _own_limits(self._services[self.service]) if len(self._services) == 1 else ()
+        return _own_limits(self.services[self.service]) if len(self.services) == 1 else ()
 
     @cached_property
     def lanes(self) -> Mapping[str, tuple[Limit, ...]]:
         """The limits of each lane, by key."""
         lanes: dict[str, tuple[Limit, ...]] = {}
         shared = {bucket_key(name) for name in self._shared_buckets}
-        for service, limits in self._services.items():
+        for service, limits in self.services.items():
             prefix = self.prefix_of(service)
             if prefix and (own := _own_limits(limits)):
                 lanes[service] = own
@@ -104,7 +105,7 @@ class QueuePlan:
         Raises:
             ValueError: the `adaptive` of one service does not suit the limits of another.
         """
-        several = self._services.values()
+        several = self.services.values()
         # Of several services, each has these in a lane.
         rate, concurrency = (), None
         if len(several) == 1:
@@ -206,20 +207,11 @@ def _own_limits(limits: ServiceLimits) -> tuple[Limit, ...]:
     return (*limits.rate, *bodies)
 
 
-def plan_alone(service: str, limits: ServiceLimits) -> ServicePlan:
-    """Return the plan of a service that shares its queue with no other service."""
-    return ServicePlan(service, limits, QueuePlan({service: limits}))
-
-
-def plans_for(services: Mapping[str, ServiceLimits]) -> dict[str, ServicePlan]:
-    """Return the plan of each service. Services that share a bucket share a queue.
-
-    Raises:
-        LimitsError: the limits of such services contradict each other.
-    """
-    plans: dict[str, ServicePlan] = {}
+def queues_for(services: Mapping[str, ServiceLimits]) -> dict[str, QueuePlan]:
+    """Return the queue of each service. Services that share a bucket share a queue."""
+    queues: dict[str, QueuePlan] = {}
     for service, limits in services.items():
-        if service in plans:
+        if service in queues:
             continue
         members, shared_buckets = {service: limits}, []
         for name, bucket in limits.buckets.items():
@@ -227,17 +219,32 @@ def plans_for(services: Mapping[str, ServiceLimits]) -> dict[str, ServicePlan]:
             if _is_same_bucket(name, limits, services.get(other)):
                 members[other] = services[other]
                 shared_buckets.append(name)
-        queue = QueuePlan(dict(sorted(members.items())), shared_buckets)
-        plans |= {name: ServicePlan(name, its, queue) for name, its in members.items()}
-        if len(members) > 1:
-            # Create a queue now, to find errors before the first call.
-            try:
-                queue.make_queue(None)
-            except ValueError as error:
-                raise LimitsError(
-                    f"{' and '.join(sorted(members))} share a queue: {error}"
-                ) from error
-    return plans
+        queues |= dict.fromkeys(members, QueuePlan(dict(sorted(members.items())), shared_buckets))
+    return queues
+
+
+def check_shared_queues(
+    services: Mapping[str, ServiceLimits], report: Report, names: Mapping[str, str]
+) -> None:
+    """Report services that share a queue, but whose limits contradict each other.
+
+    Args:
+        services: the limits of all services.
+        report: gets the problems.
+        names: the name of each service in the file.
+    """
+    for queue in dict.fromkeys(queues_for(services).values()):
+        members = queue.services
+        if len(members) == 1:
+            continue
+        try:
+            queue.make_queue(None)
+        except ValueError as error:  # the `adaptive` of one does not suit the limits of another
+            adaptive = next(name for name, limits in members.items() if limits.adaptive)
+            report.add(
+                (names[adaptive], "adaptive") if names else (),
+                f"{' and '.join(members)} share a queue: {error}",
+            )
 
 
 def _is_same_bucket(name: str, limits: ServiceLimits, other: ServiceLimits | None) -> bool:

@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 from aioapiqueue import Limit
-from aioapiqueue.exceptions import LimitsError, QueueClosed
-from aioapiqueue.registry._file import lines_of, read_text, read_toml
+from aioapiqueue.exceptions import QueueClosed
+from aioapiqueue.registry._file import read_text, read_toml
 from aioapiqueue.registry._hosts import PathLanes, host_called, is_host, origin_of
 from aioapiqueue.registry._in_force import entries
-from aioapiqueue.registry._model import Layer, ServiceLimits
+from aioapiqueue.registry._model import Layers, ServiceLimits
 from aioapiqueue.registry._names import canonical, is_listed
-from aioapiqueue.registry._options import all_adaptive, read_options
-from aioapiqueue.registry._plan import plan_alone, plans_for
+from aioapiqueue.registry._options import read_options
+from aioapiqueue.registry._plan import QueuePlan, ServicePlan, queues_for
 from aioapiqueue.registry._report import Report
 from aioapiqueue.registry._tables import read_tables
 from aioapiqueue.spi import QueueReader
@@ -29,13 +29,10 @@ if TYPE_CHECKING:
 
     from aioapiqueue import ApiQueue
     from aioapiqueue.registry._in_force import InForce
-    from aioapiqueue.registry._plan import QueuePlan, ServicePlan
     from aioapiqueue.spi import Cost, Observers, seam
 
 Schedules: TypeAlias = "Callable[[str], seam.LimiterFactory]"
-Service: TypeAlias = (
-    str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits | Layer
-)
+Service: TypeAlias = str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits
 
 
 class QueueKey(NamedTuple):
@@ -106,18 +103,24 @@ class Registry:
         observers: Observers = (),
         schedules: Schedules | None = None,
     ) -> None:
-        report = Report("Registry", in_code=True)
-        tables = {**services} if default is None else {**services, "default": default}
-        layers = read_tables(tables, report)
-        report.finish()
+        if isinstance(services, Layers):
+            layers = services
+        else:
+            report = Report("Registry", in_code=True)
+            tables = {**services} if default is None else {**services, "default": default}
+            layers = read_tables(tables, report)
+            report.finish()
         # The default comes last in lists. The sort is stable: it keeps the order of the services.
-        self._layers = dict(sorted(layers.items(), key=lambda one: one[0] == "default"))
+        self._layers = Layers(sorted(layers.items(), key=lambda one: one[0] == "default"))
         self._services = {name: one.limits for name, one in layers.items()}
         # Kept apart from the services: each service that is not listed gets a queue of its own.
         self._default = self._services.pop("default", None)
         self._observers = tuple(observers)  # each new queue gets them: an iterator would be used up
         self._schedules = schedules
-        self._plans = plans_for(self._services)
+        queues = queues_for(self._services)
+        self._plans = {
+            name: ServicePlan(name, limits, queues[name]) for name, limits in self._services.items()
+        }
         self._paths = {name: PathLanes(lanes) for name, lanes in self.hosts.items()}
         # For services newer than our list: their id may have hyphens that their name lacks.
         self._plain = {name.replace("-", ""): name for name in self._services}
@@ -194,17 +197,16 @@ class Registry:
         Raises:
             LimitsError: as in `load`.
         """
-        tables = read_toml(text, source)
+        tables, lines = read_toml(text, source)
         # Added to the file's own keys, so that they are checked and reported in the same way.
-        given = {"preset": preset, "share": share}
-        tables.update({key: value for key, value in given.items() if value is not None})
-        report = Report(source, lines_of(text))
+        for key, value in (("preset", preset), ("share", share)):
+            if value is not None:
+                tables[key] = value
+                lines.pop((key,), None)  # of the file's own value
+        report = Report(source, lines)
         layers = read_tables(tables, report, check=check)
         report.finish()
-        try:
-            return cls(layers, observers=observers, schedules=schedules)
-        except LimitsError as error:  # services that share a queue contradict each other
-            raise LimitsError(*(f"{source}: {one}" for one in error.problems)) from error
+        return cls(layers, observers=observers, schedules=schedules)
 
     @classmethod
     def from_options(
@@ -238,10 +240,8 @@ class Registry:
         Raises:
             LimitsError: an option is invalid. The error names all problems.
         """
-        layers = {} if base is None else base._layers  # noqa: SLF001 - of our own class
-        layers = read_options(limits, layers, check=check)
-        if adaptive:
-            layers = all_adaptive(layers)
+        layers = Layers() if base is None else base._layers  # noqa: SLF001 - of our own class
+        layers = read_options(limits, layers, check=check, adaptive=adaptive)
         return cls(layers, observers=observers, schedules=schedules)
 
     def find_call(
@@ -330,7 +330,7 @@ class Registry:
             service = self._plain.get(service.replace("-", ""), service)
         plan = self._plans.get(service)
         if plan is None and self._default is not None:
-            plan = plan_alone(service, self._default)
+            plan = ServicePlan(service, self._default, QueuePlan({service: self._default}))
         return plan
 
     @property

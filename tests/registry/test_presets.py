@@ -567,7 +567,9 @@ def test_different_joint_buckets_are_apart():
 def test_adaptive_floor_fits_both_services():
     """A floor above the limits of the other service with the same queue is refused by name."""
     with pytest.raises(
-        LimitsError, match=r"^limits.toml: apigateway and apigatewayv2 share a queue: .* above"
+        LimitsError,
+        match=r"^limits.toml, line 6: apigatewayv2.adaptive: apigateway and apigatewayv2 share a "
+        "queue: .* above",
     ):
         Registry.parse(
             '[apigateway]\npreset = "aws"\nlanes = {GetTags = "1/h"}\n[apigatewayv2]\n'
