@@ -737,9 +737,9 @@ def lines_of_keys(text: str) -> Mapping[tuple[str, ...], int]:
 
 def presets() -> Any:
     """Return what reads published limits."""
-    from aioapiqueue.registry._published import PRESET_KEYS, scaled
+    from aioapiqueue.registry._published import scaled
 
-    return SimpleNamespace(PRESET_KEYS=PRESET_KEYS, scaled=scaled)
+    return SimpleNamespace(scaled=scaled)
 
 
 # The hub.
