@@ -19,6 +19,7 @@ and messages.
 
 from __future__ import annotations
 
+import contextlib
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,7 +31,8 @@ from aioapiqueue.registry._buckets import (
     largest_cost,
     units_of,
 )
-from aioapiqueue.registry._hosts import is_host, lanes_of
+from aioapiqueue.registry._hosts import host_called, is_host, lanes_of
+from aioapiqueue.registry._names import canonical, is_listed
 from aioapiqueue.spi import CALLS, orders
 
 if TYPE_CHECKING:
@@ -205,6 +207,44 @@ def _own_limits(limits: ServiceLimits) -> tuple[Limit, ...]:
     """Return the limits of all calls of a service, with those of calls in flight."""
     bodies = () if limits.concurrency is None else (Concurrency(limits.concurrency),)
     return (*limits.rate, *bodies)
+
+
+class Plans:
+    """Finds the plan of a service or host, which may be named in any way.
+
+    Args:
+        services: the limits of services and hosts, by their canonical names.
+        default: the limits of each service that is not listed; None: they are not paced.
+    """
+
+    def __init__(
+        self, services: Mapping[str, ServiceLimits], default: ServiceLimits | None
+    ) -> None:
+        queues = queues_for(services)
+        self._plans = {
+            name: ServicePlan(name, limits, queues[name]) for name, limits in services.items()
+        }
+        # Kept apart from the services: each service that is not listed gets a queue of its own.
+        self._default = default
+        # For services newer than our list: their id may have hyphens that their name lacks.
+        self._plain = {name.replace("-", ""): name for name in services}
+
+    def find(self, service: str) -> ServicePlan | None:
+        """Return the plan of a service or host; None: it has no limits."""
+        plan = self._plans.get(service)  # before the slower search for other names
+        if plan is not None:
+            return plan
+        if is_host(service):  # the default is for services only
+            with contextlib.suppress(ValueError):
+                service = host_called(service)
+            return self._plans.get(service)
+        service = canonical(service)
+        if not is_listed(service):  # newer than our list: "new-service" may be "newservice"
+            service = self._plain.get(service.replace("-", ""), service)
+        plan = self._plans.get(service)
+        if plan is None and self._default is not None:
+            plan = ServicePlan(service, self._default, QueuePlan({service: self._default}))
+        return plan
 
 
 def queues_for(services: Mapping[str, ServiceLimits]) -> dict[str, QueuePlan]:

@@ -3,50 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 from urllib.parse import urlsplit
-from weakref import WeakValueDictionary
 
 from aioapiqueue import Limit
 from aioapiqueue.exceptions import QueueClosed
 from aioapiqueue.registry._file import read_text, read_toml
-from aioapiqueue.registry._hosts import PathLanes, host_called, is_host, origin_of
+from aioapiqueue.registry._hosts import PathLanes, is_host, origin_of
 from aioapiqueue.registry._in_force import entries
 from aioapiqueue.registry._model import Layers, ServiceLimits
-from aioapiqueue.registry._names import canonical, is_listed
 from aioapiqueue.registry._options import read_options
-from aioapiqueue.registry._plan import QueuePlan, ServicePlan, queues_for
+from aioapiqueue.registry._plan import Plans
+from aioapiqueue.registry._queues import Queues
 from aioapiqueue.registry._report import Report
 from aioapiqueue.registry._tables import read_tables
-from aioapiqueue.spi import QueueReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aioapiqueue import ApiQueue
     from aioapiqueue.registry._in_force import InForce
-    from aioapiqueue.spi import Cost, Observers, seam
+    from aioapiqueue.registry._plan import ServicePlan
+    from aioapiqueue.registry._queues import QueueKey, Schedules
+    from aioapiqueue.spi import Cost, Observers
 
-Schedules: TypeAlias = "Callable[[str], seam.LimiterFactory]"
 Service: TypeAlias = str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits
-
-
-class QueueKey(NamedTuple):
-    """The service, Region and account of a queue; None: unknown, or not part of the scope.
-
-    If services share a queue, `service` is the first of them by name.
-    """
-
-    service: str
-    region: str | None
-    account: str | None
-
-    def __str__(self) -> str:
-        return " ".join(filter(None, self))
 
 
 class PacedCall(NamedTuple):
@@ -113,20 +97,10 @@ class Registry:
         # The default comes last in lists. The sort is stable: it keeps the order of the services.
         self._layers = Layers(sorted(layers.items(), key=lambda one: one[0] == "default"))
         self._services = {name: one.limits for name, one in layers.items()}
-        # Kept apart from the services: each service that is not listed gets a queue of its own.
         self._default = self._services.pop("default", None)
-        self._observers = tuple(observers)  # each new queue gets them: an iterator would be used up
-        self._schedules = schedules
-        queues = queues_for(self._services)
-        self._plans = {
-            name: ServicePlan(name, limits, queues[name]) for name, limits in self._services.items()
-        }
+        self._plans = Plans(self._services, self._default)
         self._paths = {name: PathLanes(lanes) for name, lanes in self.hosts.items()}
-        # For services newer than our list: their id may have hyphens that their name lacks.
-        self._plain = {name.replace("-", ""): name for name in self._services}
-        self._queues: dict[QueueKey, ApiQueue] = {}
-        self._dropped: WeakValueDictionary[QueueKey, ApiQueue] = WeakValueDictionary()
-        """Dropped queues that callers may still hold."""
+        self._queues = Queues(observers, schedules)
         self._closed = False
 
     @classmethod
@@ -283,11 +257,14 @@ class Registry:
         Raises:
             QueueClosed: the registry is closed.
         """
-        plan = self._plan_of(service)
+        plan = self._plans.find(service)
         found = None if plan is None else plan.call(operation, parameters or {})
         if plan is None or found is None:
             return None
-        return PacedCall(self._queue(plan.queue, region, account), *found)
+        queue = self._queues.find(plan.queue, region, account)
+        if self._closed:  # checked last, so that no queue is returned that `aclose` did not see
+            raise QueueClosed(f"{self!r} is closed: make a new registry")
+        return PacedCall(queue, *found)
 
     def find_request(self, method: str, url: str) -> PacedCall | None:
         """Return the queue and keys of an HTTP request; None if its host has no limits.
@@ -316,23 +293,6 @@ class Registry:
         # A client sends the path "/" for a URL without one.
         return self.find_call(name, lanes.operation_of(method, parts.path or "/"))
 
-    def _plan_of(self, service: str) -> ServicePlan | None:
-        """Return the plan of a service or host, which may be named in any way; None: no limits."""
-        plan = self._plans.get(service)  # before the slower search for other names
-        if plan is not None:
-            return plan
-        if is_host(service):  # the default is for services only
-            with contextlib.suppress(ValueError):
-                service = host_called(service)
-            return self._plans.get(service)
-        service = canonical(service)
-        if not is_listed(service):  # newer than our list: "new-service" may be "newservice"
-            service = self._plain.get(service.replace("-", ""), service)
-        plan = self._plans.get(service)
-        if plan is None and self._default is not None:
-            plan = ServicePlan(service, self._default, QueuePlan({service: self._default}))
-        return plan
-
     @property
     def hosts(self) -> Mapping[str, Sequence[str]]:
         """The lanes of each listed host, by the host's name: `"https://api.github.com"`."""
@@ -342,30 +302,10 @@ class Registry:
             if is_host(name)
         }
 
-    def _queue(self, plan: QueuePlan, region: str | None, account: str | None) -> ApiQueue:
-        key = QueueKey(
-            plan.service,
-            region if "region" in plan.scope else None,
-            account if "account" in plan.scope else None,
-        )
-        queue = self._queues.get(key)
-        if queue is None:
-            # A dropped queue that a caller still holds may start calls, so a second one would
-            # exceed the limits together with it.
-            new = self._dropped.get(key)
-            if new is None:
-                schedule = None if self._schedules is None else self._schedules(str(key))
-                new = plan.make_queue(str(key), self._observers, schedule=schedule)
-            # If two threads come here at once, `setdefault` gives both the queue of the first.
-            queue = self._queues.setdefault(key, new)
-        if self._closed:  # checked last, so that no queue is returned that `aclose` did not see
-            raise QueueClosed(f"{self!r} is closed: make a new registry")
-        return queue
-
     @property
     def queues(self) -> Mapping[QueueKey, ApiQueue]:
         """The queues that exist at present, by service, Region and account."""
-        return MappingProxyType({**self._dropped, **self._queues})
+        return MappingProxyType(self._queues.all())
 
     @property
     def services(self) -> Mapping[str, ServiceLimits]:
@@ -400,9 +340,11 @@ class Registry:
             ValueError: `timeout` is negative, infinite or NaN.
             RuntimeError: a queue is in use on another event loop; all other queues are closed.
         """
-        self._closed = True  # first: `_queue` checks it after it has added its queue
+        self._closed = True  # first: `find_call` checks it after it has added its queue
         # Dropped queues, too: a caller may still wait in one.
-        closing = [queue.aclose(drain=drain, timeout=timeout) for queue in self.queues.values()]
+        closing = [
+            queue.aclose(drain=drain, timeout=timeout) for queue in self._queues.all().values()
+        ]
         # If this is cancelled, `gather` cancels each `aclose`: each refuses its waiters at once.
         for result in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(result, BaseException):
@@ -417,7 +359,7 @@ class Registry:
 
     def __repr__(self) -> str:
         names = ", ".join(self._layers) or "nothing"
-        count = len(self._queues)
+        count = len(self._queues.in_use)
         return f"<Registry of {names}: {count} queue{'s' * (count != 1)}>"
 
 
@@ -428,7 +370,7 @@ def plan_of(registry: Registry, service: str) -> ServicePlan | None:
         registry: the registry.
         service: the name of the service or host.
     """
-    return registry._plan_of(service)  # noqa: SLF001 - of our own class
+    return registry._plans.find(service)  # noqa: SLF001 - of our own class
 
 
 def forget_idle(registry: Registry) -> list[ApiQueue]:
@@ -440,9 +382,4 @@ def forget_idle(registry: Registry) -> list[ApiQueue]:
     Args:
         registry: the registry.
     """
-    queues, dropped = registry._queues, registry._dropped  # noqa: SLF001 - of our own class
-    idle = {key: queue for key, queue in queues.items() if QueueReader(queue).is_idle()}
-    dropped.update(idle)  # first, so that other threads always find a queue in one of the two
-    for key in idle:
-        del queues[key]
-    return list(idle.values())
+    return registry._queues.drop_idle()  # noqa: SLF001 - of our own class
