@@ -217,7 +217,7 @@ def add_layer(
     fields: Mapping[str, Any],
     sources: Mapping[Entry, LimitSource],
     report: Report,
-    place: Place = (),
+    place: Place,
 ) -> Layer:
     """Return the limits of a service after a table or options have replaced some of them.
 
@@ -241,7 +241,7 @@ def add_layer(
         limits = dataclasses.replace(base.limits, **joined)
     except LimitsError as error:
         if not report.has(place):  # another problem of this table may be the cause
-            report.add((*place, "adaptive") if place else (), str(error.__cause__))
+            report.add((*place, "adaptive"), str(error.__cause__))
         # Go on without `adaptive`, which did not suit the limits, to find all other problems.
         limits = dataclasses.replace(base.limits, **{**joined, "adaptive": None})
     found = {**base.sources, **sources}
@@ -270,7 +270,7 @@ def _without_patterns(
             and lane.variant in buckets
             and buckets[lane.variant].per_operation
         ):
-            at = (*place, "lanes", str(lane)) if place else ()
+            at = (*place, "lanes", str(lane))
             report.add(at, f"write the full name of an operation, not {quoted(lane.operation)}")
         else:
             kept[lane] = limits

@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry._buckets import lane_key
-from aioapiqueue.registry._fields import read_call_limits
 from aioapiqueue.registry._hosts import is_host, read_target, suggest_host
-from aioapiqueue.registry._model import (
-    Entry,
-    Layer,
-    Layers,
-    LimitSource,
-    ServiceLimits,
-    add_layer,
-)
+from aioapiqueue.registry._model import NOTHING, Entry, Layer, Layers, LimitSource, ServiceLimits
 from aioapiqueue.registry._names import canonical, unknown_service
 from aioapiqueue.registry._plan import check_shared_queues
 from aioapiqueue.registry._report import Report, quoted
-from aioapiqueue.registry._tables import check_lane
+from aioapiqueue.registry._tables import read_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aioapiqueue import Limit
+    from aioapiqueue.registry._report import Place
 
 _OPTION = (
     "SERVICE=LIMIT, SERVICE.Operation=LIMIT or HOST=LIMIT, such as ec2=100ms, "
     "ec2.DescribeSnapshots=5/s or https://api.github.com=10/s"
 )
-
-
+_HOST = Layer(ServiceLimits(scope=(), check=False), {})
+"""What the options of a host start from: it has no Regions, and no names to check."""
 ADAPTIVE = "--adaptive"
 """The source of limits that are adaptive because of this option."""
 
@@ -90,58 +81,46 @@ def read_options(
         LimitsError: an option is invalid. The error names all problems.
     """
     found, problems = Layers(layers), list[str]()
-    bases: dict[str, Layer] = {}
-    """The limits of each service before the first option."""
-    given: dict[str, dict[Entry, tuple[LimitSource, tuple[Limit, ...]]]] = {}
-    """All options of each service."""
+    tables: dict[str, dict[str, Any]] = {}
+    places: dict[Place, str] = {}
+    """The option that gives each limit, and the first one of each service."""
     for option in options:
-        report = Report(f"--limit {quoted(option)[1:-1]}")  # escaped, but without quotes
+        text = f"--limit {quoted(option)[1:-1]}"  # escaped, but without quotes
         # The last =, because a path may contain one.
-        target, equals, text = option.rpartition("=")
+        target, equals, limits = option.rpartition("=")
         try:
             name, operation = target_called(target if equals else "")
         except ValueError as error:
-            problems.append(f"{report.source}: {error}")
+            problems.append(f"{text}: {error}")
             continue
-        service, entry = canonical(name), Entry(lane_key(operation) if operation else None)
-        source, own = LimitSource(report.source), given.setdefault(service, {})
-        base = bases.setdefault(service, _base_of(service, found, source))
-        if entry in own:
-            first = own[entry][0].text
-            report.add(
-                (), f"{first} is for the same calls: write one option, with a comma between limits"
+        place = (name, "rate") if operation is None else (name, "lanes", operation)
+        if place in places:
+            problems.append(
+                f"{text}: {places[place]} is for the same calls: write one option, with a comma "
+                "between limits"
             )
-        own[entry] = source, read_call_limits(text.strip(), report, ())
-        if check and base.limits.check:
-            _check_names(name, entry, base.limits, report)
-        # All options of a service are applied together, like one table, so that their order does
-        # not matter.
-        lanes = {one.lane: limits for one, (_, limits) in own.items() if one.lane is not None}
-        fields = {"lanes": lanes} | ({"rate": own[Entry()][1]} if Entry() in own else {})
-        sources = {one: source for one, (source, _) in own.items()}
-        found[service] = add_layer(base, fields, sources, report)
-        problems += report.problems
+            continue
+        places.setdefault((name,), text)
+        places[place] = text
+        table = tables.setdefault(name, {})
+        if operation is None:
+            table["rate"] = limits.strip()
+        else:
+            table.setdefault("lanes", {})[operation] = limits.strip()
+    report = Report("--limit", places)
+    # All options of a service are applied together, as one table: their order does not matter.
+    for name, table in tables.items():
+        service = canonical(name)
+        usual = _HOST if is_host(service) else found.get("default", NOTHING)
+        layer = read_over(found.get(service, usual), name, table, report, check=check)
+        if "rate" in table:  # also if it is "unlimited"
+            source = LimitSource(places[name, "rate"])
+            layer = Layer(layer.limits, {**layer.sources, Entry(): source})
+        found[service] = layer
     if adaptive:
         found = _all_adaptive(found)
-    report = Report("--limit")
-    check_shared_queues({name: one.limits for name, one in found.items()}, report, {})
+    names = {canonical(name): name for name in tables}
+    check_shared_queues({name: one.limits for name, one in found.items()}, report, names)
     if problems := [*problems, *report.problems]:
         raise LimitsError(*problems)
     return found
-
-
-def _base_of(service: str, layers: Layers, source: LimitSource) -> Layer:
-    """Return the limits that the first option of a service changes."""
-    if is_host(service):  # the default is for services of AWS only
-        usual = Layer(ServiceLimits(scope=(), check=False), {Entry(): source})
-    else:
-        usual = layers.get("default", Layer(ServiceLimits(), {Entry(): source}))
-    return layers.get(service, usual)
-
-
-def _check_names(service: str, entry: Entry, limits: ServiceLimits, report: Report) -> None:
-    """Report an unknown service or operation."""
-    if service != "default":
-        report.add((), unknown_service(service, report))
-    if entry.lane is not None:
-        check_lane(service, entry.lane, limits, report, ())

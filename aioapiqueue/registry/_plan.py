@@ -271,7 +271,7 @@ def check_shared_queues(
     Args:
         services: the limits of all services.
         report: gets the problems.
-        names: the name of each service in the file.
+        names: the names of services in the file or the options.
     """
     for queue in dict.fromkeys(queues_for(services).values()):
         members = queue.services
@@ -282,7 +282,7 @@ def check_shared_queues(
         except ValueError as error:  # the `adaptive` of one does not suit the limits of another
             adaptive = next(name for name, limits in members.items() if limits.adaptive)
             report.add(
-                (names[adaptive], "adaptive") if names else (),
+                (names.get(adaptive, adaptive), "adaptive"),
                 f"{' and '.join(members)} share a queue: {error}",
             )
 

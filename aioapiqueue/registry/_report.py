@@ -33,13 +33,14 @@ class Report:
     """Collects problems.
 
     Args:
-        source: the name of the file or the option, with which each problem begins.
-        lines: the lines of places in the file. Default: not known.
+        source: the name of the file, with which each problem begins.
+        lines: the lines of places in the file, or the options that stand for them. Default: not
+            known.
         in_code: whether the limits come from a program, not from a file or an option.
     """
 
     def __init__(
-        self, source: str, lines: Mapping[Place, int] | None = None, *, in_code: bool = False
+        self, source: str, lines: Mapping[Place, int | str] | None = None, *, in_code: bool = False
     ) -> None:
         self.source = source
         self.in_code = in_code
@@ -48,15 +49,17 @@ class Report:
         self._at: set[Place] = set()
         self._suggested = 0
 
-    def _line(self, place: Place) -> int:
+    def _line(self, place: Place) -> int | str:
         # A value has the line of the nearest table or statement around it.
         while place not in self._lines and place:
             place = place[:-1]
         return self._lines.get(place, 0)
 
     def where(self, place: Place) -> str:
-        """Return the source and line of a place, for a problem."""
+        """Return the source and line of a place, or its option, for a problem."""
         line = self._line(place)
+        if isinstance(line, str):
+            return line
         return f"{self.source}, line {line}" if line else self.source
 
     def source_of(self, place: Place) -> str:
@@ -67,9 +70,11 @@ class Report:
         """Add a problem. None, the result of a check that passed, is ignored."""
         if problem is None:
             return
-        keys = "".join(_key(one) for one in place).removeprefix(".")
+        line, keys = self._line(place), "".join(_key(one) for one in place).removeprefix(".")
+        if isinstance(line, str):  # an option, which names the calls itself
+            line, keys = 0, ""
         text = ": ".join(filter(None, (self.where(place), keys, problem)))
-        self._problems.append((self._line(place), text))
+        self._problems.append((line, text))
         # Also noted for the tables around it, because `has` includes problems inside a place.
         self._at.update(place[:end] for end in range(len(place) + 1))
 

@@ -110,25 +110,49 @@ def _read_service(
         known: whether names are checked, unless the table has a `check` of its own.
         check: False: names are not checked, whatever the tables say.
     """
-    place: Place = (service,)
     base, named = NOTHING, dict[LaneKey, Place]()
     value = dict(value) if isinstance(value, Mapping) else value
     if not (isinstance(value, ServiceLimits) or service == "default"):
         # Limits alone start from a preset, too, which they replace.
         table = value if isinstance(value, dict) else {}
         base, named = pop_preset(service, table, report, share)
-    fields = _fields_of(value, report, place, based=bool(base.sources))
-    sources = _sources_of(fields, base, report, place)
+    based = bool(base.sources)
     # The table's own `check`, if any, replaces the file's.
-    layer = add_layer(base, {"check": known, **fields}, sources, report, place)
+    base = Layer(dataclasses.replace(base.limits, check=known), base.sources)
+    return read_over(base, service, value, report, named=named, based=based, check=check)
+
+
+def read_over(
+    base: Layer,
+    service: str,
+    value: object,
+    report: Report,
+    *,
+    named: Mapping[LaneKey, Place] = EMPTY,
+    based: bool = True,
+    check: bool = True,
+) -> Layer:
+    """Return the limits of a service after a table, or limits alone, have replaced some of them.
+
+    Args:
+        base: the limits before.
+        service: the service's name, or "default".
+        value: a `ServiceLimits`, a table, or limits alone.
+        report: gets the problems.
+        named: lanes whose names are to be checked, besides those of the table.
+        based: whether the table needs no limit for the service as a whole.
+        check: False: names are not checked, whatever the limits say.
+    """
+    place: Place = (service,)
+    fields = _fields_of(value, report, place, based=based)
+    layer = add_layer(base, fields, _sources_of(fields, base, report, place), report, place)
     if check and layer.limits.check:
         # Published names need no check, and may be newer than the installed botocore.
-        for lane in fields.get("lanes", ()):
-            if lane not in base.limits.lanes:
-                named[lane] = (service, "lanes", str(lane))
-        buckets = fields.get("buckets", {}).items()
-        own = {name: one for name, one in buckets if name not in base.limits.buckets}
-        _check_names(service, layer.limits, named, own, report)
+        own = [lane for lane in fields.get("lanes", ()) if lane not in base.limits.lanes]
+        named = {**named, **{lane: (service, "lanes", str(lane)) for lane in own}}
+        buckets = fields.get("buckets", EMPTY).items()
+        new = {name: one for name, one in buckets if name not in base.limits.buckets}
+        _check_names(service, layer.limits, named, new, report)
     return layer
 
 
@@ -308,12 +332,12 @@ def _check_names(
     if service != "default":
         report.add((service,), unknown_service(service, report))
     for lane, where in named.items():
-        check_lane(service, lane, limits, report, where)
+        _check_lane(service, lane, limits, report, where)
     for name, bucket in buckets.items():
         _check_bucket(service, bucket, report, (service, "buckets", name))
 
 
-def check_lane(
+def _check_lane(
     service: str, lane: LaneKey, limits: ServiceLimits, report: Report, place: Place
 ) -> None:
     """Report an unknown operation or variant in the key of a lane."""
