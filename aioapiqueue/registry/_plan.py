@@ -108,10 +108,9 @@ class QueuePlan:
             ValueError: the `adaptive` of one service does not suit the limits of another.
         """
         several = self.services.values()
-        # Of several services, each has these in a lane.
-        rate, concurrency = (), None
-        if len(several) == 1:
-            ((rate, concurrency),) = ((limits.rate, limits.concurrency) for limits in several)
+        # If services share the queue, each has its own limits in a lane.
+        alone = self.services[self.service] if len(several) == 1 else None
+        rate = () if alone is None else alone.rate
         return ApiQueue(
             # "unlimited": operations without a lane cause no `UnknownKeyWarning`.
             *(rate or ("unlimited",)),
@@ -120,7 +119,7 @@ class QueuePlan:
             # "fair" if one of the services names it, as most of them name no order.
             order=max((limits.order for limits in several), key=orders.ORDERS.index),
             # Not among the limits, which `set_rate` replaces.
-            concurrency=concurrency,
+            concurrency=None if alone is None else alone.concurrency,
             adaptive=next(filter(None, (limits.adaptive for limits in several)), None),
             schedule=schedule,
             observers=observers,

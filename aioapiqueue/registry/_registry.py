@@ -14,7 +14,7 @@ from aioapiqueue.exceptions import QueueClosed
 from aioapiqueue.registry._file import read_text, read_toml
 from aioapiqueue.registry._hosts import PathLanes, is_host, origin_of
 from aioapiqueue.registry._in_force import entries
-from aioapiqueue.registry._model import Layers, ServiceLimits
+from aioapiqueue.registry._model import Layer, Layers, ServiceLimits
 from aioapiqueue.registry._options import read_options
 from aioapiqueue.registry._plan import Plans
 from aioapiqueue.registry._queues import Queues
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from aioapiqueue.registry._queues import QueueKey, Schedules
     from aioapiqueue.spi import Cost, Observers
 
-Service: TypeAlias = str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits
+Service: TypeAlias = (
+    str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits | Layer
+)
 
 
 class PacedCall(NamedTuple):
