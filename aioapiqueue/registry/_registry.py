@@ -96,9 +96,10 @@ class Registry:
             tables = {**services} if default is None else {**services, "default": default}
             layers = read_tables(tables, report)
             report.finish()
-        # The default comes last in lists. The sort is stable: it keeps the order of the services.
-        self._layers = Layers(sorted(layers.items(), key=lambda one: one[0] == "default"))
-        self._services = {name: one.limits for name, one in layers.items()}
+        # In lists, hosts come first and the default comes last. The sort is stable.
+        order = sorted(layers, key=lambda name: (name == "default", not is_host(name)))
+        self._layers = Layers((name, layers[name]) for name in order)
+        self._services = {name: one.limits for name, one in self._layers.items()}
         self._default = self._services.pop("default", None)
         self._plans = Plans(self._services, self._default)
         self._paths = {name: PathLanes(lanes) for name, lanes in self.hosts.items()}

@@ -508,6 +508,14 @@ def test_option_may_name_unchecked_operations():
 # What is in force
 
 
+def test_hosts_come_first_and_the_default_last():
+    """Whatever the order in the file is, and also if an option adds one."""
+    file = Registry.parse('[default]\nrate = "1/s"\n[ec2]\nrate = "1/s"\n[hosts]\n"b.test" = "1/s"')
+    both = Registry.from_options(["iam=1/s", "https://a.test=1/s"], base=file)
+    expected = ["https://b.test", "https://a.test", "ec2", "iam", "default"]
+    assert [one.service for one in both] == expected
+
+
 def test_limits_in_force_have_sources():
     """Each service, then its operations, with file and line."""
     text = 'iam = "1/s"\n\n[ec2]\n# a comment\nrate = [\n  "10/s",\n]\n[ec2.lanes]\n"*" = "5/s"\n'
