@@ -117,8 +117,8 @@ def _read_service(
         table = value if isinstance(value, dict) else {}
         base, named = pop_preset(service, table, report, share)
     based = bool(base.sources)
-    # The table's own `check`, if any, replaces the file's.
-    base = Layer(dataclasses.replace(base.limits, check=known), base.sources)
+    if not known:  # the table's own `check`, if any, replaces the file's
+        base = Layer(dataclasses.replace(base.limits, check=False), base.sources)
     return read_over(base, service, value, report, named=named, based=based, check=check)
 
 
