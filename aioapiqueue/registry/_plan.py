@@ -56,6 +56,7 @@ class QueuePlan:
         services: the limits of the services, by name.
         service: the first of the services, by name.
         scope: whether each account, each Region or both have a queue of their own.
+        is_joint: whether several services share the queue.
     """
 
     def __init__(
@@ -66,33 +67,26 @@ class QueuePlan:
         self.service = min(services)
         self.scope = services[self.service].scope  # the same for all: see `_is_same_bucket`
         self.services = services
-        self._shared_buckets = shared_buckets
+        self.is_joint = len(services) > 1
+        self._shared_keys = {bucket_key(name) for name in shared_buckets}
 
-    def key_of(self, service: str, name: str) -> str:
-        """Return the key of a service's bucket. Only a bucket that services share has theirs."""
-        key = bucket_key(name)
-        return key if name in self._shared_buckets else self.prefix_of(service) + key
-
-    def prefix_of(self, service: str) -> str:
-        """Return what the keys of a service begin with: nothing if the queue is its own."""
-        return f"{service}." if len(self.services) > 1 else ""
+    def key_of(self, service: str, lane: str) -> str:
+        """Return the key of a service's lane. It names the service if others have such lanes."""
+        return f"{service}.{lane}" if self.is_joint and lane not in self._shared_keys else lane
 
     @property
     def limits(self) -> tuple[Limit, ...]:
         """The limits of all calls, with those of calls in flight."""
-        return _own_limits(self.services[self.service]) if len(self.services) == 1 else ()
+        return () if self.is_joint else _own_limits(self.services[self.service])
 
     @cached_property
     def lanes(self) -> Mapping[str, tuple[Limit, ...]]:
         """The limits of each lane, by key."""
         lanes: dict[str, tuple[Limit, ...]] = {}
-        shared = {bucket_key(name) for name in self._shared_buckets}
         for service, limits in self.services.items():
-            prefix = self.prefix_of(service)
-            if prefix and (own := _own_limits(limits)):
+            if self.is_joint and (own := _own_limits(limits)):
                 lanes[service] = own
-            for key, its in limits.queue_lanes.items():
-                lanes[key if key in shared else prefix + key] = its
+            lanes |= {self.key_of(service, lane): its for lane, its in limits.queue_lanes.items()}
         return lanes
 
     def make_queue(
@@ -109,7 +103,7 @@ class QueuePlan:
         """
         several = self.services.values()
         # If services share the queue, each has its own limits in a lane.
-        alone = self.services[self.service] if len(several) == 1 else None
+        alone = None if self.is_joint else self.services[self.service]
         rate = () if alone is None else alone.rate
         return ApiQueue(
             # "unlimited": operations without a lane cause no `UnknownKeyWarning`.
@@ -150,17 +144,16 @@ class ServicePlan:
         self.limits = limits
         self.queue = queue
         self._is_host = is_host(service)
-        self._prefix = queue.prefix_of(service)
         # A throttled call slows down its first key that has limits, which should be the most
         # specific: so the limits of the whole service come last.
-        self._last = (service,) if self._prefix and _own_limits(limits) else ()
+        self._last = (service,) if queue.is_joint and _own_limits(limits) else ()
         self._buckets: list[_BucketUse] = []
         units = units_of(limits.buckets)
         for name, bucket in limits.buckets.items():
             unit = units.get(name, CALLS)  # a bucket per operation counts calls
             # A call that costs more than the bucket can hold would never start.
             largest = largest_cost(counted_in(bucket, unit), unit)
-            key = queue.key_of(service, name)
+            key = queue.key_of(service, bucket_key(name))
             self._buckets.append(_BucketUse(name, bucket, key, unit, largest))
         # If a service has limits of shared buckets only, its other calls need no queue. If it has
         # no limits at all ("unlimited"), its calls have a queue without limits.
@@ -196,8 +189,8 @@ class ServicePlan:
         if not (shared or self._paces_all):
             return None
         lanes = variants or [operation]
-        if self._prefix:
-            mine = [self._prefix + lane for lane in lanes]
+        if self.queue.is_joint:
+            mine = [self.queue.key_of(self.service, lane) for lane in lanes]
             return (lanes[0], *mine, *shared, *self._last), costs or 1
         return (*lanes, *shared), costs or 1
 
@@ -273,9 +266,9 @@ def check_shared_queues(
         names: the names of services in the file or the options.
     """
     for queue in dict.fromkeys(queues_for(services).values()):
-        members = queue.services
-        if len(members) == 1:
+        if not queue.is_joint:
             continue
+        members = queue.services
         try:
             queue.make_queue(None)
         except ValueError as error:  # the `adaptive` of one does not suit the limits of another
