@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from aioapiqueue.registry._buckets import VariantKey, lane_key, lane_of
 from aioapiqueue.registry._hosts import is_host, lanes_of
+from aioapiqueue.registry._registry import plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,11 +28,12 @@ def limits_applied(
         operation: the call's operation.
         lane: the first key of its slot, if that is not the operation.
     """
-    name, limits = registry.limits_of(service)
-    if limits is None:
+    plan = plan_of(registry, service)
+    if plan is None:
         return
-    if name not in registry.services:
-        name = "default"  # the name in `InForce` of the limits that apply then
+    limits = plan.limits
+    # The name in `InForce` of the limits that apply.
+    name = plan.service if plan.service in registry.services else "default"
     if limits.rate or limits.concurrency is not None or limits.adaptive is not None:
         yield name, None, None
     if is_host(name):

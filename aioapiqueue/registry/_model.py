@@ -1,4 +1,4 @@
-"""The limits of one service (`ServiceLimits`), with the source of each (`Layer`, `InForce`)."""
+"""The limits of one service (`ServiceLimits`), with the source of each (`Layer`)."""
 
 from __future__ import annotations
 
@@ -37,10 +37,7 @@ from aioapiqueue.registry._report import Place, Report, quoted
 from aioapiqueue.spi import orders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from aioapiqueue import Limit
-    from aioapiqueue.spi import Observers, seam
 
 Limits: TypeAlias = "str | Limit | Sequence[str | Limit]"
 
@@ -139,8 +136,13 @@ class ServiceLimits:
             object.__setattr__(self, one.name, read)  # how a frozen dataclass sets its own fields
         report.finish()
         if self.adaptive:
-            try:
-                self.queue(None)  # which checks the floor
+            try:  # a queue checks that it suits the limits
+                ApiQueue(
+                    *self.rate,
+                    lanes=self.queue_lanes,
+                    concurrency=self.concurrency,
+                    adaptive=self.adaptive,
+                )
             except ValueError as error:  # a floor above the limits
                 raise LimitsError(f"ServiceLimits: {error}") from error
 
@@ -158,12 +160,6 @@ class ServiceLimits:
         return f"ServiceLimits({', '.join(changed)})"
 
     @property
-    def own(self) -> bool:
-        """Whether there are limits other than those of shared buckets."""
-        each = any(bucket.per_operation for bucket in self.buckets.values())
-        return bool(self.rate or self.lanes or self.concurrency or self.adaptive or each)
-
-    @property
     def queue_lanes(self) -> dict[str, tuple[Limit, ...]]:
         """The limits of each lane in the service's queue, by key: operations, variants, buckets."""
         variants = {
@@ -179,32 +175,6 @@ class ServiceLimits:
             for name, unit in units_of(self.buckets).items()
         }
         return variants | lanes | shared
-
-    def queue(
-        self,
-        name: str | None,
-        observers: Observers = (),
-        *,
-        schedule: seam.LimiterFactory | None = None,
-    ) -> ApiQueue:
-        """Return a new queue with these limits.
-
-        Args:
-            name: the queue's name in figures and messages.
-            observers: as in `ApiQueue`.
-            schedule: as in `ApiQueue`. Default: the limits apply to this process alone.
-        """
-        return ApiQueue(
-            # "unlimited": operations without a lane cause no `UnknownKeyWarning`.
-            *(self.rate or ("unlimited",)),
-            name=name,
-            lanes=self.queue_lanes,
-            order=self.order,
-            concurrency=self.concurrency,
-            adaptive=self.adaptive,
-            schedule=schedule,
-            observers=observers,
-        )
 
 
 class Entry(NamedTuple):
@@ -238,12 +208,16 @@ class Layer(NamedTuple):
 NOTHING = Layer(ServiceLimits(), {})
 
 
+class Layers(dict[str, Layer]):
+    """The layer of each service and host by its canonical name: read, and free of problems."""
+
+
 def add_layer(
     base: Layer,
     fields: Mapping[str, Any],
     sources: Mapping[Entry, LimitSource],
     report: Report,
-    place: Place = (),
+    place: Place,
 ) -> Layer:
     """Return the limits of a service after a table or options have replaced some of them.
 
@@ -267,7 +241,7 @@ def add_layer(
         limits = dataclasses.replace(base.limits, **joined)
     except LimitsError as error:
         if not report.has(place):  # another problem of this table may be the cause
-            report.add(place, str(error.__cause__))
+            report.add((*place, "adaptive"), str(error.__cause__))
         # Go on without `adaptive`, which did not suit the limits, to find all other problems.
         limits = dataclasses.replace(base.limits, **{**joined, "adaptive": None})
     found = {**base.sources, **sources}
@@ -296,69 +270,8 @@ def _without_patterns(
             and lane.variant in buckets
             and buckets[lane.variant].per_operation
         ):
-            at = (*place, "lanes", str(lane)) if place else ()
+            at = (*place, "lanes", str(lane))
             report.add(at, f"write the full name of an operation, not {quoted(lane.operation)}")
         else:
             kept[lane] = limits
     return kept
-
-
-@dataclass(frozen=True, slots=True)
-class InForce:
-    """Limits in force, and where they come from.
-
-    Attributes:
-        service: the service's name, or "default" for services that are not listed.
-        operation: the operation that has the limits, `"Describe*"` for each with this prefix,
-            `"*"` for each other one. None: all operations together, or those of `bucket`.
-        limits: all of them apply. Empty: unlimited.
-        scope: whether each account, each Region or both have such limits of their own.
-        source: the file and line, the option, "code", or the share and page of a preset.
-        bucket: the name of the bucket that has the limits, if one does.
-        members: the bucket itself.
-        figure: the published limit, if the limits come from a preset.
-        share: the share of the published limit.
-        concurrency: largest number of calls of the service in flight.
-        adaptive: how the service backs off when its calls are throttled.
-    """
-
-    service: str
-    operation: str | None
-    limits: tuple[Limit, ...]
-    scope: tuple[Scope, ...]
-    source: str
-    bucket: str | None = None
-    members: Bucket | None = None
-    figure: PublishedLimit | None = None
-    share: float | None = None
-    concurrency: int | None = None
-    adaptive: Adaptive | None = None
-
-
-def entries(layers: Mapping[str, Layer]) -> Iterator[InForce]:
-    """Yield the limits of each service, then those of its operations, then those of its buckets."""
-    for service, (of, sources) in layers.items():
-        found = {Entry(): of.rate}  # in the order in which they are listed
-        found |= {Entry(lane): limits for lane, limits in of.lanes.items()}
-        found |= {
-            Entry(bucket=name): one.limits for name, one in of.buckets.items() if one.operations
-        }  # a bucket has no operations left if lanes have replaced all its variants
-        for entry, limits in found.items():
-            source = sources.get(entry)
-            if source is None or (source.figure is not None and not limits):
-                continue  # there is no such limit, or a table has lifted the published one
-            lane, bucket = entry
-            text, figure, share = source
-            of_all = (of.concurrency, of.adaptive) if entry == Entry() else (None, None)
-            yield InForce(
-                service,
-                None if lane is None else str(lane),
-                limits,
-                of.scope,
-                text,
-                bucket,
-                of.buckets.get(bucket or ""),
-                figure,
-                share,
-                *of_all,
-            )

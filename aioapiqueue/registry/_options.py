@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry._buckets import lane_key
-from aioapiqueue.registry._fields import read_call_limits
 from aioapiqueue.registry._hosts import is_host, read_target, suggest_host
-from aioapiqueue.registry._model import Entry, Layer, LimitSource, ServiceLimits, add_layer
+from aioapiqueue.registry._model import NOTHING, Entry, Layer, Layers, LimitSource, ServiceLimits
 from aioapiqueue.registry._names import canonical, unknown_service
+from aioapiqueue.registry._plan import check_shared_queues
 from aioapiqueue.registry._report import Report, quoted
-from aioapiqueue.registry._tables import check_lane
+from aioapiqueue.registry._tables import read_over
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
-    from aioapiqueue import Limit
+    from aioapiqueue.registry._report import Place
 
 _OPTION = (
     "SERVICE=LIMIT, SERVICE.Operation=LIMIT or HOST=LIMIT, such as ec2=100ms, "
     "ec2.DescribeSnapshots=5/s or https://api.github.com=10/s"
 )
-
-
+_HOST = Layer(ServiceLimits(scope=(), check=False), {})
+"""What the options of a host start from: it has no Regions, and no names to check."""
 ADAPTIVE = "--adaptive"
 """The source of limits that are adaptive because of this option."""
 
 
-def all_adaptive(layers: Mapping[str, Layer]) -> dict[str, Layer]:
+def _all_adaptive(layers: Layers) -> Layers:
     """Return limits that make every service adaptive, including services that are not listed."""
-    found = dict(layers)
+    found = Layers(layers)
     default = Layer(ServiceLimits(), {Entry(): LimitSource(ADAPTIVE)})
     # The registry's own default, if any, replaces this one.
     for service, layer in {"default": default, **layers}.items():
@@ -68,58 +67,60 @@ def target_called(text: str) -> tuple[str, str | None]:
 
 
 def read_options(
-    options: Iterable[str], layers: Mapping[str, Layer], *, check: bool = True
-) -> dict[str, Layer]:
+    options: Iterable[str], layers: Layers, *, check: bool = True, adaptive: bool = False
+) -> Layers:
     """Return the limits of all services after `--limit` options have replaced some of them.
 
     Args:
         options: the values of the options.
         layers: the limits before.
         check: False: names are not checked. Default: they are, unless a table switches that off.
+        adaptive: whether `--adaptive` is given.
 
     Raises:
         LimitsError: an option is invalid. The error names all problems.
     """
-    found, bases = dict(layers), dict[str, Layer]()
-    # `bases` has the limits of each service before the first option, and `given` all its options.
-    problems: list[str] = []
-    given: dict[str, dict[Entry, tuple[LimitSource, tuple[Limit, ...]]]] = {}
+    found, problems = Layers(layers), list[str]()
+    tables: dict[str, dict[str, Any]] = {}
+    places: dict[Place, str] = {}
+    """The option that gives each limit, and the first one of each service."""
     for option in options:
-        report = Report(f"--limit {quoted(option)[1:-1]}")  # escaped, but without quotes
+        text = f"--limit {quoted(option)[1:-1]}"  # escaped, but without quotes
         # The last =, because a path may contain one.
-        target, equals, text = option.rpartition("=")
+        target, equals, limits = option.rpartition("=")
         try:
             name, operation = target_called(target if equals else "")
         except ValueError as error:
-            problems.append(f"{report.source}: {error}")
+            problems.append(f"{text}: {error}")
             continue
-        service, entry = canonical(name), Entry(lane_key(operation) if operation else None)
-        source, own = LimitSource(report.source), given.setdefault(service, {})
-        if service not in bases:
-            if is_host(service):  # the default is for services of AWS only
-                usual = Layer(ServiceLimits(scope=(), check=False), {Entry(): source})
-            else:
-                usual = found.get("default", Layer(ServiceLimits(), {Entry(): source}))
-            bases[service] = found.get(service, usual)
-        if entry in own:
-            first = own[entry][0].text
-            report.add(
-                (), f"{first} is for the same calls: write one option, with a comma between limits"
+        place = (name, "rate") if operation is None else (name, "lanes", operation)
+        if place in places:
+            problems.append(
+                f"{text}: {places[place]} is for the same calls: write one option, with a comma "
+                "between limits"
             )
-        own[entry] = source, read_call_limits(text.strip(), report, ())
-        base = bases[service]
-        if check and base.limits.check:
-            if name != "default":
-                report.add((), unknown_service(name, report))
-            if entry.lane is not None:
-                check_lane(name, entry.lane, base.limits, report, ())
-        # All options of a service are applied together, like one table, so that their order does
-        # not matter.
-        lanes = {one.lane: limits for one, (_, limits) in own.items() if one.lane is not None}
-        fields = {"lanes": lanes} | ({"rate": own[Entry()][1]} if Entry() in own else {})
-        sources = {one: source for one, (source, _) in own.items()}
-        found[service] = add_layer(base, fields, sources, report)
-        problems += report.problems
-    if problems:
+            continue
+        places.setdefault((name,), text)
+        places[place] = text
+        table = tables.setdefault(name, {})
+        if operation is None:
+            table["rate"] = limits.strip()
+        else:
+            table.setdefault("lanes", {})[operation] = limits.strip()
+    report = Report("--limit", places)
+    # All options of a service are applied together, as one table: their order does not matter.
+    for name, table in tables.items():
+        service = canonical(name)
+        usual = _HOST if is_host(service) else found.get("default", NOTHING)
+        layer = read_over(found.get(service, usual), name, table, report, check=check)
+        if "rate" in table:  # also if it is "unlimited"
+            source = LimitSource(places[name, "rate"])
+            layer = Layer(layer.limits, {**layer.sources, Entry(): source})
+        found[service] = layer
+    if adaptive:
+        found = _all_adaptive(found)
+    names = {canonical(name): name for name in tables}
+    check_shared_queues({name: one.limits for name, one in found.items()}, report, names)
+    if problems := [*problems, *report.problems]:
         raise LimitsError(*problems)
     return found

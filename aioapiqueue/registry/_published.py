@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import re
 import tomllib
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aioapiqueue import Concurrency, Limit, Rate
 from aioapiqueue.registry._buckets import Cost, VariantKey, lane_key, read_costs
-from aioapiqueue.registry._fields import expects, unknown_keys
+from aioapiqueue.registry._fields import expects
 from aioapiqueue.registry._names import matches_any
 from aioapiqueue.registry._report import Report, quoted
 
@@ -77,16 +76,6 @@ class PublishedLimit:
     shared_with: str | None = None
 
 
-_LOADED = ("refill", "capacity", "unknown")
-"""Keys of a file that are not fields: the first two make `rate`, and only tests read the third."""
-PRESET_KEYS = (
-    *(one.name for one in dataclasses.fields(PublishedLimit) if one.name != "rate"),
-    *_LOADED,
-)
-"""All keys that a file may have, at its top or in a limit."""
-_REQUIRED = ("service", "scope", "source", "read", "adjustable", "refill")
-
-
 @cache
 def preset_services() -> tuple[str, ...]:
     """Return the services whose request limits AWS publishes."""
@@ -103,25 +92,15 @@ def published_limits(service: str) -> tuple[PublishedLimit, ...]:
     return tuple(_published_limit(page, one, Report(f"{service}.toml")) for one in limits)
 
 
-_read_day = expects(
-    lambda value: type(value) is dt.date,  # a `datetime` is a date, too
-    "{} is not a date: write the day on which the page was read, such as 2026-11-24",
-    fallback="",
-    convert=dt.date.isoformat,
-)
-
-
 def _published_limit(
     page: Mapping[str, Any], limit: Mapping[str, Any], report: Report
 ) -> PublishedLimit:
-    """Return one limit of a page. Keys at the top of the page apply to each of its limits."""
+    """Return one limit of a page. Keys at the top of the page apply to each of its limits.
+
+    The files come with this package, so their keys are checked by tests alone.
+    """
     both = {**page, **limit}
-    unknown_keys(both, PRESET_KEYS, report, ())
-    for one in _REQUIRED:
-        if one not in both:
-            report.add((one,), "this key is missing: see aioapiqueue docs presets")
-    report.finish()  # before `PublishedLimit` raises a `TypeError` without the file's name
-    both["read"] = _read_day(both["read"], report, ("read",))
+    both["read"] = both["read"].isoformat()
     both["rate"] = dataclasses.replace(
         Rate.parse(both.pop("refill")), burst=both.pop("capacity", 1)
     )

@@ -3,50 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 from urllib.parse import urlsplit
-from weakref import WeakValueDictionary
 
 from aioapiqueue import Limit
-from aioapiqueue.exceptions import LimitsError, QueueClosed
-from aioapiqueue.registry._hosts import PathLanes, host_called, is_host, origin_of
-from aioapiqueue.registry._model import Layer, ServiceLimits, entries
-from aioapiqueue.registry._names import canonical, is_listed
-from aioapiqueue.registry._options import all_adaptive, read_options
-from aioapiqueue.registry._plan import QueuePlan, plans_for
-from aioapiqueue.registry._report import Report, lines_of, read_text, read_toml
+from aioapiqueue.exceptions import QueueClosed
+from aioapiqueue.registry._file import read_text, read_toml
+from aioapiqueue.registry._hosts import PathLanes, is_host, origin_of
+from aioapiqueue.registry._in_force import entries
+from aioapiqueue.registry._model import Layer, Layers, ServiceLimits
+from aioapiqueue.registry._options import read_options
+from aioapiqueue.registry._plan import Plans
+from aioapiqueue.registry._queues import Queues
+from aioapiqueue.registry._report import Report
 from aioapiqueue.registry._tables import read_tables
-from aioapiqueue.spi import QueueReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aioapiqueue import ApiQueue
-    from aioapiqueue.registry._model import InForce
-    from aioapiqueue.spi import Cost, Observers, seam
+    from aioapiqueue.registry._in_force import InForce
+    from aioapiqueue.registry._plan import ServicePlan
+    from aioapiqueue.registry._queues import QueueKey, Schedules
+    from aioapiqueue.spi import Cost, Observers
 
-Schedules: TypeAlias = "Callable[[str], seam.LimiterFactory]"
 Service: TypeAlias = (
     str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits | Layer
 )
-
-
-class QueueKey(NamedTuple):
-    """The service, Region and account of a queue; None: unknown, or not part of the scope.
-
-    If services share a queue, `service` is the first of them by name.
-    """
-
-    service: str
-    region: str | None
-    account: str | None
-
-    def __str__(self) -> str:
-        return " ".join(filter(None, self))
 
 
 class PacedCall(NamedTuple):
@@ -67,9 +53,10 @@ class Registry:
     """The queues of all services: one for each service, Region and account, created at first use.
 
     >>> registry = Registry({"ec2": "10/s", "iam": ServiceLimits("5/s", scope=["account"])})
-    >>> registry.find("ec2", region="eu-west-1", account="111122223333")
+    >>> call = registry.find_call("ec2", "RunInstances", region="eu-west-1", account="111122223333")
+    >>> call.queue
     <ApiQueue 'ec2 eu-west-1 111122223333' 10/s: open, 0 waiting, 0 running>
-    >>> print(registry.find("s3"))
+    >>> print(registry.find_call("s3", "GetObject"))
     None
 
     Pass it to `pace_session` or `paced` to pace AWS clients. To pace a call yourself, use
@@ -102,24 +89,21 @@ class Registry:
         observers: Observers = (),
         schedules: Schedules | None = None,
     ) -> None:
-        report = Report("Registry", in_code=True)
-        tables = {**services} if default is None else {**services, "default": default}
-        layers = read_tables(tables, report)
-        report.finish()
-        # The default comes last in lists. The sort is stable: it keeps the order of the services.
-        self._layers = dict(sorted(layers.items(), key=lambda one: one[0] == "default"))
-        self._services = {name: one.limits for name, one in layers.items()}
-        # Kept apart from the services: each service that is not listed gets a queue of its own.
+        if isinstance(services, Layers):
+            layers = services
+        else:
+            report = Report("Registry", in_code=True)
+            tables = {**services} if default is None else {**services, "default": default}
+            layers = read_tables(tables, report)
+            report.finish()
+        # In lists, hosts come first and the default comes last. The sort is stable.
+        order = sorted(layers, key=lambda name: (name == "default", not is_host(name)))
+        self._layers = Layers((name, layers[name]) for name in order)
+        self._services = {name: one.limits for name, one in self._layers.items()}
         self._default = self._services.pop("default", None)
-        self._observers = tuple(observers)  # each new queue gets them: an iterator would be used up
-        self._schedules = schedules
-        self._plans = plans_for(self._services)
+        self._plans = Plans(self._services, self._default)
         self._paths = {name: PathLanes(lanes) for name, lanes in self.hosts.items()}
-        # For services newer than our list: their id may have hyphens that their name lacks.
-        self._plain = {name.replace("-", ""): name for name in self._services}
-        self._queues: dict[QueueKey, ApiQueue] = {}
-        self._dropped: WeakValueDictionary[QueueKey, ApiQueue] = WeakValueDictionary()
-        """Dropped queues that callers may still hold."""
+        self._queues = Queues(observers, schedules)
         self._closed = False
 
     @classmethod
@@ -190,17 +174,16 @@ class Registry:
         Raises:
             LimitsError: as in `load`.
         """
-        tables = read_toml(text, source)
+        tables, lines = read_toml(text, source)
         # Added to the file's own keys, so that they are checked and reported in the same way.
-        given = {"preset": preset, "share": share}
-        tables.update({key: value for key, value in given.items() if value is not None})
-        report = Report(source, lines_of(text))
+        for key, value in (("preset", preset), ("share", share)):
+            if value is not None:
+                tables[key] = value
+                lines.pop((key,), None)  # of the file's own value
+        report = Report(source, lines)
         layers = read_tables(tables, report, check=check)
         report.finish()
-        try:
-            return cls(layers, observers=observers, schedules=schedules)
-        except LimitsError as error:  # services that share a queue contradict each other
-            raise LimitsError(*(f"{source}: {one}" for one in error.problems)) from error
+        return cls(layers, observers=observers, schedules=schedules)
 
     @classmethod
     def from_options(
@@ -234,36 +217,9 @@ class Registry:
         Raises:
             LimitsError: an option is invalid. The error names all problems.
         """
-        layers = {} if base is None else base._layers  # noqa: SLF001 - of our own class
-        layers = read_options(limits, layers, check=check)
-        if adaptive:
-            layers = all_adaptive(layers)
+        layers = Layers() if base is None else base._layers  # noqa: SLF001 - of our own class
+        layers = read_options(limits, layers, check=check, adaptive=adaptive)
         return cls(layers, observers=observers, schedules=schedules)
-
-    def find(
-        self,
-        service: str,
-        *,
-        region: str | None = None,
-        account: str | None = None,
-    ) -> ApiQueue | None:
-        """Return the queue of a service, which the first call creates; None if it has no limits.
-
-        `queue.slot(key=operation)` applies the limits of an operation. Shared buckets, and services
-        that share a queue (both versions of API Gateway), need more keys: use `find_call`. This
-        method is thread-safe, never waits and accepts any name.
-
-        Args:
-            service: the service's name in `create_client`, botocore's service id ("auto-scaling"),
-                or a host: `"https://api.github.com"`.
-            region: the client's Region. None counts as a Region.
-            account: anything that identifies the account. None counts as an account.
-
-        Raises:
-            QueueClosed: the registry is closed.
-        """
-        name, limits = self.limits_of(service)
-        return None if limits is None else self._queue(self._plan(name, limits), region, account)
 
     def find_call(
         self,
@@ -274,7 +230,10 @@ class Registry:
         account: str | None = None,
         parameters: Mapping[str, int] | None = None,
     ) -> PacedCall | None:
-        """Return the queue, keys and cost of a call; None if no limit applies to it.
+        """Return the queue, keys and cost of a call to AWS; None if no limit applies to it.
+
+        The first call of a service, Region and account creates the queue. This method is
+        thread-safe and never waits.
 
         >>> from aioapiqueue.registry import parameter_counts
         >>> registry = Registry.parse('preset = "aws"')
@@ -291,21 +250,24 @@ class Registry:
         sent
 
         Args:
-            service: as in `find`.
+            service: the service's name in `create_client`, or botocore's service id
+                ("auto-scaling"). Any other name counts as a service that is not listed.
             operation: the operation's name, "DescribeSnapshots". For a host, use `find_request`.
-            region: as in `find`.
-            account: as in `find`.
+            region: the client's Region. None counts as a Region.
+            account: anything that identifies the account. None counts as an account.
             parameters: the call's parameters, as `parameter_counts` returns them. Default: none.
 
         Raises:
             QueueClosed: the registry is closed.
         """
-        name, limits = self.limits_of(service)
-        if limits is None:
+        plan = self._plans.find(service)
+        found = None if plan is None else plan.call(operation, parameters or {})
+        if plan is None or found is None:
             return None
-        plan = self._plan(name, limits)
-        found = plan.call(name, operation, parameters or {})
-        return None if found is None else PacedCall(self._queue(plan, region, account), *found)
+        queue = self._queues.find(plan.queue, region, account)
+        if self._closed:  # checked last, so that no queue is returned that `aclose` did not see
+            raise QueueClosed(f"{self!r} is closed: make a new registry")
+        return PacedCall(queue, *found)
 
     def find_request(self, method: str, url: str) -> PacedCall | None:
         """Return the queue and keys of an HTTP request; None if its host has no limits.
@@ -334,24 +296,6 @@ class Registry:
         # A client sends the path "/" for a URL without one.
         return self.find_call(name, lanes.operation_of(method, parts.path or "/"))
 
-    def limits_of(self, service: str) -> tuple[str, ServiceLimits | None]:
-        """Return a service's canonical name, and its limits or the default (None: no limits).
-
-        Args:
-            service: as in `find`.
-        """
-        limits = self._services.get(service)  # before the slower search for other names
-        if limits is None and is_host(service):  # the default is for services only
-            with contextlib.suppress(ValueError):
-                service = host_called(service)
-            return service, self._services.get(service)
-        if limits is None:
-            service = canonical(service)
-            if not is_listed(service):  # newer than our list: "new-service" may be "newservice"
-                service = self._plain.get(service.replace("-", ""), service)
-            limits = self._services.get(service, self._default)
-        return service, limits
-
     @property
     def hosts(self) -> Mapping[str, Sequence[str]]:
         """The lanes of each listed host, by the host's name: `"https://api.github.com"`."""
@@ -361,47 +305,10 @@ class Registry:
             if is_host(name)
         }
 
-    def limits_of_queue(
-        self, service: str
-    ) -> tuple[tuple[Limit, ...], Mapping[str, tuple[Limit, ...]]]:
-        """Return the limits of a service's queue: those of all calls, and those of each lane.
-
-        `concurrency` is not included.
-
-        Args:
-            service: as in `find`.
-        """
-        name, limits = self.limits_of(service)
-        return ((), {}) if limits is None else self._plan(name, limits).limits()
-
-    def _plan(self, service: str, limits: ServiceLimits) -> QueuePlan:
-        """Return the plan of a service's queue, made from the default if it is not listed."""
-        return self._plans.get(service) or QueuePlan({service: limits})
-
-    def _queue(self, plan: QueuePlan, region: str | None, account: str | None) -> ApiQueue:
-        key = QueueKey(
-            plan.service,
-            region if "region" in plan.scope else None,
-            account if "account" in plan.scope else None,
-        )
-        queue = self._queues.get(key)
-        if queue is None:
-            # A dropped queue that a caller still holds may start calls, so a second one would
-            # exceed the limits together with it.
-            new = self._dropped.get(key)
-            if new is None:
-                schedule = None if self._schedules is None else self._schedules(str(key))
-                new = plan.queue(str(key), self._observers, schedule=schedule)
-            # If two threads come here at once, `setdefault` gives both the queue of the first.
-            queue = self._queues.setdefault(key, new)
-        if self._closed:  # checked last, so that no queue is returned that `aclose` did not see
-            raise QueueClosed(f"{self!r} is closed: make a new registry")
-        return queue
-
     @property
     def queues(self) -> Mapping[QueueKey, ApiQueue]:
         """The queues that exist at present, by service, Region and account."""
-        return MappingProxyType({**self._dropped, **self._queues})
+        return MappingProxyType(self._queues.all())
 
     @property
     def services(self) -> Mapping[str, ServiceLimits]:
@@ -436,9 +343,11 @@ class Registry:
             ValueError: `timeout` is negative, infinite or NaN.
             RuntimeError: a queue is in use on another event loop; all other queues are closed.
         """
-        self._closed = True  # first: `_queue` checks it after it has added its queue
+        self._closed = True  # first: `find_call` checks it after it has added its queue
         # Dropped queues, too: a caller may still wait in one.
-        closing = [queue.aclose(drain=drain, timeout=timeout) for queue in self.queues.values()]
+        closing = [
+            queue.aclose(drain=drain, timeout=timeout) for queue in self._queues.all().values()
+        ]
         # If this is cancelled, `gather` cancels each `aclose`: each refuses its waiters at once.
         for result in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(result, BaseException):
@@ -453,8 +362,18 @@ class Registry:
 
     def __repr__(self) -> str:
         names = ", ".join(self._layers) or "nothing"
-        count = len(self._queues)
+        count = len(self._queues.in_use)
         return f"<Registry of {names}: {count} queue{'s' * (count != 1)}>"
+
+
+def plan_of(registry: Registry, service: str) -> ServicePlan | None:
+    """Return the limits of a service and of its queue; None if it is not paced.
+
+    Args:
+        registry: the registry.
+        service: the name of the service or host.
+    """
+    return registry._plans.find(service)  # noqa: SLF001 - of our own class
 
 
 def forget_idle(registry: Registry) -> list[ApiQueue]:
@@ -466,9 +385,4 @@ def forget_idle(registry: Registry) -> list[ApiQueue]:
     Args:
         registry: the registry.
     """
-    queues, dropped = registry._queues, registry._dropped  # noqa: SLF001 - of our own class
-    idle = {key: queue for key, queue in queues.items() if QueueReader(queue).is_idle()}
-    dropped.update(idle)  # first, so that other threads always find a queue in one of the two
-    for key in idle:
-        del queues[key]
-    return list(idle.values())
+    return registry._queues.drop_idle()  # noqa: SLF001 - of our own class

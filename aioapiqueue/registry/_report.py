@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import re
 import reprlib
-import tomllib
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from aioapiqueue.exceptions import LimitsError
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 Place: TypeAlias = tuple[str | int, ...]
 """The path to a value in a file: keys, and positions in lists."""
 
-_TOKEN = re.compile(
-    r'"""(?:\\.|[^\\])*?"{3,5}|"(?:\\.|[^"\\])*"'  # a quote inside is escaped
-    r"|'''.*?'{3,5}|'[^']*'"
-    r"|#[^\n]*|[][{}\n]",
-    re.DOTALL,
-)
-"""The tokens of TOML that decide where a statement ends: strings, comments, brackets, newlines."""
-_DEEPEST = 6  # keys: no valid table is nested more deeply
 _MOST_SUGGESTED = 10  # names: to compare one with all known names takes up to 30 ms
 
 _short = reprlib.Repr()
@@ -44,13 +33,14 @@ class Report:
     """Collects problems.
 
     Args:
-        source: the name of the file or the option, with which each problem begins.
-        lines: the lines of places in the file. Default: not known.
+        source: the name of the file, with which each problem begins.
+        lines: the lines of places in the file, or the options that stand for them. Default: not
+            known.
         in_code: whether the limits come from a program, not from a file or an option.
     """
 
     def __init__(
-        self, source: str, lines: Mapping[Place, int] | None = None, *, in_code: bool = False
+        self, source: str, lines: Mapping[Place, int | str] | None = None, *, in_code: bool = False
     ) -> None:
         self.source = source
         self.in_code = in_code
@@ -59,15 +49,17 @@ class Report:
         self._at: set[Place] = set()
         self._suggested = 0
 
-    def _line(self, place: Place) -> int:
+    def _line(self, place: Place) -> int | str:
         # A value has the line of the nearest table or statement around it.
         while place not in self._lines and place:
             place = place[:-1]
         return self._lines.get(place, 0)
 
     def where(self, place: Place) -> str:
-        """Return the source and line of a place, for a problem."""
+        """Return the source and line of a place, or its option, for a problem."""
         line = self._line(place)
+        if isinstance(line, str):
+            return line
         return f"{self.source}, line {line}" if line else self.source
 
     def source_of(self, place: Place) -> str:
@@ -78,9 +70,11 @@ class Report:
         """Add a problem. None, the result of a check that passed, is ignored."""
         if problem is None:
             return
-        keys = "".join(_key(one) for one in place).removeprefix(".")
+        line, keys = self._line(place), "".join(_key(one) for one in place).removeprefix(".")
+        if isinstance(line, str):  # an option, which names the calls itself
+            line, keys = 0, ""
         text = ": ".join(filter(None, (self.where(place), keys, problem)))
-        self._problems.append((self._line(place), text))
+        self._problems.append((line, text))
         # Also noted for the tables around it, because `has` includes problems inside a place.
         self._at.update(place[:end] for end in range(len(place) + 1))
 
@@ -112,96 +106,3 @@ def _key(key: str | int) -> str:
     if isinstance(key, int):
         return f"[{key}]"
     return f".{key}" if re.fullmatch(r"[\w-]{1,60}", key, re.ASCII) else f".{quoted(key)}"
-
-
-def lines_of(text: str) -> dict[Place, int]:
-    r"""Return the line of each table, statement and key in a file.
-
-    tomllib does not report lines, so the text is cut into statements and each is parsed alone.
-
-    >>> lines_of('[ec2]\nlanes = {DescribeSnapshots = "5/s"}')
-    {('ec2',): 1, ('ec2', 'lanes'): 2, ('ec2', 'lanes', 'DescribeSnapshots'): 2}
-
-    Args:
-        text: valid TOML.
-    """
-    found: dict[Place, int] = {}
-    table: Place = ()
-    for line, statement in _statements(text):
-        # A statement of valid TOML is valid by itself. Each is parsed once, so the time is linear.
-        is_head = statement.lstrip().startswith("[")
-        for place in _places(tomllib.loads(statement), () if is_head else table):
-            found.setdefault(place, line)  # the first line of a table
-            if is_head:
-                table = place  # the last one is the innermost
-    return found
-
-
-def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the statements of a text, each with the number of its first line.
-
-    A statement ends at the first newline that is in no string and in no brackets.
-    """
-    depth = start = 0
-    first = line = 1
-    for token in _TOKEN.finditer(text):
-        depth += (token[0] in ("[", "{")) - (token[0] in ("]", "}"))
-        line += token[0].count("\n")
-        if token[0] == "\n" and depth == 0:
-            yield first, text[start : token.end()]
-            first, start = line, token.end()
-    yield first, text[start:]
-
-
-def _places(data: object, above: Place) -> Iterator[Place]:
-    if isinstance(data, dict) and len(above) < _DEEPEST:
-        for key, value in data.items():
-            yield (*above, key)
-            yield from _places(value, (*above, key))
-
-
-def read_text(path: str | os.PathLike[str]) -> str:
-    """Read a limits.toml.
-
-    Raises:
-        LimitsError: it cannot be read.
-    """
-    try:
-        return Path(path).read_text("utf-8-sig")  # Windows editors may add a byte order mark
-    except UnicodeDecodeError as error:
-        raise LimitsError(f"{path}: cannot be read: save it as UTF-8 ({error})") from None
-    except (OSError, ValueError) as error:  # ValueError: the path has a null character
-        raise LimitsError(
-            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}; "
-            "give the path of a limits.toml"
-        ) from None
-
-
-def read_toml(text: str, source: str) -> dict[str, Any]:
-    """Parse the text of a limits.toml. Errors name `source`.
-
-    Raises:
-        LimitsError: it is not TOML.
-    """
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else error
-        hint = _unquoted(text, str(error))
-        raise LimitsError(f"{source}: invalid TOML: {why}{hint}") from None
-
-
-def _unquoted(text: str, why: str) -> str:
-    """Return a hint if the line that an error names contains an unquoted text."""
-    place = re.search(r"at line (\d+)", why)
-    # Not `splitlines`, which also breaks at characters that tomllib does not count as newlines.
-    line = text.split("\n")[int(place[1]) - 1] if place else ""
-    values = (one.strip() for one in _UNQUOTED.findall(line))
-    meant = next((one for one in values if not _NOT_TEXT.fullmatch(one)), "")
-    is_shown = meant.isprintable() and 0 < len(meant) <= _LONGEST_HINT
-    return f'; text needs quotes: write "{meant}"' if is_shown else ""
-
-
-_UNQUOTED = re.compile(r"""=\s*([^\s"'\[{#=][^"',}\]#=]*)""")
-_LONGEST_HINT = 60
-_NOT_TEXT = re.compile(r"[+-]?[\d._]+|true|false")

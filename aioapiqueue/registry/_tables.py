@@ -1,4 +1,4 @@
-"""The tables of a limits.toml: the limits of each service and each host."""
+"""Reads and checks the tables of a limits.toml: `read_tables` makes the limits of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from aioapiqueue.registry._buckets import Bucket, LaneKey
 from aioapiqueue.registry._fields import (
+    EMPTY,
     LIMIT_KEYS,
     NO_LIMIT,
     flag,
@@ -19,7 +20,15 @@ from aioapiqueue.registry._fields import (
     unknown_keys,
 )
 from aioapiqueue.registry._hosts import HOSTS, host_called, is_host, lane_problem, suggest_host
-from aioapiqueue.registry._model import NOTHING, Entry, Layer, LimitSource, ServiceLimits, add_layer
+from aioapiqueue.registry._model import (
+    NOTHING,
+    Entry,
+    Layer,
+    Layers,
+    LimitSource,
+    ServiceLimits,
+    add_layer,
+)
 from aioapiqueue.registry._names import (
     canonical,
     is_listed,
@@ -29,6 +38,7 @@ from aioapiqueue.registry._names import (
     unknown_parameter,
     unknown_service,
 )
+from aioapiqueue.registry._plan import check_shared_queues
 from aioapiqueue.registry._preset import NO_PRESET, START_KEYS, pop_preset, pop_start
 from aioapiqueue.registry._published import DEFAULT_SHARE, enforceable, preset_services
 from aioapiqueue.registry._report import Place, Report, quoted
@@ -46,9 +56,7 @@ _NO_PREFIXES = ("aws", "service", "services")
 """Prefixes that the files of other programs put before the name of a service."""
 
 
-def read_tables(
-    tables: Mapping[str, object], report: Report, *, check: bool = True
-) -> dict[str, Layer]:
+def read_tables(tables: Mapping[str, object], report: Report, *, check: bool = True) -> Layers:
     """Read all tables; return the limits of each service and host, by its canonical name.
 
     Args:
@@ -63,13 +71,13 @@ def read_tables(
         report.add(("share",), NO_PRESET)
     share = (start.share or DEFAULT_SHARE) if start.preset else None  # None: no preset
     known = flag(fallback=True)(tables.pop("check", True), report, ("check",))
-    found: dict[str, Layer] = {}
+    found = Layers()
     first: dict[str, str] = {}
     if share is not None:
         listed = {canonical(one) for one in tables}
         # A service without a table also starts from the preset, as if its table were empty.
         tables |= {one: {} for one in preset_services() if one not in listed and enforceable(one)}
-    found |= _read_hosts(tables, report)  # removes them, so only services are left
+    found.update(_read_hosts(tables, report))  # removes them, so only services are left
     for name, value in tables.items():
         service = canonical(name)
         # A host without its scheme looks like an unknown service: suggest the host instead.
@@ -83,10 +91,9 @@ def read_tables(
         if service in found:
             report.add((name,), f"{first[service]!r} is the same service: remove one of the two")
         first[service] = name
-        if isinstance(value, Layer):  # read already, for another registry or from a file
-            found[service] = value
-        else:
-            found[service] = _read_service(name, value, report, share, known=known, check=check)
+        found[service] = _read_service(name, value, report, share, known=known, check=check)
+    services = {service: one.limits for service, one in found.items() if service in first}
+    check_shared_queues(services, report, first)
     return found
 
 
@@ -103,28 +110,49 @@ def _read_service(
         known: whether names are checked, unless the table has a `check` of its own.
         check: False: names are not checked, whatever the tables say.
     """
-    place: Place = (service,)
     base, named = NOTHING, dict[LaneKey, Place]()
-    table = dict(value) if isinstance(value, Mapping) else {}
+    value = dict(value) if isinstance(value, Mapping) else value
     if not (isinstance(value, ServiceLimits) or service == "default"):
+        # Limits alone start from a preset, too, which they replace.
+        table = value if isinstance(value, dict) else {}
         base, named = pop_preset(service, table, report, share)
-    if isinstance(value, ServiceLimits):
-        fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
-    elif isinstance(value, Mapping):
-        fields = _read_table(table, report, place, based=bool(base.sources))
-    else:
-        fields = {"rate": read_call_limits(value, report, place)}
-    sources = _sources_of(fields, base, report, place)
-    # The table's own `check`, if any, replaces the file's.
-    layer = add_layer(base, {"check": known, **fields}, sources, report, place)
+    based = bool(base.sources)
+    if not known:  # the table's own `check`, if any, replaces the file's
+        base = Layer(dataclasses.replace(base.limits, check=False), base.sources)
+    return read_over(base, service, value, report, named=named, based=based, check=check)
+
+
+def read_over(
+    base: Layer,
+    service: str,
+    value: object,
+    report: Report,
+    *,
+    named: Mapping[LaneKey, Place] = EMPTY,
+    based: bool = True,
+    check: bool = True,
+) -> Layer:
+    """Return the limits of a service after a table, or limits alone, have replaced some of them.
+
+    Args:
+        base: the limits before.
+        service: the service's name, or "default".
+        value: a `ServiceLimits`, a table, or limits alone.
+        report: gets the problems.
+        named: lanes whose names are to be checked, besides those of the table.
+        based: whether the table needs no limit for the service as a whole.
+        check: False: names are not checked, whatever the limits say.
+    """
+    place: Place = (service,)
+    fields = _fields_of(value, report, place, based=based)
+    layer = add_layer(base, fields, _sources_of(fields, base, report, place), report, place)
     if check and layer.limits.check:
         # Published names need no check, and may be newer than the installed botocore.
-        for lane in fields.get("lanes", ()):
-            if lane not in base.limits.lanes:
-                named[lane] = (service, "lanes", str(lane))
-        buckets = fields.get("buckets", {}).items()
-        own = {name: one for name, one in buckets if name not in base.limits.buckets}
-        _check_names(service, layer.limits, named, own, report)
+        own = [lane for lane in fields.get("lanes", ()) if lane not in base.limits.lanes]
+        named = {**named, **{lane: (service, "lanes", str(lane)) for lane in own}}
+        buckets = fields.get("buckets", EMPTY).items()
+        new = {name: one for name, one in buckets if name not in base.limits.buckets}
+        _check_names(service, layer.limits, named, new, report)
     return layer
 
 
@@ -156,41 +184,37 @@ def _read_hosts(tables: dict[str, Any], report: Report) -> dict[str, Layer]:
         if host in found:
             report.add(place, f"{first[host]!r} is the same host: remove one of the two")
         first[host] = name
-        found[host] = value if isinstance(value, Layer) else _read_host(value, report, place)
+        found[host] = _read_host(value, report, place)
     return found
 
 
 def _read_host(value: object, report: Report, place: Place) -> Layer:
     """Read the table of a host, or the value that stands for it in code."""
+    of_aws: list[str] = []
     if isinstance(value, ServiceLimits):
-        fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
-        usual = ServiceLimits()
-        for one in ("scope", "buckets"):
-            if fields.pop(one) != getattr(usual, one):
-                report.add((*place, one), _no_host_has(one))
+        usual = NOTHING.limits
+        of_aws += [
+            one for one in ("scope", "buckets") if getattr(value, one) != getattr(usual, one)
+        ]
     elif isinstance(value, Mapping):
-        for one in _OF_AWS:
-            if one in value:
-                report.add((*place, one), _no_host_has(one))
-        table = {one: own for one, own in value.items() if one not in _OF_AWS}
-        fields = _read_table(table, report, place, based=False, known=_HOST_KEYS)
-    else:
-        fields = {"rate": read_call_limits(value, report, place)}
+        of_aws += [one for one in _OF_AWS if one in value]
+        value = {one: own for one, own in value.items() if one not in _OF_AWS}
+    for one in of_aws:
+        report.add(
+            (*place, one), f"{one} is only for AWS services, but this is a host: remove {one}"
+        )
+    fields = _fields_of(value, report, place, known=_HOST_KEYS)
     for lane in fields.get("lanes", ()):
         if problem := lane_problem(str(lane)):
             report.add((*place, "lanes", str(lane)), f"{quoted(str(lane))} {problem}")
     # Region and account mean nothing for a host, and it has no names to check.
-    fields |= {"scope": (), "check": False}
+    fields |= {"scope": (), "check": False, "buckets": EMPTY}
     return add_layer(NOTHING, fields, _sources_of(fields, NOTHING, report, place), report, place)
-
-
-def _no_host_has(key: str) -> str:
-    return f"{key} is only for AWS services, but this is a host: remove {key}"
 
 
 def _suggested_key(name: str, value: object) -> str:
     """Return the key at the top of the file that an unknown name is nearest to, quoted."""
-    is_table = isinstance(value, Mapping | ServiceLimits | Layer)
+    is_table = isinstance(value, Mapping | ServiceLimits)
     return "" if is_table or is_listed(name) or name in _TOP_KEYS else nearest(name, _TOP_KEYS)
 
 
@@ -235,13 +259,29 @@ def _sources_of(
     return sources
 
 
+def _fields_of(
+    value: object,
+    report: Report,
+    place: Place,
+    *,
+    based: bool = False,
+    known: Sequence[str] = _ALL_KEYS,
+) -> dict[str, Any]:
+    """Return the fields of `ServiceLimits` that a value sets: a table, or what stands for it."""
+    if isinstance(value, ServiceLimits):
+        return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return _read_table(value, report, place, based=based, known=known)
+    return {"rate": read_call_limits(value, report, place)}
+
+
 def _read_table(
     table: Mapping[str, object],
     report: Report,
     place: Place,
     *,
     based: bool,
-    known: Sequence[str] = _ALL_KEYS,
+    known: Sequence[str],
 ) -> dict[str, Any]:
     """Return the fields of `ServiceLimits` that a table sets.
 
@@ -251,7 +291,7 @@ def _read_table(
         report: gets the problems.
         place: the place of the table.
         based: whether the service starts from published limits.
-        known: the keys that the table may have. Default: those of a service.
+        known: the keys that the table may have.
     """
     for one in START_KEYS:
         if one in table:
@@ -292,12 +332,12 @@ def _check_names(
     if service != "default":
         report.add((service,), unknown_service(service, report))
     for lane, where in named.items():
-        check_lane(service, lane, limits, report, where)
+        _check_lane(service, lane, limits, report, where)
     for name, bucket in buckets.items():
         _check_bucket(service, bucket, report, (service, "buckets", name))
 
 
-def check_lane(
+def _check_lane(
     service: str, lane: LaneKey, limits: ServiceLimits, report: Report, place: Place
 ) -> None:
     """Report an unknown operation or variant in the key of a lane."""

@@ -21,7 +21,7 @@ from aioapiqueue.registry._published import (
     published,
     published_limits,
 )
-from aioapiqueue.registry._registry import forget_idle
+from aioapiqueue.registry._registry import forget_idle, plan_of
 
 __all__ = [
     "ADAPTIVE",
@@ -40,6 +40,7 @@ __all__ = [
     "matches_any",
     "origin_of",
     "parse_share",
+    "plan_of",
     "published",
     "published_limits",
     "read_target",

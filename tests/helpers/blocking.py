@@ -33,7 +33,7 @@ class BlockingCalls:
             # What redis-py calls itself to the server: it looks at its own files, once a pool.
             function.can_block_in("redis/utils.py", "get_lib_version")
             # It reads a file of the package at its first call, about 1 ms, as an import would.
-            function.can_block_in("registry/_service_list.py", "service_list")
+            function.can_block_in("registry/_names.py", "service_list")
             function.can_block_predicate = self._unless_watching(function)
 
     def install(self) -> None:

@@ -730,16 +730,16 @@ def redis_codec(*parts: Any, **options: Any) -> Any:
 
 def lines_of_keys(text: str) -> Mapping[tuple[str, ...], int]:
     """Return the line of each key of a limits.toml."""
-    from aioapiqueue.registry._report import lines_of
+    from aioapiqueue.registry._file import lines_of
 
     return lines_of(text)
 
 
 def presets() -> Any:
     """Return what reads published limits."""
-    from aioapiqueue.registry._published import PRESET_KEYS, scaled
+    from aioapiqueue.registry._published import scaled
 
-    return SimpleNamespace(PRESET_KEYS=PRESET_KEYS, scaled=scaled)
+    return SimpleNamespace(scaled=scaled)
 
 
 # The hub.

@@ -117,7 +117,8 @@ def problems_of(text):
         ('[ec2]\nrate = "1/s"\nadaptive = {backoff = 2}', "line 3: ec2.adaptive", "below 1"),
         ('[ec2]\nrate = "1/s"\nadaptive = {floor = 1}', "line 3: ec2.adaptive",
          "a bare 1 is ambiguous"),
-        ('[ec2]\nrate = "1/s"\nadaptive = {floor = "9/s"}', "line 1: ec2", "above the limits"),
+        ('[ec2]\nrate = "1/s"\nadaptive = {floor = "9/s"}', "line 3: ec2.adaptive",
+         "above the limits"),
         ('[ec2.lanes]\nRunInstances = "1/s"', "line 1: ec2", 'or rate = "unlimited" for none'),
         ('[ec2]\nlanes = {"*" = "1/s"}', "line 1: ec2", "no limit for the service as a whole"),
         ('[ec2]\nrate = "1/s"\nlanes = "1/s"', "line 3: ec2.lanes", "'1/s' is not a table"),
@@ -339,7 +340,7 @@ def test_botocore_is_not_needed():
     out = python(
         "import sys\n"
         "from aioapiqueue.registry import Registry\n"
-        "Registry.parse('ec2 = \"1/s\"').find('ec2')\n"
+        "Registry.parse('ec2 = \"1/s\"').find_call('ec2', 'X')\n"
         "print('botocore' in sys.modules)\n"
     )
     assert out == "False\n"
@@ -389,7 +390,8 @@ def check(text):
     """Fail if a file gives anything but a Registry that works, or problems with their source."""
     registry, problems = outcome(Registry.parse, text)
     for one in registry or ():
-        assert registry.find(one.service) is not None
+        call = registry.find_call(one.service, one.operation or "X")
+        assert call is not None or one.bucket or not one.limits
     assert all(re.match(r"limits\.toml(, line \d+)?: \S", problem) for problem in problems)
 
 

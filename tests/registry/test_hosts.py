@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from aioapiqueue import Rate
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry, ServiceLimits
-from aioapiqueue.registry.spi import PathLanes, host_called, origin_of, target_of
+from aioapiqueue.registry.spi import PathLanes, host_called, origin_of, plan_of, target_of
+from tests.helpers.registries import queue_of
 from tests.helpers.yardstick import yards
 
 HOST = "https://api.github.com"
@@ -284,9 +285,9 @@ def test_hosts_take_nothing_from_the_default():
     """It is for services of AWS: nor does a host that is named nearly like another one."""
     registry = Registry({"https://my-api.test": "1/s"}, default="3/s")
     for other in ("https://other.test", "HTTPS://other.test", "https://"):
-        assert registry.find(other) is None
-    assert registry.find("https://myapi.test") is None
-    assert registry.find("iam") is not None
+        assert queue_of(registry, other) is None
+    assert queue_of(registry, "https://myapi.test") is None
+    assert queue_of(registry, "iam") is not None
 
 
 @pytest.mark.parametrize("name", ["https://API.test", "HTTPS://api.test:443/", "https://api.test."])
@@ -294,9 +295,9 @@ def test_any_form_of_the_name_finds_it(name):
     """In code, in a file, and where it is looked up."""
     registry = Registry({name: "1/s"})
     for one in (name, "https://api.test"):
-        assert registry.find(one).name == "https://api.test"
+        assert queue_of(registry, one).name == "https://api.test"
         assert registry.find_call(one, "GET").keys == ("GET",)
-        assert registry.limits_of_queue(one)[0] == (Rate(1, per=1),)
+        assert plan_of(registry, one).queue.limits == (Rate(1, per=1),)
     assert Registry.parse(f'["{name}"]\nrate = "1/s"').hosts == {"https://api.test": []}
 
 
@@ -324,7 +325,7 @@ def test_in_code():
     limits = ServiceLimits("5/s", lanes={"GET /x": "1/s"})
     registry = Registry({HOST: "1/s", "http://a.test": {"rate": "2/s"}, "https://b.test": limits})
     assert list(registry.hosts) == [HOST, "http://a.test", "https://b.test"]
-    assert registry.find("https://b.test", account="1") is registry.find("https://b.test")
+    assert queue_of(registry, "https://b.test", account="1") is queue_of(registry, "https://b.test")
     with_buckets = ServiceLimits(
         "1/s", buckets={"b": {"operations": ["GET"], "rate": "1/s"}}, check=False
     )

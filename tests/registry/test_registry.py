@@ -20,6 +20,7 @@ from aioapiqueue.registry import InForce, QueueKey, Registry, ServiceLimits
 from aioapiqueue.registry.spi import forget_idle
 from aioapiqueue.spi import QueueReader
 from tests.helpers.garbage import leave_older_alone
+from tests.helpers.registries import queue_of
 
 DOC = (Path(__file__).parents[2] / "docs" / "limits.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\S+)( wrong)?\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
@@ -136,7 +137,7 @@ async def test_every_key_reaches_the_queue():
         concurrency=3,
         adaptive=Adaptive("2/s", 0.5),
     )
-    queue = registry.find("ec2")
+    queue = queue_of(registry, "ec2")
     assert queue.limits == (Rate(20, burst=9),)
     with queue.try_slot(key="DescribeSnapshots"), queue.try_slot(key="DescribeSnapshots"):
         with pytest.raises(WouldWait):
@@ -182,11 +183,11 @@ def test_code_reads_as_a_file():
 def test_queue_per_service_account_and_region():
     """By default each account in each Region has a queue of its own, which all operations share."""
     registry = Registry({"ec2": "10/s", "iam": "5/s"})
-    queue = registry.find("ec2", region="eu-west-1", account="1")
-    assert registry.find("ec2", region="eu-west-1", account="1") is queue
-    registry.find("ec2", region="eu-west-1", account="2")
-    registry.find("ec2", region="us-east-1", account="1")
-    registry.find("iam", region="eu-west-1", account="1")
+    queue = queue_of(registry, "ec2", region="eu-west-1", account="1")
+    assert queue_of(registry, "ec2", region="eu-west-1", account="1") is queue
+    queue_of(registry, "ec2", region="eu-west-1", account="2")
+    queue_of(registry, "ec2", region="us-east-1", account="1")
+    queue_of(registry, "iam", region="eu-west-1", account="1")
     assert names(registry) == ["ec2 eu-west-1 1", "ec2 eu-west-1 2", "ec2 us-east-1 1",
                                "iam eu-west-1 1"]  # fmt: skip
     assert registry.queues[QueueKey("ec2", "eu-west-1", "1")] is queue
@@ -206,24 +207,24 @@ def test_scope_chooses_the_queue(scope, expected):
     """Calls that differ only in what is not in the scope share a queue."""
     registry = Registry({"ec2": {"rate": "10/s", "scope": scope}})
     for region, account in (("a", "1"), ("a", "2"), ("b", "1")):
-        registry.find("ec2", region=region, account=account)
+        queue_of(registry, "ec2", region=region, account=account)
     assert names(registry) == expected
 
 
 def test_unknown_account_or_region_is_separate():
     """Calls whose account or Region is not known share a queue with each other only."""
     registry = Registry({"ec2": "10/s"})
-    unknown = registry.find("ec2", region="a")
-    assert registry.find("ec2", region="a") is unknown
-    assert registry.find("ec2", region="a", account="1") is not unknown
-    assert registry.find("ec2") is not unknown
+    unknown = queue_of(registry, "ec2", region="a")
+    assert queue_of(registry, "ec2", region="a") is unknown
+    assert queue_of(registry, "ec2", region="a", account="1") is not unknown
+    assert queue_of(registry, "ec2") is not unknown
     assert names(registry) == ["ec2", "ec2 a", "ec2 a 1"]
 
 
 def test_unlisted_services_are_not_paced():
     """Without a default, they get no queue, and none is made."""
     registry = Registry({"ec2": "10/s"})
-    assert registry.find("s3") is None
+    assert queue_of(registry, "s3") is None
     assert not registry.queues
 
 
@@ -232,18 +233,18 @@ def test_default_is_a_pattern():
     registry = Registry.parse(
         '[default]\nrate = "3/s"\nscope = ["account"]\nlanes = {"*" = "2/s"}\n[ec2]\nrate = "10/s"'
     )
-    found = [registry.find(service, region="a", account="1") for service in ("s3", "sqs")]
+    found = [queue_of(registry, service, region="a", account="1") for service in ("s3", "sqs")]
     assert [queue.limits for queue in found] == [(Rate(3),), (Rate(3),)]
-    assert registry.find("s3", region="b", account="1") is found[0]
-    assert registry.find("not-even-a-service") is not None
-    registry.find("ec2", region="a", account="1")
+    assert queue_of(registry, "s3", region="b", account="1") is found[0]
+    assert queue_of(registry, "not-even-a-service") is not None
+    queue_of(registry, "ec2", region="a", account="1")
     assert names(registry) == ["ec2 a 1", "not-even-a-service", "s3 1", "sqs 1"]
 
 
 def test_unlimited_exempts_from_the_default():
     """Its calls get a queue, which counts them and holds nobody."""
     registry = Registry.parse('[default]\nrate = "3/s"\n[s3]\nrate = "unlimited"')
-    assert registry.find("s3").limits == ()
+    assert queue_of(registry, "s3").limits == ()
 
 
 @pytest.mark.parametrize(
@@ -258,17 +259,17 @@ def test_unlimited_exempts_from_the_default():
 def test_service_ids_are_found(listed, asked):
     """Botocore's service id leads to the same queue as the name that create_client takes."""
     registry = Registry({listed: "10/s"})
-    queue = registry.find(asked)
+    queue = queue_of(registry, asked)
     assert queue is not None
-    assert registry.find(listed) is queue
+    assert queue_of(registry, listed) is queue
     unlisted = Registry({}, default="10/s")
-    assert unlisted.find(asked) is unlisted.find(listed)
+    assert queue_of(unlisted, asked) is queue_of(unlisted, listed)
 
 
 def test_newer_service_is_found_by_id():
     """Where neither list knows the name, hyphens make no difference."""
     registry = Registry({"brandnew": {"rate": "1/s", "check": False}})
-    assert registry.find("brand-new") is registry.find("brandnew") is not None
+    assert queue_of(registry, "brand-new") is queue_of(registry, "brandnew") is not None
 
 
 async def test_queues_pace():
@@ -278,7 +279,7 @@ async def test_queues_pace():
     ends = {}
 
     async def call(operation, region):
-        async with registry.find("ec2", region=region).slot(key=operation):
+        async with queue_of(registry, "ec2", region=region).slot(key=operation):
             ends.setdefault((operation, region), []).append(round(loop.time(), 3))
 
     calls = [("DescribeSnapshots", "a")] * 3 + [("RunInstances", "a")] * 3
@@ -306,7 +307,7 @@ async def test_observers_hear_of_every_queue():
         Registry.parse('ec2 = "10/s"', observers=[Ears()]),
         Registry.from_options(["ec2=10/s"], observers=[Ears()]),
     ):
-        async with registry.find("ec2", region="a").slot(key="DescribeSnapshots"):
+        async with queue_of(registry, "ec2", region="a").slot(key="DescribeSnapshots"):
             assert ("released", "ec2 a", "DescribeSnapshots") in Ears.heard
         Ears.heard.clear()
 
@@ -321,7 +322,7 @@ def test_threads_get_the_same_queue():
     def ask(mine):
         for region in map(str, range(200)):
             barrier.wait()
-            mine.append(registry.find("ec2", region=region))
+            mine.append(queue_of(registry, "ec2", region=region))
 
     threads = [threading.Thread(target=ask, args=(mine,)) for mine in found]
     interval = sys.getswitchinterval()
@@ -344,7 +345,7 @@ async def test_leaving_the_block_drains_all_queues():
     """Two queues with two seconds of waiters each are drained in two seconds."""
     loop = asyncio.get_running_loop()
     async with Registry({"ec2": "1/s"}) as registry:
-        calls = [registry.find("ec2", region=region).enqueue() for region in "aabbab"]
+        calls = [queue_of(registry, "ec2", region=region).enqueue() for region in "aabbab"]
     assert loop.time() == 2
     assert all(call.done() and not call.exception() for call in calls)
 
@@ -353,7 +354,7 @@ async def test_exception_in_the_block_refuses_waiters():
     """Nobody is waited for."""
     with pytest.raises(ZeroDivisionError):
         async with Registry({"ec2": "1/s"}) as registry:
-            calls = [registry.find("ec2").enqueue() for _ in range(3)]
+            calls = [queue_of(registry, "ec2").enqueue() for _ in range(3)]
             raise ZeroDivisionError
     assert asyncio.get_running_loop().time() == 0
     assert [type(call.exception()) for call in calls] == [type(None), QueueClosed, QueueClosed]
@@ -362,7 +363,7 @@ async def test_exception_in_the_block_refuses_waiters():
 async def test_timeout_is_for_all_queues_together():
     """A timeout of 1.5 s lets each queue go on for 1.5 s, not one after the other."""
     registry = Registry({"ec2": "1/s"})
-    calls = [registry.find("ec2", region=region).enqueue() for region in "aaaabbbb"]
+    calls = [queue_of(registry, "ec2", region=region).enqueue() for region in "aaaabbbb"]
     await registry.aclose(timeout=1.5)
     assert asyncio.get_running_loop().time() == 1.5
     assert sum(call.exception() is None for call in calls) == 4
@@ -371,7 +372,7 @@ async def test_timeout_is_for_all_queues_together():
 async def test_cancelling_aclose_refuses_waiters():
     """Cancelled while it drains, it leaves nobody waiting, in any queue."""
     registry = Registry({"ec2": "1/s"})
-    calls = [registry.find("ec2", region=region).enqueue() for region in "aaaabbbb"]
+    calls = [queue_of(registry, "ec2", region=region).enqueue() for region in "aaaabbbb"]
     closing = asyncio.create_task(registry.aclose())
     await asyncio.sleep(0.5)
     closing.cancel()
@@ -385,13 +386,13 @@ async def test_cancelling_aclose_refuses_waiters():
 async def test_closed_registry_gives_no_queue():
     """Neither an old queue nor a new one; what is not paced stays so."""
     registry = Registry({"ec2": "1/s"})
-    queue = registry.find("ec2", region="a")
+    queue = queue_of(registry, "ec2", region="a")
     await registry.aclose()
     assert queue.closed
     for region in "ab":
         with pytest.raises(QueueClosed, match="make a new registry"):
-            registry.find("ec2", region=region)
-    assert registry.find("s3") is None
+            queue_of(registry, "ec2", region=region)
+    assert queue_of(registry, "s3") is None
 
 
 @pytest.mark.real
@@ -401,14 +402,14 @@ async def test_foreign_loop_keeps_no_queue_open():
     there, go = threading.Event(), threading.Event()
 
     async def use():
-        async with registry.find("ec2", region="far").slot():
+        async with queue_of(registry, "ec2", region="far").slot():
             there.set()
             await asyncio.to_thread(go.wait, 30)
 
     thread = threading.Thread(target=asyncio.run, args=(use(),))
     thread.start()
     await asyncio.to_thread(there.wait, 30)
-    near = registry.find("ec2", region="near")
+    near = queue_of(registry, "ec2", region="near")
     try:
         with pytest.raises(RuntimeError, match="ec2 far"):
             await registry.aclose()
@@ -429,7 +430,7 @@ def test_options_alone_make_a_registry():
     assert registry.services["ec2"].rate == (Rate(20, burst=100), Window(5000, 3600))
     assert registry.services["s3"] == ServiceLimits(lanes={"ListBuckets": "5/s", "*": "1/s"})
     assert registry.default == ServiceLimits("3/s")
-    assert registry.find("s3").limits == ()
+    assert queue_of(registry, "s3").limits == ()
 
 
 def test_options_override_the_file():
@@ -507,6 +508,14 @@ def test_option_may_name_unchecked_operations():
 # What is in force
 
 
+def test_hosts_come_first_and_the_default_last():
+    """Whatever the order in the file is, and also if an option adds one."""
+    file = Registry.parse('[default]\nrate = "1/s"\n[ec2]\nrate = "1/s"\n[hosts]\n"b.test" = "1/s"')
+    both = Registry.from_options(["iam=1/s", "https://a.test=1/s"], base=file)
+    expected = ["https://b.test", "https://a.test", "ec2", "iam", "default"]
+    assert [one.service for one in both] == expected
+
+
 def test_limits_in_force_have_sources():
     """Each service, then its operations, with file and line."""
     text = 'iam = "1/s"\n\n[ec2]\n# a comment\nrate = [\n  "10/s",\n]\n[ec2.lanes]\n"*" = "5/s"\n'
@@ -521,7 +530,7 @@ def test_limits_in_force_have_sources():
 def test_a_registry_prints_what_it_paces():
     """Services, the default, and how many queues there are."""
     registry = Registry({"ec2": "10/s"}, default="1/s")
-    registry.find("ec2")
+    queue_of(registry, "ec2")
     assert repr(registry) == "<Registry of ec2, default: 1 queue>"
     assert repr(Registry({})) == "<Registry of nothing: 0 queues>"
 
@@ -531,7 +540,7 @@ async def test_queues_at_rest_are_forgotten():
     leave_older_alone()
     limits = {"rate": "10/s", "lanes": {"DescribeVolumes": "1/min"}}
     registry = Registry({"ec2": limits, "iam": "1/s", "sts": "1/s"})
-    ec2, iam, sts = (registry.find(name) for name in ("ec2", "iam", "sts"))
+    ec2, iam, sts = (queue_of(registry, name) for name in ("ec2", "iam", "sts"))
     with ec2.try_slot(), iam.try_slot():
         assert forget_idle(registry) == [sts]
     del sts
@@ -556,14 +565,14 @@ async def test_queues_at_rest_are_forgotten():
     waiting[1].cancel()
     await asyncio.sleep(61)
     assert ec2 in forget_idle(registry)
-    assert registry.find("ec2") is ec2  # as somebody has it: us
+    assert queue_of(registry, "ec2") is ec2  # as somebody has it: us
 
 
 @pytest.mark.parametrize("key", [None, "DescribeVolumes"])
 async def test_queues_of_other_limits_are_kept(key):
     """A rate that was set by hand is not forgotten."""
     registry = Registry({"ec2": {"rate": "10/s", "lanes": {"DescribeVolumes": "1/min"}}})
-    registry.find("ec2").set_rate("1/h", key=key)
+    queue_of(registry, "ec2").set_rate("1/h", key=key)
     await asyncio.sleep(2)
     assert forget_idle(registry) == []
     assert len(registry.queues) == 1

@@ -11,6 +11,7 @@ import pytest
 from aioapiqueue.integrations.redis import SharedSchedule
 from aioapiqueue.registry import Registry
 from aioapiqueue.registry.spi import forget_idle
+from tests.helpers.registries import queue_of
 from tests.helpers.servers import Server, keys_of
 
 TEXT = """
@@ -88,7 +89,7 @@ async def test_registries_share_their_quotas_by_name(server):
         ]
 
         async def calls(registry, region):
-            queue = registry.find("ec2", region=region)
+            queue = queue_of(registry, "ec2", region=region)
             for _ in range(20):
                 async with queue.slot():
                     pass

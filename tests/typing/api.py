@@ -48,6 +48,7 @@ from aioapiqueue.integrations.logging import LoggingObserver
 from aioapiqueue.integrations.opentelemetry import OpenTelemetryObserver
 from aioapiqueue.integrations.prometheus import PrometheusObserver
 from aioapiqueue.integrations.redis import SharedSchedule
+from aioapiqueue.registry import PacedCall
 from aioapiqueue.testing import VirtualLoop
 from aioapiqueue.threads import Blocking, BlockingSlot, blocking
 
@@ -112,7 +113,7 @@ Adaptive(5)  # type: ignore[arg-type]
 
 assert_type(__version__, str)
 registry = Registry({"ec2": "10/s", "iam": ServiceLimits("5/s", scope=["account"])})
-assert_type(registry.find("ec2", region="eu-west-1"), ApiQueue | None)
+assert_type(registry.find_call("ec2", "RunInstances", region="eu-west-1"), PacedCall | None)
 limits = ServiceLimits(["5/s"], lanes={"DescribeSnapshots": "5/s", "*": ["2/s"]})
 ServiceLimits(limits.rate, lanes=limits.lanes, buckets=limits.buckets)
 assert_type(Registry.load("limits.toml"), Registry)

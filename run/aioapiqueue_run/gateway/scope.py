@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue.registry.spi import is_host
+from aioapiqueue.registry.spi import is_host, plan_of
 from aioapiqueue_run.gateway.table import table
 from aioapiqueue_run.hub.spi import labels_of
 
@@ -58,8 +58,9 @@ def labels_not_intercepted(registry: Registry) -> Sequence[str] | None:
 
 
 def _has_limits(registry: Registry, name: str) -> bool:
-    _, limits = registry.limits_of(name)
-    if limits is None:
+    plan = plan_of(registry, name)
+    if plan is None:
         return False
+    limits = plan.limits
     own = limits.rate or limits.concurrency is not None or limits.adaptive is not None
     return bool(own or limits.buckets or any(limits.lanes.values()))

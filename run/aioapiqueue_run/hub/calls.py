@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue.registry.spi import bucket_of, forget_idle
+from aioapiqueue.registry.spi import bucket_of, forget_idle, plan_of
 from aioapiqueue_run.hub import protocol
 from aioapiqueue_run.hub.records import OTHERS, CallStats
 from aioapiqueue_run.hub.request import Request
@@ -154,8 +154,8 @@ class Calls:
         queue = needs.queue.name
         found = self._bucket_stats.get((queue, key))
         if found is None and len(self._bucket_stats) < _MAX_STATS:
-            _, limits = self._registry.limits_of(kind.service)
-            scope = () if limits is None else limits.scope
+            plan = plan_of(self._registry, kind.service)
+            scope = () if plan is None else plan.queue.scope
             found = CallStats(
                 kind.service,
                 name,

@@ -15,6 +15,7 @@ from aioapiqueue.registry.spi import (
     canonical,
     enforceable,
     matches_any,
+    plan_of,
     published,
     target_called,
     target_of,
@@ -184,8 +185,8 @@ def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
             yield f"{text}. Half of that leaves room for other callers: {option}"
     if len(found) > _MOST_NAMED:
         yield f"{len(found) - _MOST_NAMED:,} more were throttled: see the table"
-    limits = [plan.registry.limits_of(one.service)[1] for one in found]
-    if not plan.dry_run and any(one is None or one.adaptive is None for one in limits):
+    plans = [plan_of(plan.registry, one.service) for one in found]
+    if not plan.dry_run and any(one is None or one.limits.adaptive is None for one in plans):
         who = "a server" if plan.registry.hosts else "AWS"
         yield f"with --adaptive, rates drop automatically when {who} throttles"
 

@@ -20,7 +20,7 @@ from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Concurrency
-from aioapiqueue.registry.spi import bucket_of, is_host, target_of
+from aioapiqueue.registry.spi import bucket_of, is_host, plan_of, target_of
 from aioapiqueue.spi import CALLS, cost_units, lane_states, limit_types
 
 if TYPE_CHECKING:
@@ -173,11 +173,10 @@ class PacedEstimate:
         queue = self._queues.get(call.queue.name)
         if queue is None:
             if service not in self._limits:
-                self._limits[service] = self._registry.limits_of_queue(service)
+                plan = plan_of(self._registry, service)
+                self._limits[service] = (plan.queue.limits, plan.queue.lanes) if plan else ((), {})
             queue = self._queues[call.queue.name] = _EstimatedQueue(*self._limits[service])
-            _, limits = self._registry.limits_of(service)
-            at_once = limits is not None and limits.concurrency is not None
-            self.left_out |= queue.counts_bodies or at_once
+            self.left_out |= queue.counts_bodies
             if len(self._queues) > _MOST_QUEUES:
                 self._queues.popitem(last=False)
         self._queues.move_to_end(call.queue.name)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aioapiqueue import Concurrency
 from aioapiqueue.recording.spi import CHANGE_KINDS, Recording
-from aioapiqueue.registry.spi import bucket_of
+from aioapiqueue.registry.spi import bucket_of, plan_of
 from aioapiqueue.spi import CALLS, QueueReader, lane_states
 from aioapiqueue_run.hub import Ended
 
@@ -108,11 +107,8 @@ class QueueFeed:
     def _limits_of(self, service: str) -> _Limits:
         """Return the function that knows the limits of a service's queues."""
         if service not in self._limits and self._registry is not None:
-            own, lanes = self._registry.limits_of_queue(service)
-            _, limits = self._registry.limits_of(service)
-            # If several services share a queue, a lane has the concurrency of each.
-            if limits is not None and limits.concurrency is not None and service not in lanes:
-                own = (*own, Concurrency(limits.concurrency))
+            plan = plan_of(self._registry, service)
+            own, lanes = (plan.queue.limits, plan.queue.lanes) if plan else ((), {})
             by_lane = {_lane_named(key): its for key, its in lanes.items()}
             patterns = lane_states.find_patterns(by_lane)
 
