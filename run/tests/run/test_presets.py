@@ -222,7 +222,7 @@ def test_shares_come_from_options_and_files(quiet_run, python, tmp_path, options
             ["preset: 'awz' is not a preset: write", "share: '0%' is not a share: write"],
         ),
         (["--preset", "none"], ["--preset none contains no limits"]),
-        (["--preset", "none", "--share", "50%"], ["--preset none contains no limits"]),
+        (["--preset", "none", "--share", "50%"], ["--share cannot be combined with --preset none"]),
         (["--share", "150%"], ["share: '150%' is more than AWS publishes"]),
     ],
 )

@@ -156,6 +156,8 @@ def _registry(options: RunOptions, shared: Shared | OnHost | None, changes: Chan
     """Return the limits of a run, of which there must be any."""
     file, share, check = options.limits, options.share, not options.no_check
     preset = options.preset or ("aws" if share or options.has_no_limit else None)
+    if share is not None and preset == "none":
+        raise NotStarted("--share cannot be combined with --preset none: remove one of them")
     base = None
     with _invalid():
         if file:
