@@ -309,6 +309,11 @@ class HubConnection(asyncio.BufferedProtocol, Generic[H]):
 
     # What the handler calls.
 
+    @property
+    def unsent(self) -> int:
+        """Number of bytes that wait for the client to read."""
+        return self._transport.get_write_buffer_size()
+
     def hold(self) -> None:
         """Read nothing until `go_on`."""
         self._held = True
@@ -325,13 +330,13 @@ class HubConnection(asyncio.BufferedProtocol, Generic[H]):
         if self._transport.is_closing():
             return
         self._transport.write(data)
-        if self._unread and self._transport.get_write_buffer_size() > _UNREAD:
+        if self._unread and self.unsent > _UNREAD:
             self._transport.abort()  # its process is stopped
 
     def refuse(self, why: str) -> None:
         """Send the reason, and close the connection."""
         self.send(self._server.refusal_for(why))
-        if self._transport.get_write_buffer_size():
+        if self.unsent:
             self._transport.abort()  # `close` would wait until the client reads, perhaps for ever
         else:
             self._transport.close()

@@ -3,18 +3,19 @@
 Programs connect to that hub, and the hub of a run listens on a socket of the same kind.
 """
 
-from aioapiqueue._shared.accept import Acceptor, raise_file_limit
 from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
 from aioapiqueue._shared.host.reach import command, reach
 from aioapiqueue._shared.host.session import Delay
+from aioapiqueue._shared.hub_server import HubConnection, HubServer, raise_file_limit
 from aioapiqueue._shared.local_sockets import check_system, listen, peer_of, remove
 from aioapiqueue._shared.outage import Unreachable
 
 __all__ = [
     "HUB_DIR",
-    "Acceptor",
     "Delay",
+    "HubConnection",
     "HubLocation",
+    "HubServer",
     "Unreachable",
     "check_system",
     "command",

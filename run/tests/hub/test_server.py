@@ -730,6 +730,8 @@ async def test_programs_inherit_no_socket_or_limit(bench):
     """With many clients the hub raises its own limit of files; a program has the caller's."""
     child = """
 import os, resource, socket, sys
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit[1], limit[1]))
 links = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if int(n) > 2
          and os.path.exists(f"/proc/self/fd/{n}")]
 assert not any(link.startswith("socket:") for link in links), links
@@ -739,7 +741,7 @@ for _ in range(200):
     clients[-1].connect(sys.argv[1])
     clients[-1].sendall(b'{"do":"hello","version":2,"pid":1}\\n')
     assert clients[-1].recv(100)
-print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+print(limit[0])
 """
     source = f"""
 import asyncio, resource, sys
@@ -748,7 +750,7 @@ from aioapiqueue_run.hub import Hub
 from aioapiqueue.registry import Registry
 async def main():
     limit = resource.RLIMIT_NOFILE
-    resource.setrlimit(limit, (300, resource.getrlimit(limit)[1]))
+    resource.setrlimit(limit, (150, resource.getrlimit(limit)[1]))
     async with Hub(Registry({{}}), directory=Path(sys.argv[1])) as hub:
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-c", {child!r}, str(hub.path), close_fds=False,
@@ -760,7 +762,7 @@ asyncio.run(main())
 """
     arguments = {"PYTHONPATH": os.pathsep.join(sys.path)}
     path = str(bench.directory / "hub")
-    assert await bench.run(source, None, path, **arguments) == (0, "300 True\n", "")
+    assert await bench.run(source, None, path, **arguments) == (0, "150 True\n", "")
 
 
 @pytest.mark.parametrize("limits", [(60, 60), (60, 90)])
