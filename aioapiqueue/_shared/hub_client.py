@@ -15,8 +15,6 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from anyio import CapacityLimiter, to_thread
-
 from aioapiqueue._shared.local_sockets import peer_of
 
 if TYPE_CHECKING:
@@ -226,26 +224,15 @@ class HubSocket:
         """Send what is unsent, within a second, and close the connection."""
         self._flush()
         sock = self._take()
-        if sock is None or not self._unsent:
-            if sock is not None:
-                sock.close()
+        if sock is None:
             return
-        handed = [sock]  # the one that takes it out, here or in the thread, closes it
-        threads = CapacityLimiter(1)  # the program's threads may all be waiting for a slot
         try:
-            # Cancelled here: a thread that has begun has taken the socket, and closes it.
-            await to_thread.run_sync(
-                _send_rest, handed, self._unsent, abandon_on_cancel=True, limiter=threads
-            )
+            with contextlib.suppress(OSError):
+                # Cancelled here: the rest is dropped, and the socket closed.
+                async with asyncio.timeout(_CLOSING):
+                    await self._loop.sock_sendall(sock, self._unsent)
         finally:
-            with contextlib.suppress(IndexError):
-                handed.pop().close()
-
-
-def _send_rest(handed: list[socket.socket], rest: bytes) -> None:
-    with contextlib.suppress(IndexError, OSError), handed.pop() as sock:
-        sock.settimeout(_CLOSING)
-        sock.sendall(rest)
+            sock.close()
 
 
 def _call(ref: weakref.ref[HubSocket], method: Callable[[HubSocket], None]) -> None:

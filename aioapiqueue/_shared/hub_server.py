@@ -310,6 +310,11 @@ class HubConnection(asyncio.BufferedProtocol, Generic[H]):
     # What the handler calls.
 
     @property
+    def lacks_files(self) -> bool:
+        """Whether another client waits for a file, so that an idle connection should be closed."""
+        return self._server.lacks_files
+
+    @property
     def unsent(self) -> int:
         """Number of bytes that wait for the client to read."""
         return self._transport.get_write_buffer_size()

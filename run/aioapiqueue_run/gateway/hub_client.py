@@ -44,7 +44,8 @@ class HubRequest:
 
     def leave(self) -> None:
         """Leave the queue, or give back the turn if nothing was sent."""
-        self._client.finish(self._number, "leave")
+        self._client.forget(self._number)
+        self._client.send(do="leave", id=self._number)
         if not self.turn.cancel() and not self.turn.cancelled():
             self.turn.exception()  # retrieved, because asyncio logs exceptions that are not
 
@@ -54,7 +55,7 @@ class HubRequest:
         Args:
             advice: fields of the protocol: `throttled`, `hold`, `remaining` and others.
         """
-        self._client.advise(self._number, advice)
+        self._client.send(do="advice", id=self._number, **advice)
 
     def end(self, outcome: Mapping[str, object]) -> None:
         """Report the outcome.
@@ -62,7 +63,8 @@ class HubRequest:
         Args:
             outcome: fields of the protocol: `status`, `code`, `failed` and others.
         """
-        self._client.finish(self._number, "end", **outcome)
+        self._client.forget(self._number)
+        self._client.send(do="end", id=self._number, **outcome)
 
 
 class RunHubClient:
@@ -141,17 +143,12 @@ class RunHubClient:
             raise NotPacedError(f"the description of this call exceeds {MAX_LINE:,} bytes")
         # Noted before it is sent, so that no response finds it missing.
         ask = self._waiting[self._number] = HubRequest(self, self._number)
-        self._send(**fields)
+        self.send(**fields)
         return ask
 
-    def finish(self, number: int, do: str, **outcome: object) -> None:
-        """Send a message that ends a request."""
+    def forget(self, number: int) -> None:
+        """Note that a request waits no more."""
         self._waiting.pop(number, None)
-        self._send(do=do, id=number, **outcome)
-
-    def advise(self, number: int, advice: Mapping[str, object]) -> None:
-        """Send the advice of a response."""
-        self._send(do="advice", id=number, **advice)
 
     def refuse_all(self, why: str) -> None:
         """Refuse all waiting and future requests. Requests in flight may still end."""
@@ -197,7 +194,8 @@ class RunHubClient:
             ask.turn.set_result(None)
         return ""
 
-    def _send(self, **message: object) -> None:
+    def send(self, **message: object) -> None:
+        """Send a message, with all others of this pass of the loop."""
         given = {name: one for name, one in message.items() if one is not None}
         self._socket.send(_to_json(given))
 

@@ -30,9 +30,6 @@ class ConnectionOwner(Protocol):
     def started(self, process: Process) -> None:
         """Note the hello of an interpreter."""
 
-    def idle(self, connection: ClientConnection) -> None:
-        """Note that a connection has no requests any more; this may close it."""
-
     def left(self, connection: ClientConnection) -> None:
         """Note that a connection has ended."""
 
@@ -77,7 +74,9 @@ class ClientConnection:
             self._connection.refuse(f"protocol error: {error} (see aioapiqueue docs hub)")
         if self.is_idle:
             self.used = time.monotonic()
-            self._owner.idle(self)
+            if self._connection.lacks_files:
+                # Now, as the server would never find the connection of a busy thread idle.
+                self.close_idle()
 
     def lost(self) -> None:
         """Release the slots of the client, and leave the queues in which it waits."""

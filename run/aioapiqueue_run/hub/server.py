@@ -190,12 +190,6 @@ class Hub:
             if not client.connections:
                 del self._clients[pid]
 
-    def idle(self, connection: ClientConnection) -> None:
-        """Close a connection that has no requests any more, if its file is needed."""
-        # Now, as `_close_idle` would never find the connection of a busy thread idle.
-        if self._server is not None and self._server.lacks_files:
-            connection.close_idle()
-
     def _close_idle(self) -> bool:
         """Close the connection that has been idle for longest; return whether one was idle."""
         connections = [] if self._server is None else self._server.handlers
