@@ -823,11 +823,11 @@ def hub_quotas(journal: object = None) -> Any:
     return HubQuotas(journal)
 
 
-def hub_service(*parts: Any, **options: Any) -> Any:
-    """Make the server of a hub."""
+def host_hub(*parts: Any, **options: Any) -> Any:
+    """Make a host hub."""
     from aioapiqueue._shared.host_hub import service
 
-    return service.HubService(*parts, **options)
+    return service.HostHub(*parts, **options)
 
 
 def hub_steps() -> Any:

@@ -39,7 +39,7 @@ _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueErro
 """The errors of reading a message whose parts have a wrong type or value."""
 
 
-class HubService:
+class HostHub:
     """Serves connections until there has been none for a while, or until `stop` is called.
 
     Args:
@@ -261,7 +261,7 @@ class _Client:
         connection: the connection.
     """
 
-    def __init__(self, service: HubService, connection: HubConnection[_Client]) -> None:
+    def __init__(self, service: HostHub, connection: HubConnection[_Client]) -> None:
         self._service = service
         self._connection = connection
         self.client: HubClient | None = None

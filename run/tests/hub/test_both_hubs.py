@@ -62,7 +62,7 @@ async def host_hub(directory):
     [path] = place.sockets()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listen(listener, path, variable="")
-    service = introspect.hub_service(
+    service = introspect.host_hub(
         place, listener, path, version=wire.own_version(), quotas=introspect.hub_quotas()
     )
     task = asyncio.create_task(service.run())

@@ -28,7 +28,7 @@ async def service(directory, blockbuster):
     [path] = place.sockets()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listen(listener, path, variable="")
-    service = introspect.hub_service(
+    service = introspect.host_hub(
         place, listener, path, version=wire.own_version(), quotas=introspect.hub_quotas()
     )
     task = asyncio.create_task(service.run())
