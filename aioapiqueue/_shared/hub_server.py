@@ -46,7 +46,7 @@ class ConnectionHandler(Protocol):
         """Process complete lines, as long as the connection `is_open`."""
 
     def lost(self) -> None:
-        """Drop what the client had: its connection has ended, whoever has closed it."""
+        """Drop what the client had: its connection has ended, closed by it or from here."""
 
 
 H = TypeVar("H", bound=ConnectionHandler)

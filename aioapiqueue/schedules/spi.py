@@ -1,7 +1,4 @@
-"""The names of the hub of a host that programs use, in addition to public names.
-
-Programs connect to that hub, and the hub of a run listens on a socket of the same kind.
-"""
+"""What programs use of the host hub, and of what it has in common with the run hub."""
 
 from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
 from aioapiqueue._shared.host.reach import command, reach

@@ -772,7 +772,7 @@ def close_file_of(journal: Any) -> None:
     journal._file.close()
 
 
-# The hub of a host.
+# The host hub.
 
 HUB_PROGRAM = b"aioapiqueue._shared.host_hub.main"
 """The module that a hub's process runs."""

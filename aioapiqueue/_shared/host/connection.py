@@ -171,7 +171,7 @@ class HubLink:
                 return
             except Exception as error:  # noqa: BLE001 - no call may wait without a reported reason
                 known = isinstance(error, Unreachable)
-                why = str(error) if known else f"cannot reach the hub on this host: {error!r}"
+                why = str(error) if known else f"cannot reach the host hub: {error!r}"
                 self._owner.disconnected(why)
             except BaseException:
                 attempt.given_up = True
@@ -207,15 +207,15 @@ class HubLink:
         for line in lines:
             if line.startswith(b"{"):  # an error, in the form of an answer to a hello
                 text = line.decode("utf-8", "replace")
-                self._lost(f"the hub on this host ended the connection: {text}")
+                self._lost(f"the host hub ended the connection: {text}")
                 return
             self._owner.receive(decode(line))
 
     def _note_loss(self, error: Exception | None) -> None:
         if error is None:
-            self._lost("the hub on this host has exited")
+            self._lost("the host hub has exited")
         else:
-            self._lost(f"lost the connection to the hub on this host: {error}")
+            self._lost(f"lost the connection to the host hub: {error}")
 
     def _lost(self, why: str) -> None:
         if self._socket is not None:

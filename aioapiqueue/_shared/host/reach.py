@@ -152,15 +152,15 @@ def reach(hello: Mapping[str, Any], *, override: str | None) -> Reached:
                 if reached is not None:
                     return reached
             elif (why := start_hub(place)) is not None:
-                raise SharedError(f"the hub on this host cannot be started: {why}")
+                raise SharedError(f"the host hub cannot be started: {why}")
             if time.monotonic() > until:
-                raise Unreachable(f"the hub on this host did not start within {_WITHIN:g} s")
+                raise Unreachable(f"the host hub did not start within {_WITHIN:g} s")
             time.sleep(pause)
             pause = min(0.05, 1.5 * pause)
     except (PermissionError, ValueError) as error:
-        raise SharedError(f"the hub on this host: {error}") from None
+        raise SharedError(f"the host hub: {error}") from None
     except OSError as error:
-        raise Unreachable(f"the hub on this host: {error}") from None
+        raise Unreachable(f"the host hub: {error}") from None
 
 
 def connect(place: HubLocation) -> socket.socket | None:
@@ -227,12 +227,12 @@ def command(place: HubLocation, hello: Mapping[str, Any]) -> dict[str, Any] | No
 
 def _check_answer(answer: Mapping[str, Any]) -> None:
     if "refused" in answer:
-        raise SharedError(f"the hub on this host: {answer['refused']}")
+        raise SharedError(f"the host hub: {answer['refused']}")
     now = time.monotonic()
     # Both clocks are CLOCK_MONOTONIC, which is one for all processes outside of time namespaces.
     if abs(answer.get("now", now) - now) > _SAME_CLOCK:
         raise SharedError(
-            "the hub on this host runs in another time namespace than this process: grants would "
+            "the host hub runs in another time namespace than this process: grants would "
             f"come at wrong times. Set {HUB_DIR} to another directory for the processes of this "
             "namespace, which then share a hub of their own"
         )
@@ -248,7 +248,7 @@ def _greet(sock: socket.socket, hello: Mapping[str, Any]) -> Reached | None:
     except TimeoutError:
         sock.close()
         raise Unreachable(
-            f"the hub on this host did not respond within {hub_client.ANSWER_SECONDS:g} s"
+            f"the host hub did not respond within {hub_client.ANSWER_SECONDS:g} s"
         ) from None
     except ConnectionError:  # it has just exited
         pass

@@ -57,7 +57,7 @@ async def run_hub(directory):
 
 @contextlib.asynccontextmanager
 async def host_hub(directory):
-    """Serve as the hub of a host."""
+    """Serve as the host hub."""
     place = HubLocation(str(directory))
     [path] = place.sockets()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -185,9 +185,9 @@ async def test_hub_reads_on_after_hang_up(hub: Path, blockbuster: object) -> Non
 @pytest.mark.parametrize(
     ("ending", "words"),
     [
-        ("closed", "the hub on this host has exited; calls of the queue (100/s) wait until"),
-        ("reset", "lost the connection to the hub on this host: [Errno "),
-        ("last words", 'the hub on this host ended the connection: {"refused": "x"}; calls of'),
+        ("closed", "the host hub has exited; calls of the queue (100/s) wait until"),
+        ("reset", "lost the connection to the host hub: [Errno "),
+        ("last words", 'the host hub ended the connection: {"refused": "x"}; calls of'),
     ],
 )
 async def test_how_a_hub_ended_is_logged(

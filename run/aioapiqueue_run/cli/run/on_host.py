@@ -1,4 +1,4 @@
-"""The hub of this host, through which a run shares its limits with this user's other runs."""
+"""The host hub, through which a run shares its limits with this user's other runs."""
 
 from __future__ import annotations
 
@@ -82,9 +82,7 @@ class OnHost:
         if event.kind == "disconnected" and self._lost_at is None:
             self._lost_at = time.monotonic()
             self._times_lost += 1
-            text = (
-                "lost the hub on this host, which enforces the limits: calls wait for another hub"
-            )
+            text = "lost the host hub, which enforces the limits: calls wait for another hub"
         elif event.kind == "reconnected" and self._lost_at is not None:
             text = f"connected to the hub again, after {time.monotonic() - self._lost_at:.1f} s"
             self._lost_at = None

@@ -93,7 +93,7 @@ async def supervise(plan: RunPlan) -> Outcome:
 
 
 class _OpenHub(NamedTuple):
-    """The hub of a run, and what the program needs to reach it.
+    """The run hub, and what the program needs to reach it.
 
     Attributes:
         hub: the hub.
