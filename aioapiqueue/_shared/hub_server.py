@@ -45,6 +45,13 @@ class ConnectionHandler(Protocol):
     def received(self, lines: list[bytes]) -> None:
         """Process complete lines, as long as the connection `is_open`."""
 
+    def close_idle(self) -> bool:
+        """Close the connection if its client has announced that this may be done, and is idle.
+
+        Returns:
+            Whether it was closed.
+        """
+
     def lost(self) -> None:
         """Drop what the client had: its connection has ended, closed by it or from here."""
 
@@ -63,8 +70,6 @@ class HubServer(Generic[H]):
         handler: makes the handler of a connection.
         longest: most bytes of a line.
         refusal: the key of the reason in the object that a refused client gets.
-        close_idle: begins to close an idle connection, and returns whether there was one.
-            Default: none may be closed.
     """
 
     def __init__(
@@ -74,17 +79,16 @@ class HubServer(Generic[H]):
         *,
         longest: int,
         refusal: str,
-        close_idle: Callable[[], bool] = lambda: False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self.new_handler = handler
         self.longest = longest
         self._refusal = refusal
-        self._close_idle = close_idle
         self.buffer = memoryview(bytearray(_CHUNK))
         """What all connections read into: each is read and processed in one step of the loop."""
-        self._connections: set[HubConnection[H]] = set()
+        self._connections: dict[HubConnection[H], None] = {}
+        """In the order in which they were made."""
         self._connecting: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._reported = False
@@ -132,7 +136,8 @@ class HubServer(Generic[H]):
         for number in range(_AT_ONCE):
             if not self._has_room():
                 # Before the first, a client waits: the loop has found the listener readable.
-                if not number and not self._close_idle():
+                # Of the idle connections, the oldest is closed, so that each has its turn.
+                if not number and not any(one.close_idle() for one in self.handlers):
                     self._pause()
                 return
             try:
@@ -199,11 +204,11 @@ class HubServer(Generic[H]):
 
     def opened(self, connection: HubConnection[H]) -> None:
         """Note a connection."""
-        self._connections.add(connection)
+        self._connections[connection] = None
 
     def closed(self, connection: HubConnection[H]) -> None:
         """Note the end of a connection."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self._go_on()
 
     def refusal_for(self, why: str) -> bytes:

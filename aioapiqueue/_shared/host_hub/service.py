@@ -316,6 +316,10 @@ class _Client:
         if outbox and client is self.client:
             self._connection.send(encode(outbox))
 
+    def close_idle(self) -> bool:
+        """Return False: a queue may be idle for long, and has to be told what others decide."""
+        return False
+
     def lost(self) -> None:
         """End the client's calls."""
         # In a step: hundreds of connections may be lost at once.

@@ -52,8 +52,6 @@ class ClientConnection:
         self._requests: dict[int, Request] = {}
         self._greeted = False
         self._may_close = False
-        self.used = 0.0
-        """Time (`time.monotonic()`) at which it was last found idle."""
         self._process: Process | None = None
         self.pid: int | None = None
         """The client's process id, from the kernel, or else from its hello."""
@@ -72,11 +70,8 @@ class ClientConnection:
                 self._take(protocol.parse(line))
         except protocol.Malformed as error:
             self._connection.refuse(f"protocol error: {error} (see aioapiqueue docs hub)")
-        if self.is_idle:
-            self.used = time.monotonic()
-            if self._connection.lacks_files:
-                # Now, as the server would never find the connection of a busy thread idle.
-                self.close_idle()
+        if self._connection.lacks_files:
+            self.close_idle()  # now: the server would never find that of a busy thread idle
 
     def lost(self) -> None:
         """Release the slots of the client, and leave the queues in which it waits."""
@@ -93,12 +88,15 @@ class ClientConnection:
         """Whether the connection may be closed, as it has no requests."""
         return self._may_close and not self._requests and self._connection.is_open
 
-    def close_idle(self) -> None:
-        """Close the connection, as its file is needed."""
+    def close_idle(self) -> bool:
+        """Close the connection if it is idle, as its file is needed; return whether it was."""
+        if not self.is_idle:
+            return False
         # The client then knows that what it has sent meanwhile was not read, and asks again:
         # without this message, an attempt might be charged twice or never.
         self._send(idle=True)
         self._connection.finish()
+        return True
 
     # Messages of the client.
 

@@ -153,7 +153,6 @@ class Hub:
                 partial(ClientConnection, self, self._calls),
                 longest=protocol.MAX_LINE,
                 refusal="error",
-                close_idle=self._close_idle,
             )
         except BaseException:  # cancelled while the thread binds it, too
             listener.close()
@@ -189,14 +188,6 @@ class Hub:
             client.connections -= 1
             if not client.connections:
                 del self._clients[pid]
-
-    def _close_idle(self) -> bool:
-        """Close the connection that has been idle for longest; return whether one was idle."""
-        connections = [] if self._server is None else self._server.handlers
-        idle = [connection for connection in connections if connection.is_idle]
-        if idle:
-            min(idle, key=lambda connection: connection.used).close_idle()
-        return bool(idle)
 
     def started(self, process: Process) -> None:
         """Note the hello of an interpreter."""
