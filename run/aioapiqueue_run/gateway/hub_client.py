@@ -128,22 +128,22 @@ class RunHubClient:
         if self.lost.is_set():
             raise NotPacedError(self.why)
         self._number += 1
-        fields = {
-            "do": "ask",
-            "id": self._number,
-            "service": call.service,
-            "operation": call.operation,
-            "region": call.region,
-            "key": call.key,
-            "parameters": call.parameters or None,
-            "again": again or None,
-        }
+        text = _text_of(
+            do="ask",
+            id=self._number,
+            service=call.service,
+            operation=call.operation,
+            region=call.region,
+            key=call.key,
+            parameters=call.parameters or None,
+            again=again or None,
+        )
         # The hub ends a connection at a longer line, which would fail all calls of the run.
-        if len(_to_json(fields)) >= MAX_LINE:
+        if len(text) >= MAX_LINE:
             raise NotPacedError(f"the description of this call exceeds {MAX_LINE:,} bytes")
         # Noted before it is sent, so that no response finds it missing.
         ask = self._waiting[self._number] = HubRequest(self, self._number)
-        self.send(**fields)
+        self._socket.send(text)
         return ask
 
     def forget(self, number: int) -> None:
@@ -167,37 +167,30 @@ class RunHubClient:
 
     def _received(self, lines: list[bytes]) -> None:
         for line in lines:
-            try:
-                message = json.loads(line)
-            except ValueError as error:
-                self._socket.close()
-                self._note_loss(error)
-                return
-            self._last_words = self._take(message) or self._last_words
+            message = json.loads(line)
+            error = message.get("error")
+            if "id" not in message:
+                self._last_words = error or ""
+                continue
+            ask = self._waiting.pop(message["id"], None)
+            if ask is None or ask.turn.done():  # it left while the hub's message was on its way
+                continue
+            if error is None:
+                ask.turn.set_result(None)
+            else:
+                _refuse(ask, error)
 
     def _note_loss(self, error: Exception | None) -> None:
         why = self._last_words or error or "it has ended"
         self.refuse_all(f"aioapiqueue's hub is unreachable: {why}")
 
-    def _take(self, message: dict[str, object]) -> str:
-        """Handle a message; return the reason if the hub announces its end, else ""."""
-        error = str(message.get("error", ""))
-        number = message.get("id")
-        if number is None:
-            return error
-        ask = self._waiting.pop(number, None) if isinstance(number, int) else None
-        if ask is None or ask.turn.done():  # it left while the hub's message was on its way
-            return ""
-        if error:
-            _refuse(ask, error)
-        else:
-            ask.turn.set_result(None)
-        return ""
-
     def send(self, **message: object) -> None:
         """Send a message, with all others of this pass of the loop."""
-        given = {name: one for name, one in message.items() if one is not None}
-        self._socket.send(_to_json(given))
+        self._socket.send(_text_of(**message))
+
+
+def _text_of(**message: object) -> str:
+    return _to_json({name: one for name, one in message.items() if one is not None})
 
 
 def _encode(texts: list[str]) -> bytes:
