@@ -3,9 +3,11 @@
 It accepts this user's processes only, bounds what each of them may send and leave unread, and has a
 handler process their lines.
 
-Why not `asyncio.Server`: it cannot stop accepting. It takes all files that the process may open, so
+Why not `asyncio.Server`: it cannot stop accepting, so it takes all files that the process may open.
 `aioapiqueue run` fails when it next needs one itself, and so do all calls of its programs: a scan
-with four processes of 100 threads each does, under `ulimit -n 256` (run/tests/hub/test_files.py).
+with four processes of 100 threads each did, under `ulimit -n 256`. Nor can it close connections
+that one process keeps idle, for which the threads of another would wait for ever. See
+`test_four_times_fifty_threads_share_files` and `test_idle_connections_make_room_for_others`.
 """
 
 from __future__ import annotations

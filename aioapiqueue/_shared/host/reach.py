@@ -1,4 +1,4 @@
-"""Finds the hub, and starts it if there is none. All of this blocks."""
+"""Finds the host hub, and starts it if there is none. All of this blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hub's process. `aioapiqueue._shared.host.reach` starts it."""
+"""The process of the host hub. `aioapiqueue._shared.host.reach` starts it."""
 
 from __future__ import annotations
 

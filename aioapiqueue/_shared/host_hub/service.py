@@ -154,11 +154,11 @@ class HostHub:
         finally:  # else the hub would never be idle again
             self._watch_idle(used=client is not None)
 
-    def answer(self, hello: Mapping[str, Any], connection: _Client) -> dict[str, Any]:
+    def answer(self, hello: Mapping[str, Any], handler: _Client) -> dict[str, Any]:
         """Return the answer to the first line of a connection."""
         match hello.get("command"):
             case None:
-                return self._welcome(hello, connection)
+                return self._welcome(hello, handler)
             case "status" | "keep" as what:
                 self._is_kept |= what == "keep"
                 return self._status(lanes=hello.get("lanes", True) is not False)
@@ -185,7 +185,7 @@ class HostHub:
                 "locks the file, then try again"
             }
 
-    def _welcome(self, hello: Mapping[str, Any], connection: _Client) -> dict[str, Any]:
+    def _welcome(self, hello: Mapping[str, Any], handler: _Client) -> dict[str, Any]:
         theirs = (_in_order(str(hello.get("version"))), hello.get("protocol"))
         ours = (_in_order(self._version), PROTOCOL)
         if theirs != ours:
@@ -200,13 +200,13 @@ class HostHub:
                 f"this process ({hello.get('version')}). Use the same {differs} in all your "
                 "processes, or stop the hub when nothing else uses it (aioapiqueue hub stop)"
             }
-        connection.client = self._quotas.welcome(hello, connection.flush)
+        handler.client = self._quotas.welcome(hello, handler.flush)
         # The hub is in use; the idle time begins again when this client leaves.
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
-        connection.pid, connection.program = int(hello["pid"]), str(hello["program"])
-        return {"welcome": self._version, "pid": os.getpid(), **connection.client.hello()}
+        handler.pid, handler.program = int(hello["pid"]), str(hello["program"])
+        return {"welcome": self._version, "pid": os.getpid(), **handler.client.hello()}
 
     def _status(self, *, lanes: bool) -> dict[str, Any]:
         """Return all quotas and their clients, for `hub status`.

@@ -1,4 +1,4 @@
-"""The messages of the hub's protocol (docs/hub.md), and bounds on what clients may send."""
+"""The messages of the run hub's protocol (docs/hub.md), and bounds on what clients may send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hub: queues behind a Unix domain socket, on the event loop that opens it."""
+"""The run hub: queues behind a Unix domain socket, on the event loop that opens it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MAX_PROCESSES = 10_000
 
 
 class Hub:
-    """Pace the calls of many local processes with the queues of one registry.
+    """The run hub: paces the calls of many local processes with the queues of one registry.
 
     An async context manager: the socket exists inside the block. Leaving the block, cancelled or
     not, refuses all waiting calls and closes every connection. It does not close the registry's
