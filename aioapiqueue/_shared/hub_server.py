@@ -265,10 +265,13 @@ class HubConnection(asyncio.BufferedProtocol, Generic[H]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the connection."""
-        if exc is not None and self.is_open:
-            self._read_rest()
-        self._end()
-        self._server.closed(self)
+        try:
+            # After another error, the client may go on sending for ever.
+            if isinstance(exc, ConnectionError) and self.is_open:
+                self._read_rest()
+        finally:
+            self._server.closed(self)
+            self._end()
 
     def _read_rest(self) -> None:
         """Process what the client sent before it hung up.

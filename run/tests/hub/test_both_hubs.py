@@ -193,3 +193,19 @@ async def test_rest_is_read_after_hang_up(hub):
     assert len(received) == 1000
     assert hub.connections() == [stays]
     waits.close()
+
+
+async def test_failing_handler_ends_its_connection(hub):
+    """What a handler raises is reported; what the client had is dropped, although it sends on."""
+    errors = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    _, writer = await hub.greeted()
+    [connection] = hub.connections()
+    calls = []
+    connection.received = lambda lines: calls.append(len(lines)) or 1 / 0
+    writer.write((hub.ask % 1).encode() * 1000)  # more than the hub reads at once
+    await asyncio.sleep(1)
+    assert len(calls) == len(errors) == 1
+    assert isinstance(errors[0]["exception"], ZeroDivisionError)
+    assert not hub.connections()
+    writer.close()
