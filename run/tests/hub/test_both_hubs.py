@@ -158,7 +158,10 @@ async def test_other_users_are_refused(hub, monkeypatch):
 
 
 async def test_unread_answers_stop_reading(hub):
-    """Of what a client sends that does not read, the hub takes a bounded part; later, all."""
+    """Of what a client sends that does not read, the hub takes a bounded part; later, all.
+
+    Others are served meanwhile.
+    """
     reader, writer = await hub.greeted()
     writer.transport.pause_reading()
     calls = 20_000
@@ -167,12 +170,19 @@ async def test_unread_answers_stop_reading(hub):
     [connection] = hub.connections()
     assert writer.transport.get_write_buffer_size() > 0
     assert 0 < introspect.unsent_bytes(connection) < 1_000_000
+    other = await hub.greeted()
+    other[1].write((hub.ask % 1).encode())
+    async with asyncio.timeout(10):
+        assert await other[0].readline()
+    other[1].close()
     writer.transport.resume_reading()
     heard = b""
     async with asyncio.timeout(60):
         while heard.count(b"grant") + heard.count(b'"go"') < calls:
             heard += await reader.read(1 << 20)
-    writer.close()
+    writer.transport.abort()
+    await asyncio.sleep(1)
+    assert not hub.connections()
 
 
 async def test_rest_is_read_after_hang_up(hub):

@@ -618,36 +618,6 @@ async def test_malformed_line_ends_its_connection(bench, tools, line, word):
         assert await other.hear() == {"id": 1, "go": True}
 
 
-async def test_unread_answers_stop_reading(bench, tools):
-    """What is kept for a client that never reads is bounded, and others are served meanwhile."""
-    async with bench.hub({"ec2": "1000000/s"}) as hub:
-        async with tools.Raw(hub) as greedy:
-            greedy.writer.transport.pause_reading()
-            greedy.greet()
-            chunk = b"".join(
-                b'{"do":"ask","id":1,"service":"iam","operation":"ListUsers"}\n{"do":"end","id":1}\n'
-                for _ in range(1000)
-            )
-            sent = 0
-            with pytest.raises(TimeoutError):
-                while sent < 100_000_000:
-                    greedy.writer.write(chunk)
-                    sent += len(chunk)
-                    async with asyncio.timeout(0.3):
-                        await greedy.writer.drain()
-            assert sent < 20_000_000
-            connection = next(iter(introspect.connections_of(hub)))
-            assert introspect.unsent_bytes(connection) < 1_000_000
-            async with tools.Raw(hub) as other:
-                other.greet()
-                other.ask(1)
-                await other.hear()
-                assert await other.hear() == {"id": 1, "go": True}
-            greedy.writer.transport.abort()
-        await tools.until(lambda: not introspect.connections_of(hub))
-        assert hub.requests == 0
-
-
 async def test_connections_of_a_process_are_bounded(bench, tools, monkeypatch):
     """One connection more than allowed is refused; those that are there go on."""
     monkeypatch.setattr("aioapiqueue_run.hub.protocol.MAX_CONNECTIONS_PER_PROCESS", 2)
