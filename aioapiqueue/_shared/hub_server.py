@@ -18,7 +18,7 @@ import errno
 import json
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 from aioapiqueue._shared.local_sockets import peer_of
 
@@ -246,13 +246,12 @@ class HubConnection(asyncio.BufferedProtocol, Generic[H]):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Serve the client if this user runs it."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a socket
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are of no such class
         self._server.opened(self)
         try:
             uid, self.peer = peer_of(transport.get_extra_info("socket"))
         except OSError:  # the client has hung up already
-            transport.abort()
+            self._transport.abort()
             self._end()
             return
         if uid not in {None, os.geteuid()}:

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from aioapiqueue.registry import Registry
 from aioapiqueue_run.gateway.calls import ApiCall
@@ -117,9 +118,8 @@ async def test_waiting_calls_learn_why_it_ended(listener, last, why):
                 refused()
 
 
-async def test_last_outcomes_are_sent_at_the_end(folder, blockbuster):
-    """`aclose` sends what waits for the loop's next pass: the hub has all outcomes."""
-    blockbuster.deactivate()  # the hub looks at processes
+async def one_call(folder):
+    """Make one call through a hub, close the client, and wait until the hub has its outcome."""
     async with Hub(Registry({"ec2": "1000/s"}), directory=folder / "h") as hub:
         client = RunHubClient(str(hub.path))
         await client.open()
@@ -131,3 +131,15 @@ async def test_last_outcomes_are_sent_at_the_end(folder, blockbuster):
             while hub.requests:  # noqa: ASYNC110 - the hub has no event for it
                 await asyncio.sleep(0.01)
         assert hub.figures[0].errors == 1
+
+
+async def test_last_outcomes_are_sent_at_the_end(folder, blockbuster):
+    """`aclose` sends what waits for the loop's next pass: the hub has all outcomes."""
+    blockbuster.deactivate()  # the hub looks at processes
+    await one_call(folder)
+
+
+def test_hub_and_client_on_uvloop(folder):
+    """Its transports and sockets are its own."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(one_call(folder))
