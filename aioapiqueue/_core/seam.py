@@ -2,7 +2,7 @@
 
 A `Dispatcher` has the waiting calls and can start them; it has one `Limiter`. A limiter sees only
 what `Host` offers, so that limits may be kept in this process (`_core/local_limiter.py`), by the
-hub of a host, or on Redis (`_shared/`).
+host hub, or on Redis (`_shared/`).
 
 Each limiter follows these rules:
 

@@ -1,4 +1,4 @@
-"""Limits that are kept elsewhere: by the hub of this host, or on a server.
+"""Limits that are kept elsewhere: by the host hub, or on a server.
 
 Their public names are in `schedules` and in `integrations/redis`.
 """

@@ -1,6 +1,6 @@
 """Figures of queues for a report: counts, waits, use over time, and what changed when.
 
-An observer of queues, or the hub of a run, reports each call to a `Recording`. Nothing here reads a
+An observer of queues, or the run hub, reports each call to a `Recording`. Nothing here reads a
 clock. Memory is bounded for any duration and any number of calls.
 """
 

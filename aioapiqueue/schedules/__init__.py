@@ -31,8 +31,8 @@ class HostSchedule:
         queue = ApiQueue("20/s", lanes={"search": "2/s"}, schedule=HostSchedule("crm"))
 
     Use it for the workers of a web server, a `multiprocessing` pool or cron jobs. No server is
-    needed: the first process starts the hub, a small process that exits a few seconds after the
-    last one that uses it. Every limit and lane applies to all processes together, and so do
+    needed: the first process starts the host hub, a small process that exits a few seconds after
+    the last one that uses it. Every limit and lane applies to all processes together, and so do
     `concurrency`, `set_rate`, `pause`, throttling and the remaining quota given to `sync`.
 
     If processes give different limits for one name or lane, a call obeys all of them: the strictest

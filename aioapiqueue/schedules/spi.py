@@ -1,26 +1,28 @@
-"""The names of the hub of a host that programs use, in addition to public names.
+"""What programs use of the host hub, and of what it has in common with the run hub."""
 
-Programs connect to that hub, and the hub of a run listens on a socket of the same kind.
-"""
-
-from aioapiqueue._shared.accept import Acceptor, raise_file_limit
 from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
 from aioapiqueue._shared.host.reach import command, reach
 from aioapiqueue._shared.host.session import Delay
+from aioapiqueue._shared.hub_client import HubSocket, connect_to_hub, send_hello
+from aioapiqueue._shared.hub_server import HubConnection, HubServer, raise_file_limit
 from aioapiqueue._shared.local_sockets import check_system, listen, peer_of, remove
 from aioapiqueue._shared.outage import Unreachable
 
 __all__ = [
     "HUB_DIR",
-    "Acceptor",
     "Delay",
+    "HubConnection",
     "HubLocation",
+    "HubServer",
+    "HubSocket",
     "Unreachable",
     "check_system",
     "command",
+    "connect_to_hub",
     "listen",
     "peer_of",
     "raise_file_limit",
     "reach",
     "remove",
+    "send_hello",
 ]

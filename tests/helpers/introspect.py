@@ -752,12 +752,12 @@ def clients_of(hub: Hub) -> Mapping[Any, Any]:
 
 def connections_of(hub: Hub) -> Collection[Any]:
     """Return the connections that are open."""
-    return hub._connections
+    return [] if hub._server is None else hub._server.handlers
 
 
 def unsent_bytes(connection: Any) -> int:
     """Return how much a connection still has to send."""
-    return connection._transport.get_write_buffer_size()
+    return connection._connection.unsent
 
 
 def open_journal(path: Path) -> Any:
@@ -772,7 +772,7 @@ def close_file_of(journal: Any) -> None:
     journal._file.close()
 
 
-# The hub of a host.
+# The host hub.
 
 HUB_PROGRAM = b"aioapiqueue._shared.host_hub.main"
 """The module that a hub's process runs."""
@@ -784,12 +784,6 @@ assert reach.start_hub(HubLocation()) is None
 """A program that starts the user's hub."""
 SERVICE = "import aioapiqueue._shared.host_hub.service as _service"
 """What gives code of a hub the module that has its times."""
-MAKE_ROOM = """
-def make_room(seconds, longest_pass):
-    from aioapiqueue._shared import accept
-    accept._ROOM_SECONDS, accept._LONGEST_PASS_SECONDS = seconds, longest_pass
-"""
-"""Code that sets for how long a hub waits for room for another file, and looks for it at once."""
 
 
 def start_hub(place: HubLocation) -> str | None:
@@ -829,11 +823,11 @@ def hub_quotas(journal: object = None) -> Any:
     return HubQuotas(journal)
 
 
-def hub_service(*parts: Any, **options: Any) -> Any:
-    """Make the server of a hub."""
+def host_hub(*parts: Any, **options: Any) -> Any:
+    """Make a host hub."""
     from aioapiqueue._shared.host_hub import service
 
-    return service.HubService(*parts, **options)
+    return service.HostHub(*parts, **options)
 
 
 def hub_steps() -> Any:

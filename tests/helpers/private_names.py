@@ -72,7 +72,6 @@ ALLOWED = {
     INTROSPECT: {
         "ThrottledRetryableChecker._THROTTLED_ERROR_CODES": "of botocore",
         "client._make_api_call": "what tracers of botocore replace",
-        "connection._transport": "of asyncio",
         "fetcher._cache": "the roles that botocore has assumed",
         "loop._scheduled": "the timers of a loop of asyncio",
         "session._credentials": "of botocore",

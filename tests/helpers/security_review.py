@@ -1,7 +1,7 @@
 """What a security review of an installed package searches for; `findings` reads, and runs nothing.
 
 The library has none of it: no server for TLS or HTTP, no listener but on the path of a file (the
-hub of a host), and nothing that Python runs as it starts. `aioapiqueue-run` has all of it.
+host hub), and nothing that Python runs as it starts. `aioapiqueue-run` has all of it.
 """
 
 from __future__ import annotations

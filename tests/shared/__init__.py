@@ -1,1 +1,1 @@
-"""Limits that are kept elsewhere: by a host's hub, or on Redis."""
+"""Limits that are kept elsewhere: by the host hub, or on Redis."""

@@ -1,14 +1,8 @@
-"""The connection of one queue to the hub.
-
-A socket without an asyncio transport, read and written on the queue's loop. So it can be closed
-without a running loop: when the queue is garbage collected, when its loop has been closed, or in a
-child made by `fork`. An idle connection costs nothing.
-"""
+"""The connection of one queue to the host hub, made again when it is lost."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import os
 import random
@@ -22,12 +16,12 @@ from anyio import CapacityLimiter, to_thread
 
 from aioapiqueue._shared.host.messages import PROTOCOL, decode, encode, own_version
 from aioapiqueue._shared.host.reach import Reached, reach
+from aioapiqueue._shared.hub_client import HubSocket
 from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue.exceptions import SharedError
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from aioapiqueue._shared.host.messages import Message, Terms
     from aioapiqueue.spi import Host
@@ -35,8 +29,8 @@ if TYPE_CHECKING:
 _BACKOFF = (0.02, 2.0)
 """Seconds between attempts to reach a hub, at least and at most. Once a fault is corrected, callers
 wait up to the latter."""
-_CHUNK = 1 << 14
-"""Bytes to read at once: each read allocates as many."""
+_CLOSING = 1.0
+"""Seconds in which a hub must be reached while the queue is closed."""
 
 
 class LinkOwner(Protocol):
@@ -117,25 +111,17 @@ class HubLink:
             "program": program or _own_name(),
         }
         self._directory = directory
-        self._sock: socket.socket | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._socket: HubSocket | None = None
+        """None: no hub is connected."""
         self._task: asyncio.Task[None] | None = None
         self._attempt = _Attempt()
         self._delay = 0.0
         """Seconds until the next attempt, after a failure."""
         self._began = -math.inf
         """Time (`time.monotonic()`) at which the connection was made."""
-        self._received = b""
-        self._unsent = b""
-        self._outbox: list[str] = []
-        self._in_pass = False
-        """Whether something was sent in this pass of the loop."""
-        self._has_asked = False
-        """Whether a message was sent at once in this pass."""
         self.asks = 0
         """Number of times that messages were sent."""
         self._closed = False
-        self._close_late: weakref.finalize[Any, HubLink] | None = None
         _links.add(self)
 
     def attach(self, owner: LinkOwner) -> None:
@@ -144,7 +130,7 @@ class HubLink:
 
     def open(self) -> None:
         """Connect, if it is not connected; try again for as long as it is needed."""
-        if self._sock is None and self._task is None and not self._closed:
+        if self._socket is None and self._task is None and not self._closed:
             self._task = self._host.loop.spawn(
                 self._run, name="aioapiqueue hub", on_end=self._ended
             )
@@ -185,7 +171,7 @@ class HubLink:
                 return
             except Exception as error:  # noqa: BLE001 - no call may wait without a reported reason
                 known = isinstance(error, Unreachable)
-                why = str(error) if known else f"cannot reach the hub on this host: {error!r}"
+                why = str(error) if known else f"cannot reach the host hub: {error!r}"
                 self._owner.disconnected(why)
             except BaseException:
                 attempt.given_up = True
@@ -201,104 +187,40 @@ class HubLink:
             self._delay = min(_BACKOFF[1], max(_BACKOFF[0], 2 * self._delay))
 
     def _begin(self, reached: Reached) -> None:
-        loop = self._loop = asyncio.get_running_loop()
-        sock = self._sock = reached.sock
-        sock.settimeout(0)
-        self._received, self._unsent, self._outbox = b"", b"", []
-        self._in_pass = self._has_asked = False
-        # Weakly, so that a queue which is no longer referenced is collected together with this.
-        self._close_late = weakref.finalize(self, _close, sock, loop)
-        self._close_late.atexit = False  # the kernel closes it then, and the loop may be gone
-        loop.add_reader(sock.fileno(), _call, weakref.ref(self), HubLink.read)
+        self._socket = HubSocket(
+            reached.sock, encode=self._encode, received=self._received, lost=self._note_loss
+        )
         self._began = time.monotonic()
         self._owner.connected(reached.welcome.get("newest", {}))
-        self._process(reached.rest)
+        self._socket.process(reached.rest)
 
     def send(self, text: str, *, at_once: bool = False) -> None:
-        """Send a message with all others of this pass of the loop; only while it is connected.
+        """Send a message as `HubSocket.send` does; only while it is connected."""
+        if self._socket is not None:
+            self._socket.send(text, at_once=at_once)
 
-        Args:
-            text: of the message.
-            at_once: whether a caller waits for the answer: the first such message of a pass is
-                sent now, with all messages before it. Default: False.
-        """
-        if self._sock is None or self._loop is None:
-            return
-        self._outbox.append(text)
-        if not self._in_pass:
-            self._in_pass = True
-            self._loop.call_soon(self._end_pass)
-        if at_once and not self._has_asked:
-            self._has_asked = True
-            self._flush()
-
-    def _end_pass(self) -> None:
-        self._in_pass = self._has_asked = False
-        self._flush()
-
-    def _flush(self) -> None:
-        outbox, self._outbox = self._outbox, []
-        if self._sock is None or not outbox:
-            return
+    def _encode(self, texts: list[str]) -> bytes:
         self.asks += 1
-        data = encode(outbox)
-        if self._unsent:  # `write_more` sends it, in order
-            self._unsent += data
-        else:
-            self._write(data)
+        return encode(texts)
 
-    def _write(self, data: bytes) -> None:
-        sock, loop = self._sock, self._loop
-        assert sock is not None  # noqa: S101 - the caller has looked
-        assert loop is not None  # noqa: S101 - as above
-        try:
-            sent = sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as error:
-            self._lost(f"lost the connection to the hub on this host: {error}")
-            return
-        if sent < len(data):
-            if not self._unsent:
-                loop.add_writer(sock.fileno(), _call, weakref.ref(self), HubLink.write_more)
-            self._unsent = data[sent:]
-        elif self._unsent:
-            loop.remove_writer(sock.fileno())
-            self._unsent = b""
-
-    def write_more(self) -> None:
-        """Send the rest, as the socket has room again."""
-        if self._sock is not None:
-            self._write(self._unsent)
-
-    def read(self) -> None:
-        """Process what has arrived."""
-        if self._sock is None:
-            return
-        try:
-            data = self._sock.recv(_CHUNK)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._lost(f"lost the connection to the hub on this host: {error}")
-            return
-        if not data:
-            self._lost("the hub on this host has exited")
-            return
-        self._process(data)
-
-    def _process(self, data: bytes) -> None:
-        *lines, self._received = (self._received + data).split(b"\n")
+    def _received(self, lines: list[bytes]) -> None:
         for line in lines:
             if line.startswith(b"{"):  # an error, in the form of an answer to a hello
                 text = line.decode("utf-8", "replace")
-                self._lost(f"the hub on this host ended the connection: {text}")
+                self._lost(f"the host hub ended the connection: {text}")
                 return
             self._owner.receive(decode(line))
 
+    def _note_loss(self, error: Exception | None) -> None:
+        if error is None:
+            self._lost("the host hub has exited")
+        else:
+            self._lost(f"lost the connection to the host hub: {error}")
+
     def _lost(self, why: str) -> None:
-        if (sock := self._take_socket()) is not None:
-            sock.close()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
         # Only a connection that lasted shows that the hub works. One that closes each connection at
         # once gets fewer attempts.
         lasted = time.monotonic() - self._began > _BACKOFF[1]
@@ -307,29 +229,13 @@ class HubLink:
         if self._owner.is_needed:
             self.open()
 
-    def _take_socket(self) -> socket.socket | None:
-        """Detach the socket from this link and its loop, and return it."""
-        sock, loop, self._sock = self._sock, self._loop, None
-        if self._close_late is not None:
-            self._close_late.detach()
-            self._close_late = None
-        if sock is not None and loop is not None and not loop.is_closed():  # closed, it has none
-            loop.remove_reader(sock.fileno())
-            loop.remove_writer(sock.fileno())
-        return sock
-
     def drop(self) -> None:
         """Forget the connection: this is another loop or process."""
         self._attempt.given_up = True
         self._task = None  # not cancelled: it belongs to the other loop, or to the parent process
-        if self._close_late is not None:
-            self._close_late.detach()
-            self._close_late = None
-        if self._sock is not None:
-            # Not removed from its loop first: a child made by `fork` shares the loop's selector
-            # with the parent, which must go on reading.
-            self._sock.close()
-            self._sock = None
+        if self._socket is not None:
+            self._socket.drop()
+            self._socket = None
 
     async def aclose(self) -> None:
         """Close the connection, and end its task."""
@@ -340,21 +246,10 @@ class HubLink:
             await asyncio.wait([self._task], timeout=_CLOSING)
         self._closed = True
         self._attempt.given_up = True
-        self._flush()
-        sock = self._take_socket()
-        if sock is not None and self._unsent:  # the last messages
-            handed = [sock]  # the one that takes it out, here or in the thread, closes it
-            threads = CapacityLimiter(1)
-            try:
-                # Cancelled here: a thread that has begun has taken the socket, and closes it.
-                await to_thread.run_sync(
-                    _send_rest, handed, self._unsent, abandon_on_cancel=True, limiter=threads
-                )
-            finally:
-                with contextlib.suppress(IndexError):
-                    handed.pop().close()
-        elif sock is not None:
-            sock.close()
+        if self._socket is not None:
+            # Cancelled here: the socket is closed all the same.
+            taken, self._socket = self._socket, None
+            await taken.aclose()
         if self._task is not None:
             self._task.cancel()
             # Cancelled here: the task still ends.
@@ -362,16 +257,6 @@ class HubLink:
 
     def __repr__(self) -> str:
         return f"HostSchedule({self._quota[1]!r})"
-
-
-_CLOSING = 1.0
-"""Seconds in which the last messages have to be sent."""
-
-
-def _send_rest(handed: list[socket.socket], rest: bytes) -> None:
-    with contextlib.suppress(IndexError, OSError), handed.pop() as sock:
-        sock.settimeout(_CLOSING)
-        sock.sendall(rest)
 
 
 _links: weakref.WeakSet[HubLink] = weakref.WeakSet()
@@ -385,28 +270,6 @@ def _drop_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_drop_all)
-
-
-def _call(ref: weakref.ref[HubLink], method: Callable[[HubLink], None]) -> None:
-    """Call a method of a link, unless the link was garbage collected."""
-    link = ref()
-    if link is not None:
-        method(link)
-
-
-def _close(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
-    """Close the socket of a link that was garbage collected."""
-
-    def close() -> None:
-        loop.remove_reader(sock.fileno())
-        loop.remove_writer(sock.fileno())
-        sock.close()
-
-    try:
-        # The collector runs in any thread, and a selector may only be changed by its loop's own.
-        loop.call_soon_threadsafe(close)
-    except RuntimeError:  # the loop is closed
-        sock.close()
 
 
 def _own_name() -> str:

@@ -1,4 +1,4 @@
-"""Where the hub's files are."""
+"""Where the host hub's files are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SOCKET, _LOCK = "host.sock", "host.lock"
 
 
 class HubLocation:
-    """Where this user's hub listens. Nothing here depends on the environment.
+    """Where this user's host hub listens. Nothing here depends on the environment.
 
     A login shell, a cron job and a web server's worker must find the same hub. So XDG_RUNTIME_DIR,
     TMPDIR and HOME are ignored: the hub listens in the runtime directory of the user's id, which

@@ -1,4 +1,4 @@
-"""The protocol between a queue and the hub: JSON, one list of messages in each line of text.
+"""The protocol between a queue and the host hub: JSON, one list of messages in each line of text.
 
 Each message is a list that begins with its kind. A call has a number, its ticket, which its queue
 chooses. A `key` is `[]` for the whole queue, and `[key]` for a key, which may be null. Amounts are

@@ -1,4 +1,4 @@
-"""Finds the hub, and starts it if there is none. All of this blocks."""
+"""Finds the host hub, and starts it if there is none. All of this blocks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aioapiqueue._shared import hub_client
 from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
-from aioapiqueue._shared.local_sockets import make_private, peer_of
+from aioapiqueue._shared.local_sockets import make_private
 from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue.exceptions import SharedError
 from aioapiqueue.threads.spi import plain_subprocess
@@ -106,12 +107,8 @@ def _python() -> str | None:
     return None
 
 
-_ANSWER = 5.0
-"""Seconds in which a hub answers, unless its process is stopped."""
 _WITHIN = 40.0
 """Seconds in which a hub must listen: another process may start it, which takes up to 30 s."""
-_LONGEST = 1 << 26
-"""Most bytes of an answer: the status of 100,000 lanes has fewer."""
 _SAME_CLOCK = 10.0
 """Seconds by which the hub's answer and this process may differ on the same clock: a process can be
 suspended in between."""
@@ -155,15 +152,15 @@ def reach(hello: Mapping[str, Any], *, override: str | None) -> Reached:
                 if reached is not None:
                     return reached
             elif (why := start_hub(place)) is not None:
-                raise SharedError(f"the hub on this host cannot be started: {why}")
+                raise SharedError(f"the host hub cannot be started: {why}")
             if time.monotonic() > until:
-                raise Unreachable(f"the hub on this host did not start within {_WITHIN:g} s")
+                raise Unreachable(f"the host hub did not start within {_WITHIN:g} s")
             time.sleep(pause)
             pause = min(0.05, 1.5 * pause)
     except (PermissionError, ValueError) as error:
-        raise SharedError(f"the hub on this host: {error}") from None
+        raise SharedError(f"the host hub: {error}") from None
     except OSError as error:
-        raise Unreachable(f"the hub on this host: {error}") from None
+        raise Unreachable(f"the host hub: {error}") from None
 
 
 def connect(place: HubLocation) -> socket.socket | None:
@@ -176,9 +173,8 @@ def connect(place: HubLocation) -> socket.socket | None:
     for number, path in enumerate(place.sockets()):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.settimeout(_ANSWER)
-            sock.connect(os.fspath(path))
-            _check_peer(sock, path)  # before a byte is sent: a hello names limits and lanes
+            hub_client.connect_to_hub(sock, os.fspath(path))
+            make_private(path.parent, variable=HUB_DIR)
         except (FileNotFoundError, ConnectionRefusedError):
             sock.close()
         except OSError as error:
@@ -208,43 +204,6 @@ def _no_access(path: Path) -> PermissionError:
     )
 
 
-def _check_peer(sock: socket.socket, path: Path) -> None:
-    """Refuse a socket that may be another user's."""
-    make_private(path.parent, variable=HUB_DIR)
-    try:
-        uid, _ = peer_of(sock)
-    except OSError:  # the hub has exited
-        raise ConnectionRefusedError(errno.ECONNREFUSED, "the hub closed the connection") from None
-    if uid not in {None, os.geteuid()}:
-        raise PermissionError(
-            f"{path} belongs to a process of user {uid}, and you are user {os.geteuid()}"
-        )
-
-
-def ask(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """Send the first message; return the answer, and what was sent after it.
-
-    Raises:
-        OSError: the connection broke, or no answer arrived.
-        ValueError: the answer is not JSON, or too long.
-    """
-    sock.sendall(json.dumps(hello).encode("ascii") + b"\n")
-    received = bytearray()
-    part = b""
-    while b"\n" not in part:
-        part = sock.recv(65536)
-        if not part:
-            raise ConnectionResetError("the hub exited before it responded")
-        received += part
-        if len(received) > _LONGEST:
-            raise ValueError(
-                f"the hub's response is longer than {_LONGEST >> 20} MiB: stop the hub "
-                "(aioapiqueue hub stop)"
-            )
-    line, _, rest = bytes(received).partition(b"\n")
-    return json.loads(line), rest
-
-
 def command(place: HubLocation, hello: Mapping[str, Any]) -> dict[str, Any] | None:
     """Send a command to the hub and return its answer; None: no hub runs.
 
@@ -259,7 +218,7 @@ def command(place: HubLocation, hello: Mapping[str, Any]) -> dict[str, Any] | No
             return None
         with sock:
             try:
-                return ask(sock, hello)[0]
+                return hub_client.send_hello(sock, hello)[0]
             except ConnectionError:  # it was exiting: by now none runs, or another one
                 tries += 1
                 if tries == _TRIES:
@@ -268,12 +227,12 @@ def command(place: HubLocation, hello: Mapping[str, Any]) -> dict[str, Any] | No
 
 def _check_answer(answer: Mapping[str, Any]) -> None:
     if "refused" in answer:
-        raise SharedError(f"the hub on this host: {answer['refused']}")
+        raise SharedError(f"the host hub: {answer['refused']}")
     now = time.monotonic()
     # Both clocks are CLOCK_MONOTONIC, which is one for all processes outside of time namespaces.
     if abs(answer.get("now", now) - now) > _SAME_CLOCK:
         raise SharedError(
-            "the hub on this host runs in another time namespace than this process: grants would "
+            "the host hub runs in another time namespace than this process: grants would "
             f"come at wrong times. Set {HUB_DIR} to another directory for the processes of this "
             "namespace, which then share a hub of their own"
         )
@@ -282,13 +241,15 @@ def _check_answer(answer: Mapping[str, Any]) -> None:
 def _greet(sock: socket.socket, hello: Mapping[str, Any]) -> Reached | None:
     """Send the first message; None: that hub is about to exit, and another one is needed."""
     try:
-        answer, rest = ask(sock, hello)
+        answer, rest = hub_client.send_hello(sock, hello)
         _check_answer(answer)
         if "ends" not in answer:  # it does not end to make place for this process's version
             return Reached(sock, answer, rest)
     except TimeoutError:
         sock.close()
-        raise Unreachable(f"the hub on this host did not respond within {_ANSWER:g} s") from None
+        raise Unreachable(
+            f"the host hub did not respond within {hub_client.ANSWER_SECONDS:g} s"
+        ) from None
     except ConnectionError:  # it has just exited
         pass
     except BaseException:

@@ -1,4 +1,4 @@
-"""The hub's process. `aioapiqueue._shared.host.reach` starts it."""
+"""The process of the host hub. `aioapiqueue._shared.host.reach` starts it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
 from aioapiqueue._shared.host.messages import own_version
 from aioapiqueue._shared.host_hub.journal import Journal
 from aioapiqueue._shared.host_hub.quotas import HubQuotas
-from aioapiqueue._shared.host_hub.service import HubService
+from aioapiqueue._shared.host_hub.service import HostHub
 from aioapiqueue._shared.local_sockets import listen, make_private
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _quotas(folder: Path) -> HubQuotas:
 async def _serve(
     place: HubLocation, listener: socket.socket, path: Path, quotas: HubQuotas
 ) -> None:
-    service = HubService(place, listener, path, version=own_version(), quotas=quotas)
+    service = HostHub(place, listener, path, version=own_version(), quotas=quotas)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)

@@ -1,4 +1,4 @@
-"""The hub's socket: serves connections, and ends the hub once it is idle."""
+"""The host hub: serves its clients, and ends once it is idle."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._shared.accept import Acceptor
 from aioapiqueue._shared.host.directory import HUB_DIR
 from aioapiqueue._shared.host.messages import PROTOCOL, decode, encode
-from aioapiqueue._shared.local_sockets import listen, peer_of, remove
+from aioapiqueue._shared.hub_server import HubServer
+from aioapiqueue._shared.local_sockets import listen, remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,26 +25,21 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.host.directory import HubLocation
     from aioapiqueue._shared.host_hub.client import HubClient
     from aioapiqueue._shared.host_hub.quotas import HubQuotas
+    from aioapiqueue._shared.hub_server import HubConnection
 
 _IDLE = 10.0
 """Seconds for which an idle hub stays, so that successive jobs find it."""
 _LOOK = 5.0
 """Seconds between two checks of the socket's file, which disappears with the runtime directory."""
-_CHUNK = 1 << 14
-"""Bytes to read at once."""
-_UNREAD = 1 << 24
-"""Most bytes that a client may leave unread: some 400,000 grants."""
 _LONGEST = 1 << 24
 """Most bytes of a line: the terms of 100,000 lanes have fewer."""
 _COMMAND = b'{"command"'
 """The beginning of a command's first line; other first lines are hellos."""
-_HELLO = 30.0
-"""Seconds in which a connection has to send its first line."""
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """The errors of reading a message whose parts have a wrong type or value."""
 
 
-class HubService:
+class HostHub:
     """Serves connections until there has been none for a while, or until `stop` is called.
 
     Args:
@@ -70,16 +65,14 @@ class HubService:
         self._quotas = quotas
         self.steps = quotas.steps
         self._started = time.time()
-        self._connections: set[_Connection] = set()
         self._over = asyncio.Event()
         self._idle_timer: asyncio.TimerHandle | None = None
         self._is_kept = False
         """Whether it stays even if it is idle."""
-        self._acceptor = self._accept_from(listener)
+        self._server = HubServer(
+            listener, partial(_Client, self), longest=_LONGEST, refusal="refused"
+        )
         self._inode = path.stat().st_ino  # tells whether the file is still this socket's
-
-    def _accept_from(self, listener: socket.socket) -> Acceptor:
-        return Acceptor(listener, lambda: _Connection(self), close_idle=lambda: False)
 
     async def run(self) -> None:
         """Serve until the end."""
@@ -91,9 +84,7 @@ class HubService:
                         await self._over.wait()
                 self._look_at_socket()
         finally:
-            self._acceptor.close()
-            for connection in list(self._connections):
-                connection.close()
+            self._server.close()
             self._quotas.close(time.monotonic())
             remove(self._path)
             await asyncio.sleep(0)  # the transports close their sockets
@@ -125,20 +116,8 @@ class HubService:
         except (OSError, ValueError):  # tried again in `_LOOK` seconds
             listener.close()
             return
-        self._acceptor.close()
-        self._acceptor, self._path, self._inode = self._accept_from(listener), path, inode
-
-    # What connections call.
-
-    def connected(self, connection: _Connection) -> None:
-        """Add a connection."""
-        self._connections.add(connection)
-
-    def left(self, connection: _Connection) -> None:
-        """Remove a connection."""
-        self._connections.discard(connection)
-        self._acceptor.go_on()
-        self._watch_idle(used=connection.was_client)
+        self._server.listen_on(listener)
+        self._path, self._inode = path, inode
 
     def _watch_idle(self, *, used: bool = True) -> None:
         """End the hub after a while, unless a connection is made before.
@@ -147,7 +126,7 @@ class HubService:
             used: whether a client has just used it. Commands such as `hub status`, even one each
                 second, do not keep it running.
         """
-        if not self._connections and not self._is_kept:
+        if not self._server.handlers and not self._is_kept:
             if self._idle_timer is not None:
                 if not used:
                     return
@@ -157,7 +136,7 @@ class HubService:
 
     def _end_if_idle(self) -> None:
         self._idle_timer = None
-        if self._connections or self._is_kept:
+        if self._server.handlers or self._is_kept:
             return
         self._quotas.forget_idle()
         if self._quotas.may_be_forgotten:  # else the limits in memory would start unused
@@ -165,11 +144,21 @@ class HubService:
         else:
             self._watch_idle()
 
-    def answer(self, hello: Mapping[str, Any], connection: _Connection) -> dict[str, Any]:
+    # What the handlers of connections call.
+
+    def left(self, client: HubClient | None) -> None:
+        """Drop what a client had whose connection has ended; None: it was none."""
+        try:
+            if client is not None:
+                client.leave()
+        finally:  # else the hub would never be idle again
+            self._watch_idle(used=client is not None)
+
+    def answer(self, hello: Mapping[str, Any], handler: _Client) -> dict[str, Any]:
         """Return the answer to the first line of a connection."""
         match hello.get("command"):
             case None:
-                return self._welcome(hello, connection)
+                return self._welcome(hello, handler)
             case "status" | "keep" as what:
                 self._is_kept |= what == "keep"
                 return self._status(lanes=hello.get("lanes", True) is not False)
@@ -180,7 +169,7 @@ class HubService:
                 self.stop()
                 return {
                     "pid": os.getpid(),
-                    "queues": sum(one.is_client for one in self._connections),
+                    "queues": sum(one.client is not None for one in self._server.handlers),
                 }
             case "reset":
                 return self._reset(str(hello["quota"]))
@@ -196,14 +185,14 @@ class HubService:
                 "locks the file, then try again"
             }
 
-    def _welcome(self, hello: Mapping[str, Any], connection: _Connection) -> dict[str, Any]:
+    def _welcome(self, hello: Mapping[str, Any], handler: _Client) -> dict[str, Any]:
         theirs = (_in_order(str(hello.get("version"))), hello.get("protocol"))
         ours = (_in_order(self._version), PROTOCOL)
         if theirs != ours:
             differs = "version" if theirs[0] != ours[0] else "build"
             # A newer process replaces an older hub without clients, as after an upgrade. An older
             # one does not: two programs could otherwise end each other's hub for ever.
-            if theirs > ours and not any(one.is_client for one in self._connections):
+            if theirs > ours and all(one.client is None for one in self._server.handlers):
                 self.stop()
                 return {"ends": True}
             return {
@@ -211,13 +200,13 @@ class HubService:
                 f"this process ({hello.get('version')}). Use the same {differs} in all your "
                 "processes, or stop the hub when nothing else uses it (aioapiqueue hub stop)"
             }
-        connection.client = self._quotas.welcome(hello, connection.flush)
+        handler.client = self._quotas.welcome(hello, handler.flush)
         # The hub is in use; the idle time begins again when this client leaves.
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
-        connection.pid, connection.program = int(hello["pid"]), str(hello["program"])
-        return {"welcome": self._version, "pid": os.getpid(), **connection.client.hello()}
+        handler.pid, handler.program = int(hello["pid"]), str(hello["program"])
+        return {"welcome": self._version, "pid": os.getpid(), **handler.client.hello()}
 
     def _status(self, *, lanes: bool) -> dict[str, Any]:
         """Return all quotas and their clients, for `hub status`.
@@ -226,7 +215,7 @@ class HubService:
             lanes: whether to include the limits of lanes.
         """
         by_quota: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for one in self._connections:
+        for one in self._server.handlers:
             if one.client is not None:
                 by_quota.setdefault(one.client.quota_name, []).append(
                     {
@@ -264,125 +253,48 @@ def _in_order(version: str) -> tuple[list[int], str, int]:
     return numbers, found[2] or "release", int(found[3] or 0)  # "release" is after "rc"
 
 
-class _Connection(asyncio.BufferedProtocol):
-    """One connection, from its first line to its end.
+class _Client:
+    """What serves one connection, from its first line to its end.
 
     Args:
-        service: the service that accepted it.
+        service: the service.
+        connection: the connection.
     """
 
-    def __init__(self, service: HubService) -> None:
+    def __init__(self, service: HostHub, connection: HubConnection[_Client]) -> None:
         self._service = service
-        self._buffer = memoryview(bytearray(_CHUNK))
-        self._pieces: list[bytes] = []
-        """The pieces of an incomplete line, which are joined once: it may be long."""
-        self._length = 0
-        """Number of bytes in these."""
-        self._hello_timer: asyncio.TimerHandle
+        self._connection = connection
         self.client: HubClient | None = None
         """The queue at its other end; None: it has sent no hello, or a command."""
-        self.was_client = False
-        """Whether a queue was at its other end until it was lost."""
         self.pid, self.program = 0, ""
 
-    @property
-    def is_client(self) -> bool:
-        """Whether a queue is at its other end."""
-        return self.client is not None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Accept the connection, unless it is another user's."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a socket
-        self._transport = transport
-        self._hello_timer = asyncio.get_running_loop().call_later(_HELLO, self._refuse_silent)
-        try:
-            uid, _ = peer_of(transport.get_extra_info("socket"))
-        except OSError:  # the client has hung up already
-            transport.abort()
-            return
-        if uid in {None, os.geteuid()}:
-            self._service.connected(self)
-        else:
-            transport.abort()
-
-    def _refuse_silent(self) -> None:
-        """Close a connection that sends nothing."""
-        self._send({"refused": f"this hub received no complete line within {_HELLO:g} s"})
-        self.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End the client's calls."""
-        if exc is not None and self.client is not None:
-            self._read_rest()
-        # In a step: hundreds of connections may be lost at once.
-        client, self.client = self.client, None
-        self.was_client = client is not None
-        self._hello_timer.cancel()
-        self._service.steps.add(partial(self._leave, client))
-
-    def _read_rest(self) -> None:
-        """Process what the client sent before it hung up.
-
-        asyncio stops reading once a write fails, such as an answer to a client that has just left.
-        """
-        fd = self._transport.get_extra_info("socket").fileno()
-        with contextlib.suppress(OSError):
-            while received := os.readv(fd, [self._buffer]):
-                self.buffer_updated(received)
-
-    def _leave(self, client: HubClient | None) -> None:
-        try:
-            if client is not None:
-                client.leave()
-        finally:  # else the hub would never be idle again
-            self._service.left(self)
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as asyncio's
-        """Return the buffer to read into."""
-        return self._buffer  # always the same: a plain `Protocol` allocates 256 KiB for each read
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def received(self, lines: list[bytes]) -> None:
         """Process whole lines."""
-        first, *others = bytes(self._buffer[:nbytes]).split(b"\n")
-        self._pieces.append(first)
-        self._length += len(first)
-        if not others:
-            if self._length > _LONGEST:
-                self._refuse(ValueError("the line is too long"))
-            return
-        lines = [b"".join(self._pieces), *others[:-1]]
-        self._pieces, self._length = others[-1:], len(others[-1])
         if self.client is not None:
             self._process(lines)
             return
         # Hundreds may connect at once, each with hundreds of lanes: other clients must not wait for
         # all of them. Until this hello is answered, nothing is read, so that lines keep their
         # order.
-        self._hello_timer.cancel()
-        self._transport.pause_reading()
+        self._connection.hold()
         # A command is cheap, and a person waits for it.
         is_command = lines[0].startswith(_COMMAND)
         self._service.steps.add(partial(self._begin, lines), first=is_command)
 
     def _begin(self, lines: Iterable[bytes]) -> None:
         """Answer the first line, then process those that came with it."""
-        if self._transport.is_closing():  # the hub is ending
-            return
         self._process(lines)
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._connection.go_on()
 
     def _process(self, lines: Iterable[bytes]) -> None:
         try:
             for line in lines:
+                if not self._connection.is_open:
+                    return
                 self._take(line)
         except _MALFORMED as error:
-            self._refuse(error)
-
-    def _refuse(self, error: Exception) -> None:
-        # It comes from another program, or from a faulty build, and more would follow.
-        self._send({"refused": f"this hub received an invalid message: {error!r}"})
-        self.close()
+            # It comes from another program, or from a faulty build, and more would follow.
+            self._connection.refuse(f"this hub received an invalid message: {error!r}")
 
     def _take(self, line: bytes) -> None:
         if self.client is not None:
@@ -393,22 +305,23 @@ class _Connection(asyncio.BufferedProtocol):
         if not isinstance(hello, dict):
             raise TypeError("not a JSON object")
         answer = self._service.answer(hello, self)
-        self._send(answer)
+        self._connection.send(json.dumps(answer).encode("ascii") + b"\n")
         if self.client is None:
-            self._transport.close()
-
-    def _send(self, answer: Mapping[str, Any]) -> None:
-        self._transport.write(json.dumps(answer).encode("ascii") + b"\n")
+            self._connection.finish()
 
     def flush(self, client: HubClient) -> None:
         """Send the queued messages of a client."""
         outbox, client.outbox = client.outbox, []
         self._service.commit()  # before the client learns of its grants
-        if outbox and client is self.client and not self._transport.is_closing():
-            self._transport.write(encode(outbox))
-            if self._transport.get_write_buffer_size() > _UNREAD:  # its process is stopped
-                self._transport.abort()
+        if outbox and client is self.client:
+            self._connection.send(encode(outbox))
 
-    def close(self) -> None:
-        """Close the connection, once everything is written."""
-        self._transport.close()
+    def close_idle(self) -> bool:
+        """Return False: a queue may be idle for long, and has to be told what others decide."""
+        return False
+
+    def lost(self) -> None:
+        """End the client's calls."""
+        # In a step: hundreds of connections may be lost at once.
+        client, self.client = self.client, None
+        self._service.steps.add(partial(self._service.left, client))

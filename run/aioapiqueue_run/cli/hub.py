@@ -1,4 +1,4 @@
-"""`aioapiqueue hub`: shows and controls the quotas that the hub of this host enforces."""
+"""`aioapiqueue hub`: shows and controls the quotas that the host hub enforces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gateway's connection to the run's hub, for all requests. docs/hub.md has the protocol."""
+"""The gateway's connection to the run hub, for all requests. docs/hub.md has the protocol."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import asyncio
 import json
 import math
 import os
+import socket
 from typing import TYPE_CHECKING
 
-from aioapiqueue.schedules.spi import peer_of
+from anyio import to_thread
+
+from aioapiqueue.schedules.spi import HubSocket, connect_to_hub, send_hello
 from aioapiqueue_run.hub.spi import MAX_LINE, VERSION
 
 if TYPE_CHECKING:
@@ -17,9 +20,6 @@ if TYPE_CHECKING:
     from aioapiqueue_run.gateway.calls import ApiCall
 
 __all__ = ["HubRequest", "NotPacedError", "RunHubClient"]
-
-_LINE = 1 << 16
-"""Most bytes of a line from the hub. The longest is an error that quotes the request."""
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` makes one for each call
 
@@ -44,7 +44,8 @@ class HubRequest:
 
     def leave(self) -> None:
         """Leave the queue, or give back the turn if nothing was sent."""
-        self._client.finish(self._number, "leave")
+        self._client.forget(self._number)
+        self._client.send(do="leave", id=self._number)
         if not self.turn.cancel() and not self.turn.cancelled():
             self.turn.exception()  # retrieved, because asyncio logs exceptions that are not
 
@@ -54,7 +55,7 @@ class HubRequest:
         Args:
             advice: fields of the protocol: `throttled`, `hold`, `remaining` and others.
         """
-        self._client.advise(self._number, advice)
+        self._client.send(do="advice", id=self._number, **advice)
 
     def end(self, outcome: Mapping[str, object]) -> None:
         """Report the outcome.
@@ -62,11 +63,12 @@ class HubRequest:
         Args:
             outcome: fields of the protocol: `status`, `code`, `failed` and others.
         """
-        self._client.finish(self._number, "end", **outcome)
+        self._client.forget(self._number)
+        self._client.send(do="end", id=self._number, **outcome)
 
 
 class RunHubClient:
-    """A connection to the run's hub.
+    """A connection to the run hub.
 
     Args:
         path: the path of the hub's socket.
@@ -78,8 +80,9 @@ class RunHubClient:
         self._path = path
         self._waiting: dict[int, HubRequest] = {}
         self._number = 0
-        self._unsent: list[bytes] = []
-        self._writer: asyncio.StreamWriter
+        self._socket: HubSocket
+        self._last_words = ""
+        """Why the hub closes the connection, if it has said so."""
         self.why = ""
         """Why the connection has ended."""
 
@@ -89,22 +92,28 @@ class RunHubClient:
         Raises:
             NotPacedError: there is no hub, or it belongs to another user, or has another version.
         """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            reader, self._writer = await asyncio.open_unix_connection(self._path, limit=_LINE)
-            # Before anything is sent: another user's process at this path would receive the ids of
-            # access keys, and could admit calls at any rate. None: the system does not know it.
-            user, _ = peer_of(self._writer.get_extra_info("socket"))
-            if user not in {None, os.geteuid()}:
-                raise NotPacedError(
-                    f"{self._path} belongs to user id {user}, so it is not the hub of this run"
-                )
-            self._send(do="hello", version=VERSION, pid=os.getpid())
-            answer = json.loads(await reader.readline() or b"{}")
-        except OSError as error:
-            raise NotPacedError(f"no hub is listening at {self._path}: {error}") from None
+            # Cancelled here: the thread ends first, after some seconds at most.
+            rest = await to_thread.run_sync(self._greet, sock)
+        except (OSError, ValueError) as error:
+            sock.close()
+            raise NotPacedError(f"no hub of this run is at {self._path}: {error}") from None
+        except BaseException:
+            sock.close()
+            raise
+        self._socket = HubSocket(
+            sock, encode=_encode, received=self._received, lost=self._note_loss
+        )
+        self._socket.process(rest)
+
+    def _greet(self, sock: socket.socket) -> bytes:
+        connect_to_hub(sock, self._path)
+        hello = {"do": "hello", "version": VERSION, "pid": os.getpid()}
+        answer, rest = send_hello(sock, hello)
         if answer.get("version") != VERSION:
-            raise NotPacedError(answer.get("error", "the hub has ended"))
-        self._reading = asyncio.create_task(self._read(reader))
+            raise NotPacedError(answer.get("error", "it speaks another version of the protocol"))
+        return rest
 
     def ask(self, call: ApiCall, *, again: bool = False) -> HubRequest:
         """Ask for the turn of a call.
@@ -119,32 +128,27 @@ class RunHubClient:
         if self.lost.is_set():
             raise NotPacedError(self.why)
         self._number += 1
-        fields = {
-            "do": "ask",
-            "id": self._number,
-            "service": call.service,
-            "operation": call.operation,
-            "region": call.region,
-            "key": call.key,
-            "parameters": call.parameters or None,
-            "again": again or None,
-        }
+        text = _text_of(
+            do="ask",
+            id=self._number,
+            service=call.service,
+            operation=call.operation,
+            region=call.region,
+            key=call.key,
+            parameters=call.parameters or None,
+            again=again or None,
+        )
         # The hub ends a connection at a longer line, which would fail all calls of the run.
-        if len(_to_json(fields)) >= MAX_LINE:
+        if len(text) >= MAX_LINE:
             raise NotPacedError(f"the description of this call exceeds {MAX_LINE:,} bytes")
         # Noted before it is sent, so that no response finds it missing.
         ask = self._waiting[self._number] = HubRequest(self, self._number)
-        self._send(**fields)
+        self._socket.send(text)
         return ask
 
-    def finish(self, number: int, do: str, **outcome: object) -> None:
-        """Send a message that ends a request."""
+    def forget(self, number: int) -> None:
+        """Note that a request waits no more."""
         self._waiting.pop(number, None)
-        self._send(do=do, id=number, **outcome)
-
-    def advise(self, number: int, advice: Mapping[str, object]) -> None:
-        """Send the advice of a response."""
-        self._send(do="advice", id=number, **advice)
 
     def refuse_all(self, why: str) -> None:
         """Refuse all waiting and future requests. Requests in flight may still end."""
@@ -157,47 +161,40 @@ class RunHubClient:
 
     async def aclose(self) -> None:
         """Close the connection. Waiting requests are refused."""
-        self._reading.cancel()
-        await asyncio.wait([self._reading])
-        self._flush()  # the outcomes of the last requests, which wait for the loop's next pass
-        self._writer.close()
+        self.refuse_all("the gateway has closed its connection to aioapiqueue's hub")
+        # Cancelled here: the connection is closed all the same.
+        await self._socket.aclose()
 
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        why = "it has ended"
-        try:
-            while line := await reader.readline():
-                why = self._take(json.loads(line)) or why
-        except (OSError, ValueError) as error:
-            why = str(error)
-        finally:  # cancelled, too
-            self.refuse_all(f"aioapiqueue's hub is unreachable: {why}")
+    def _received(self, lines: list[bytes]) -> None:
+        for line in lines:
+            message = json.loads(line)
+            error = message.get("error")
+            if "id" not in message:
+                self._last_words = error or ""
+                continue
+            ask = self._waiting.pop(message["id"], None)
+            if ask is None or ask.turn.done():  # it left while the hub's message was on its way
+                continue
+            if error is None:
+                ask.turn.set_result(None)
+            else:
+                _refuse(ask, error)
 
-    def _take(self, message: dict[str, object]) -> str:
-        """Handle a message; return the reason if the hub announces its end, else ""."""
-        error = str(message.get("error", ""))
-        number = message.get("id")
-        if number is None:
-            return error
-        ask = self._waiting.pop(number, None) if isinstance(number, int) else None
-        if ask is None or ask.turn.done():  # it left while the hub's message was on its way
-            return ""
-        if error:
-            _refuse(ask, error)
-        else:
-            ask.turn.set_result(None)
-        return ""
+    def _note_loss(self, error: Exception | None) -> None:
+        why = self._last_words or error or "it has ended"
+        self.refuse_all(f"aioapiqueue's hub is unreachable: {why}")
 
-    def _send(self, **message: object) -> None:
-        given = {name: one for name, one in message.items() if one is not None}
-        if not self._unsent:
-            # All messages of a pass of the loop are sent together: sending is the expensive part.
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._unsent.append(_to_json(given).encode())
+    def send(self, **message: object) -> None:
+        """Send a message, with all others of this pass of the loop."""
+        self._socket.send(_text_of(**message))
 
-    def _flush(self) -> None:
-        lines, self._unsent = self._unsent, []
-        if lines and not self._writer.is_closing():
-            self._writer.write(b"\n".join([*lines, b""]))
+
+def _text_of(**message: object) -> str:
+    return _to_json({name: one for name, one in message.items() if one is not None})
+
+
+def _encode(texts: list[str]) -> bytes:
+    return "\n".join([*texts, ""]).encode("ascii")
 
 
 def _refuse(ask: HubRequest, why: str) -> None:

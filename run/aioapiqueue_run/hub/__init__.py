@@ -1,4 +1,4 @@
-"""The hub of `aioapiqueue run`: one set of limits for all local processes of a run.
+"""The run hub, of `aioapiqueue run`: one set of limits for all local processes of a run.
 
 A `Hub` listens on a Unix domain socket. The bootstrap (`bootstrap/sitecustomize.py`), which
 `PYTHONPATH` injects into programs, asks it before each HTTP attempt of botocore and aiobotocore.

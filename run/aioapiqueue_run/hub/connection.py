@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aioapiqueue.integrations.spi import account_of, is_throttle
-from aioapiqueue.schedules.spi import peer_of
 from aioapiqueue.spi import loops
 from aioapiqueue_run.hub import protocol
 from aioapiqueue_run.hub.records import Kind, Process, ProcessLoad
@@ -16,27 +14,15 @@ from aioapiqueue_run.hub.watcher import Ended, notify
 
 if TYPE_CHECKING:
     from aioapiqueue.integrations.spi import Advice
+    from aioapiqueue.schedules.spi import HubConnection
     from aioapiqueue_run.hub.calls import Calls
     from aioapiqueue_run.hub.request import Request
 
 __all__ = ["ClientConnection"]
 
 
-_READ_BYTES = 2 * protocol.MAX_LINE
-"""Most bytes read from a connection in one pass of the loop (some 80 calls), so that other
-connections are read, too."""
-
-
-_HELLO_SECONDS = 30.0
-"""Seconds in which a connection must send its hello: a silent one would keep a file open."""
-_NO_HELLO = f"the client sent no hello within {_HELLO_SECONDS:g} s"
-
-
 class ConnectionOwner(Protocol):
-    """What a connection reports to: its beginning, its hello and its end."""
-
-    def joined(self, connection: ClientConnection) -> None:
-        """Note a new connection."""
+    """What a connection reports to: its hello and its end."""
 
     def belongs(self, pid: int) -> ProcessLoad:
         """Count a connection of a process; return the process's load."""
@@ -44,119 +30,73 @@ class ConnectionOwner(Protocol):
     def started(self, process: Process) -> None:
         """Note the hello of an interpreter."""
 
-    def idle(self, connection: ClientConnection) -> None:
-        """Note that a connection has no requests any more; this may close it."""
-
     def left(self, connection: ClientConnection) -> None:
         """Note that a connection has ended."""
 
 
-class ClientConnection(asyncio.BufferedProtocol):
+class ClientConnection:
     """Serves one connection. When it ends, its slots are released, whatever the reason.
 
     Args:
         owner: the hub.
         calls: finds the queue of each call.
+        connection: the connection.
     """
 
-    def __init__(self, owner: ConnectionOwner, calls: Calls) -> None:
+    def __init__(
+        self, owner: ConnectionOwner, calls: Calls, connection: HubConnection[ClientConnection]
+    ) -> None:
         self._owner = owner
         self._calls = calls
-        self._buffer = bytearray()
-        self._rest = b""
+        self._connection = connection
         self._requests: dict[int, Request] = {}
         self._greeted = False
         self._may_close = False
-        self.used = 0.0
-        """Time (`time.monotonic()`) at which it was last found idle."""
         self._process: Process | None = None
         self.pid: int | None = None
         """The client's process id, from the kernel, or else from its hello."""
         self._client = ProcessLoad()
-        self._transport: asyncio.Transport
-        self._hello_timer: asyncio.TimerHandle
+        if connection.peer is not None:
+            self._admit(connection.peer)
 
-    # What asyncio calls.
+    # What the connection calls.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Admit the client if this user runs it."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._owner.joined(self)  # first, as `connection_lost` follows in any case
-        loop = asyncio.get_running_loop()
-        self._hello_timer = loop.call_later(_HELLO_SECONDS, self.refuse, _NO_HELLO)
-        try:
-            uid, peer = peer_of(transport.get_extra_info("socket"))
-        except OSError:  # the client has hung up already
-            self._transport.abort()
-            return
-        if uid is not None and uid != os.geteuid():
-            self.refuse(f"the hub serves user id {os.geteuid()} only, not {uid}")
-        elif peer is not None:
-            self._admit(peer)
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
-        """Release the slots of the client, and leave the queues in which it waits."""
-        self._owner.left(self)
-        self._hello_timer.cancel()
-        if self._process is not None:
-            self._process.ended = time.time()
-        self._end_all()
-
-    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's name
-        """Return a new buffer."""
-        # A connection keeps no buffer: thousands of idle connections would keep 16 kB each.
-        self._buffer = bytearray(_READ_BYTES)
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Process the lines that are complete."""
-        data, self._buffer = self._buffer[:nbytes], bytearray()
-        *lines, self._rest = (self._rest + data).split(b"\n")
+    def received(self, lines: list[bytes]) -> None:
+        """Process complete lines."""
         try:
             for line in lines:
-                if self._transport.is_closing():
+                if not self._connection.is_open:
                     return
                 self._take(protocol.parse(line))
-            protocol.check_length(self._rest)
         except protocol.Malformed as error:
-            self.refuse(f"protocol error: {error} (see aioapiqueue docs hub)")
-        if self.is_idle:
-            self.used = time.monotonic()
-            self._owner.idle(self)
+            self._connection.refuse(f"protocol error: {error} (see aioapiqueue docs hub)")
+        if self._connection.lacks_files:
+            self.close_idle()  # now: the server would never find that of a busy thread idle
 
-    # Each message may need an answer. So the hub does not read from a client that does not read,
-    # and the data kept for the client is bounded. If it hangs up meanwhile, the next write fails.
-
-    def pause_writing(self) -> None:
-        """Stop reading from a client that does not read."""
-        self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """Read from it again."""
-        self._transport.resume_reading()
+    def lost(self) -> None:
+        """Release the slots of the client, and leave the queues in which it waits."""
+        self._owner.left(self)
+        if self._process is not None:
+            self._process.ended = time.time()
+        for number in list(self._requests):
+            self._end(number)
 
     # What the hub calls.
-
-    def refuse(self, why: str) -> None:
-        """Send the client the reason, and close the connection."""
-        self._send(error=why)
-        if self._transport.get_write_buffer_size():
-            self._transport.abort()  # `close` would wait until the client reads, perhaps for ever
-        else:
-            self._transport.close()
-        self._end_all()
 
     @property
     def is_idle(self) -> bool:
         """Whether the connection may be closed, as it has no requests."""
-        return self._may_close and not self._requests and not self._transport.is_closing()
+        return self._may_close and not self._requests and self._connection.is_open
 
-    def close_idle(self) -> None:
-        """Close the connection, as its file is needed."""
+    def close_idle(self) -> bool:
+        """Close the connection if it is idle, as its file is needed; return whether it was."""
+        if not self.is_idle:
+            return False
         # The client then knows that what it has sent meanwhile was not read, and asks again:
         # without this message, an attempt might be charged twice or never.
         self._send(idle=True)
-        self._transport.close()
+        self._connection.finish()
+        return True
 
     # Messages of the client.
 
@@ -198,7 +138,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def _hello(self, message: dict[str, Any]) -> None:
         if message.get("version") != protocol.VERSION:
-            self.refuse(
+            self._connection.refuse(
                 f"the hub speaks version {protocol.VERSION} of its protocol, but the client "
                 f"speaks {_version_in_words(message.get('version'))}. Either aioapiqueue was "
                 "upgraded during the run, or PYTHONPATH contains the bootstrap of another version. "
@@ -209,7 +149,6 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self.pid is None and not self._admit(stated):
             return
         self._greeted = True
-        self._hello_timer.cancel()
         self._may_close = message.get("closable") is True
         if "executable" in message:
             self._process = Process(
@@ -221,8 +160,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             )
             self._owner.started(self._process)
         else:
-            # Not to interpreters, which do not read. If one had hung up already, the write would
-            # fail, and the messages after its hello would be lost.
+            # Not to interpreters, which do not read.
             self._send(version=protocol.VERSION)
 
     def _ask(self, message: dict[str, Any]) -> None:
@@ -267,7 +205,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         request.count_start(now)
         notify(self._calls.watcher.started, request, now)
         # Without `_send` and JSON, as this is done for each call.
-        self._transport.write(b'{"id":%d,"go":true}\n' % number)
+        self._connection.send(b'{"id":%d,"go":true}\n' % number)
 
     def _due(self, number: int, request: Request) -> None:
         """Start a request that has its slot, or report why it was refused."""
@@ -377,19 +315,14 @@ class ClientConnection(asyncio.BufferedProtocol):
         most = protocol.MAX_CONNECTIONS_PER_PROCESS
         if self._client.connections <= most:
             return True
-        self.refuse(
+        self._connection.refuse(
             f"process {pid} has reached the maximum of {most:,} connections. Each calling thread "
             "needs one: use fewer threads"
         )
         return False
 
-    def _end_all(self) -> None:
-        for number in list(self._requests):
-            self._end(number)
-
     def _send(self, **message: object) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(protocol.to_line(**message))
+        self._connection.send(protocol.to_line(**message))
 
 
 def _version_in_words(version: object) -> str:

@@ -1,4 +1,4 @@
-"""The messages of the hub's protocol (docs/hub.md), and bounds on what clients may send."""
+"""The messages of the run hub's protocol (docs/hub.md), and bounds on what clients may send."""
 
 from __future__ import annotations
 
@@ -39,19 +39,14 @@ class Malformed(ValueError):  # noqa: N818 - names the state of the line
     """Raised for a line that breaks the protocol; the connection that sent it is closed."""
 
 
-def check_length(line: bytes) -> None:
-    """Raise `Malformed` if a line, or its beginning, is too long."""
-    if len(line) >= MAX_LINE:
-        raise Malformed(f"a line is longer than {MAX_LINE:,} bytes")
-
-
 def parse(line: bytes) -> dict[str, Any]:
     """Return the message in one line.
 
     Raises:
         Malformed: it is too long, or not a JSON object.
     """
-    check_length(line)
+    if len(line) >= MAX_LINE:
+        raise Malformed(f"a line is longer than {MAX_LINE:,} bytes")
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):  # the latter for "[[[[..."

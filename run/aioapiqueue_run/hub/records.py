@@ -14,7 +14,7 @@ __all__ = ["OTHERS", "CallStats", "Kind", "Process", "ProcessLoad"]
 OTHERS = "(others)"
 """Service and operation of the counts that all kinds of calls beyond the limit share."""
 
-_WAITED = 0.010  # seconds; a shorter time is only the way to the queue or to the host's hub
+_WAITED = 0.010  # seconds; a shorter time is only the way to the queue or to the host hub
 _TICKS = 100  # per second
 
 

@@ -1,17 +1,18 @@
-"""The hub: queues behind a Unix domain socket, on the event loop that opens it."""
+"""The run hub: queues behind a Unix domain socket, on the event loop that opens it."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 from anyio import to_thread
 
-from aioapiqueue.schedules.spi import Acceptor, check_system, listen, raise_file_limit, remove
+from aioapiqueue.schedules.spi import HubServer, check_system, listen, remove
 from aioapiqueue_run.hub import protocol
 from aioapiqueue_run.hub.calls import Calls
 from aioapiqueue_run.hub.connection import ClientConnection
@@ -29,14 +30,12 @@ __all__ = ["Hub"]
 
 BOOTSTRAP = Path(__file__).absolute().parents[1] / "bootstrap"
 
-_MANY = 128
-"""Number of connections beyond which the limit of open files is raised."""
 _MAX_PROCESSES = 10_000
 """Most interpreters that are kept, for reports; those that have ended are dropped first."""
 
 
 class Hub:
-    """Pace the calls of many local processes with the queues of one registry.
+    """The run hub: paces the calls of many local processes with the queues of one registry.
 
     An async context manager: the socket exists inside the block. Leaving the block, cancelled or
     not, refuses all waiting calls and closes every connection. It does not close the registry's
@@ -73,11 +72,9 @@ class Hub:
         # Absolute, as programs may have other working directories.
         self.path = directory.absolute() / "hub.sock"
         self._calls = Calls(registry, count_only=count_only, watcher=watcher)
-        self._connections: set[ClientConnection] = set()
         self._clients: dict[int, ProcessLoad] = {}
         self._processes: dict[int, Process] = {}
-        self._acceptor: Acceptor | None = None
-        self._files_raised = False
+        self._server: HubServer[ClientConnection] | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -151,8 +148,11 @@ class Hub:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             await to_thread.run_sync(listen, listener, self.path)
-            self._acceptor = Acceptor(
-                listener, lambda: ClientConnection(self, self._calls), close_idle=self._close_idle
+            self._server = HubServer(
+                listener,
+                partial(ClientConnection, self, self._calls),
+                longest=protocol.MAX_LINE,
+                refusal="error",
             )
         except BaseException:  # cancelled while the thread binds it, too
             listener.close()
@@ -166,24 +166,13 @@ class Hub:
         trace: TracebackType | None,
     ) -> None:
         # Nothing is awaited before all calls are refused, so that a cancellation cannot skip this.
-        if self._acceptor is not None:
-            self._acceptor.close()
-            self._acceptor = None
-        for connection in list(self._connections):
-            connection.refuse("the hub is closing: the run has ended")
+        if self._server is not None:
+            self._server.close("the hub is closing: the run has ended")
+            self._server = None
         # Meanwhile the transports close their sockets, in the loop's next pass.
         await to_thread.run_sync(remove, self.path)
 
     # What connections call.
-
-    def joined(self, connection: ClientConnection) -> None:
-        """Note a new connection."""
-        self._connections.add(connection)
-        if not self._files_raised and len(self._connections) > _MANY:
-            # Only now, when the program has been started with the user's own limit: if it had
-            # inherited a higher one, its `select()` could meet file numbers above 1,023.
-            self._files_raised = True
-            raise_file_limit()
 
     def belongs(self, pid: int) -> ProcessLoad:
         """Count a connection of a process; return the process's load."""
@@ -193,29 +182,12 @@ class Hub:
 
     def left(self, connection: ClientConnection) -> None:
         """Note that a connection has ended."""
-        self._connections.discard(connection)
         pid = connection.pid
         if pid is not None:
             client = self._clients[pid]
             client.connections -= 1
             if not client.connections:
                 del self._clients[pid]
-        if self._acceptor is not None:
-            self._acceptor.go_on()
-
-    def idle(self, connection: ClientConnection) -> None:
-        """Close a connection that has no requests any more, if its file is needed."""
-        # Now, as `_close_idle` would never find the connection of a busy thread idle.
-        if self._acceptor is not None and self._acceptor.lacks_files:
-            connection.close_idle()
-            self._acceptor.go_on()
-
-    def _close_idle(self) -> bool:
-        """Close the connection that has been idle for longest; return whether one was idle."""
-        idle = [connection for connection in self._connections if connection.is_idle]
-        if idle:
-            min(idle, key=lambda connection: connection.used).close_idle()
-        return bool(idle)
 
     def started(self, process: Process) -> None:
         """Note the hello of an interpreter."""

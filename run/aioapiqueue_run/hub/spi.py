@@ -1,4 +1,4 @@
-"""What the gateway uses of the hub in addition to public names: its protocol, and client code."""
+"""What the gateway uses of the run hub, besides public names: its protocol, and client code."""
 
 from aioapiqueue_run.bootstrap._aioapiqueue import VERSION
 from aioapiqueue_run.bootstrap._aioapiqueue.hosts import labels_of

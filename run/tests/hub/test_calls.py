@@ -1,4 +1,4 @@
-"""What the hub of a run counts of calls, without a connection."""
+"""What the run hub counts of calls, without a connection."""
 
 from __future__ import annotations
 

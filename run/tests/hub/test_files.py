@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import signal
 import sys
 import textwrap
 import time
@@ -15,10 +14,8 @@ from tests.helpers import introspect
 pytestmark = pytest.mark.real
 
 # Serves until there is a file "stop"; says where, and then what it has let go.
-HUB = (
-    introspect.MAKE_ROOM
-    + """
-import asyncio, json, resource, sys
+HUB = """
+import asyncio, json, os, resource, sys
 from pathlib import Path
 from aioapiqueue_run.hub import Hub
 from aioapiqueue.registry import Registry
@@ -32,7 +29,6 @@ class Notes:
             self.released.append(event.at)
 
 async def main():
-    make_room(float(sys.argv[4]), 0.4)
     files, said, notes = int(sys.argv[2]), [], Notes()
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
@@ -41,12 +37,12 @@ async def main():
         print(hub.path, flush=True)
         while not Path("stop").exists():
             await asyncio.sleep(0.01)
+            os.scandir("/").close()  # as `run` looks at processes: it needs a file itself
     calls = sum(figure.calls for figure in hub.figures)
     print(json.dumps([calls, notes.released, [one["message"] for one in said]]))
 
 asyncio.run(main())
 """
-)
 
 # Has so many threads call, all at once; says what each call came to.
 CALLS = """
@@ -79,9 +75,9 @@ def work(threads):
 class Crowded:
     """A hub in a process of its own, with so many files; knows at its end what it has let go."""
 
-    def __init__(self, bench, tools, files, rate, room_seconds):
+    def __init__(self, bench, tools, files, rate):
         self._bench, self._tools = bench, tools
-        self._arguments = (str(bench.directory / "hub"), str(files), rate, str(room_seconds))
+        self._arguments = (str(bench.directory / "hub"), str(files), rate)
 
     async def __aenter__(self):
         path = os.pathsep.join(sys.path)
@@ -109,11 +105,14 @@ class Crowded:
 @pytest.fixture
 def crowded(bench, tools):
     """Give hubs that may have so many files."""
-    return lambda files, rate, *, room_seconds=30: Crowded(bench, tools, files, rate, room_seconds)
+    return lambda files, rate: Crowded(bench, tools, files, rate)
 
 
 async def test_four_times_fifty_threads_share_files(bench, crowded):
-    """With 128 files each, the hub and 200 threads in four processes make all their calls."""
+    """With 128 files each, the hub and 200 threads in four processes make all their calls.
+
+    The hub's process keeps files for itself, which `asyncio.Server` would take.
+    """
     source = """
         if __name__ == "__main__":
             import multiprocessing, resource
@@ -137,7 +136,7 @@ async def test_idle_connections_make_room_for_others(bench, crowded):
                 time.sleep(0.01)
         work(30)
     """
-    async with crowded(60, "1000/s") as hub:
+    async with crowded(60, "100/s") as hub:  # so slow that each thread has its own connection
         one = await hub.start(source, "again")
         assert [await one.line() for _ in range(30)] == ["sent"] * 30
         other = await hub.start(source, "stop")
@@ -145,33 +144,25 @@ async def test_idle_connections_make_room_for_others(bench, crowded):
         (bench.directory / "again").touch()
         assert await one.end(within=20) == ("sent\n" * 30, "")
     assert (hub.calls, len(bench.loopback.times), hub.said) == (90, 90, [])
-    bench.assert_paced(1000)
+    bench.assert_paced(100)
 
 
-async def test_no_file_is_refused_in_time(bench, crowded, stalls):
-    """Where no file comes free, clients that wait are refused with the remedy; the others stay."""
-    async with crowded(48, "1/h", room_seconds=0.5) as hub:
+async def test_calls_wait_while_no_file_is_free(bench, crowded):
+    """Where no connection is idle, new calls wait for one to end: none is refused."""
+    async with crowded(48, "1/h") as hub:
         program = await hub.start("work(50)")
         assert await program.line() == "sent"
-        await asyncio.sleep(0.1)
-        os.kill(hub.pid, signal.SIGSTOP)  # meanwhile none can come free: this does not count
-        await asyncio.sleep(0.6)
-        begun = time.monotonic()
-        os.kill(hub.pid, signal.SIGCONT)
-        refused = [await program.line() for _ in range(12)]
-        assert 0.2 < time.monotonic() - begun < 4 + stalls.seconds
-        for text in refused:
-            assert text.startswith(
-                "PacingError: the call was not sent: the hub has reached its limit"
-            )
-            assert "(ulimit -n)" in text
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await program.line()
         program.process.kill()
-        await program.end()
+        assert await program.end() == ("", "")
         program = await hub.start('print("up", flush=True)\nwork(1)')
         assert await program.line() == "up"
         with pytest.raises(TimeoutError):
             await program.end(within=0.4)
     assert (hub.calls, len(bench.loopback.times), len(hub.said)) == (1, 1, 1)
+    assert "(ulimit -n)" in hub.said[0]
 
 
 WAITS = """

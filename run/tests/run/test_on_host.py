@@ -67,7 +67,7 @@ def test_lost_hub_is_replaced(hub, run, aws, python, tmp_path):
     aws.arrivals = [one for one in aws.arrivals if one[1] == "DescribeSnapshots"]
     assert len(aws.arrivals) == 22
     aws.assert_paced(40, run.begun)
-    lost = "lost the hub on this host, which enforces the limits: calls wait for another hub"
+    lost = "lost the host hub, which enforces the limits: calls wait for another hub"
     assert ended.words.count(lost) == 1
     assert ended.words.count("connected to the hub again, after ") == 1
     assert json.loads(figures.read_text())["on_host"]["times_lost"] == 1

@@ -1,4 +1,4 @@
-"""The first line of a connection to the hub: how long it may be, and when it has to come."""
+"""The first line of a connection to the host hub: how long it may be, and what waits for it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def service(directory, blockbuster):
     [path] = place.sockets()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listen(listener, path, variable="")
-    service = introspect.hub_service(
+    service = introspect.host_hub(
         place, listener, path, version=wire.own_version(), quotas=introspect.hub_quotas()
     )
     task = asyncio.create_task(service.run())
@@ -51,26 +51,6 @@ def directory():
         yield path
 
 
-async def test_who_says_nothing_is_refused(connect):
-    """After half a minute, with the reason; also who sends a line that never ends."""
-    loop = asyncio.get_running_loop()
-    silent, slow = await connect(), await connect()
-    await asyncio.sleep(0)
-    began = loop.time()
-
-    for second in range(29):
-        loop.call_later(second, slow[1].write, b" ")
-    async with asyncio.timeout(60):
-        for reader, writer in (silent, slow):
-            assert (
-                "received no complete line within 30 s"
-                in json.loads(await reader.readline())["refused"]
-            )
-            assert loop.time() == began + 30
-            assert await reader.read() == b""
-            writer.close()
-
-
 @pytest.mark.parametrize(
     "terms",
     [{"limits": [5]}, {"limits": ["~5 at once"]}, {"concurrency": 1e999}, {"units": 1}],
@@ -83,37 +63,6 @@ async def test_malformed_hello_is_refused(connect, terms):
         assert "invalid message" in json.loads(await reader.readline())["refused"]
         assert await reader.read() == b""
     writer.close()
-
-
-async def test_clients_have_no_time_limit(connect):
-    """Who has said hello stays, and the hub keeps no timer for it."""
-    loop, connections, timers = asyncio.get_running_loop(), [], []
-    for _ in range(3):
-        reader, writer = await connect()
-        writer.write(hello(2))
-        assert "welcome" in json.loads(await reader.readline())
-        connections.append((reader, writer))
-        timers.append(loop.pending_timers)
-    assert len(set(timers)) == 1
-    await asyncio.sleep(120)
-    for reader, writer in connections:
-        assert not reader.at_eof()
-        writer.close()
-
-
-async def test_who_leaves_leaves_no_timer(connect):
-    """A connection that ends without hello is forgotten at once."""
-    loop = asyncio.get_running_loop()
-    _, stays = await connect()
-    await asyncio.sleep(0.1)
-    before = loop.pending_timers
-    for _ in range(3):
-        _, leaves = await connect()
-        await asyncio.sleep(0.1)
-        leaves.close()
-    await asyncio.sleep(0.1)
-    assert loop.pending_timers == before
-    stays.close()
 
 
 def keep_busy(service):
@@ -193,10 +142,3 @@ def test_long_line_costs_its_length(hub, sock):
     sock.sendall(hello(0, program="x" * 15_000_000))
     assert json.loads(sock.recv(65536))["welcome"] == wire.own_version()
     assert cpu_seconds(pid) - before < 1 * slowness()
-
-
-def test_line_without_end_is_refused(sock):
-    """More than 16 MiB is no line of a queue."""
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        sock.sendall(b"x" * (17 << 20))
-    assert "the line is too long" in json.loads(sock.recv(65536))["refused"]

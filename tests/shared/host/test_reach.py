@@ -142,7 +142,7 @@ def test_place_of_another_user_is_named(place):
     finally:
         os.seteuid(0)
     assert str(caught.value).startswith(
-        f"the hub on this host: cannot access {path}: {path.parent} belongs to user id 0, but this "
+        f"the host hub: cannot access {path}: {path.parent} belongs to user id 0, but this "
         "program runs as user id 65534. Run the programs that share a hub "
     )
     assert str(caught.value).endswith(REMEDY)

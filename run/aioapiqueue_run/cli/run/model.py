@@ -36,7 +36,7 @@ class RunPlan:
         log: writes our messages.
         dry_run: whether calls are only counted.
         shared: the server that shares the limits with other hosts; None in a dry run.
-        on_host: the hub of this host that shares the limits; None: they are not shared.
+        on_host: the host hub that shares the limits; None: they are not shared.
         live: whether to show a status line in the terminal.
         grace: the longest time from the start of a Python to its hello, in seconds.
         allow_inactive: whether to warn only, if something is not paced.

@@ -1,4 +1,4 @@
-"""The hub of this host, through which a run shares its limits with this user's other runs."""
+"""The host hub, through which a run shares its limits with this user's other runs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class OnHost:
     def __init__(self, program: str) -> None:
         self._program = program
         self._schedules: list[_RunSchedule] = []
-        lost = "lost the hub on this host, which enforces the limits: calls wait for another hub"
+        lost = "lost the host hub, which enforces the limits: calls wait for another hub"
         self.outages = Outages(lambda _: lost, "connected to the hub again")
 
     @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""Feeds a recording with the attempts that the hub of a run paces or counts."""
+"""Feeds a recording with the attempts that the run hub paces or counts."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ async def supervise(plan: RunPlan) -> Outcome:
 
 
 class _Run:
-    """One run: its hub, its gateway and its program, and the tasks that supervise them."""
+    """One run: its run hub, its gateway and its program, and the tasks that supervise them."""
 
     _hub: Hub
     _socket: tuple[int, int]
@@ -107,7 +107,7 @@ class _Run:
     async def open(self, stack: contextlib.AsyncExitStack) -> None:
         """Open the hub and the gateway, until the stack is closed."""
         plan = self._plan
-        if plan.shared is not None and not plan.dry_run:
+        if plan.shared is not None:
             await stack.enter_async_context(plan.shared.open(plan.registry, plan.log.say))
         if plan.on_host is not None:
             await stack.enter_async_context(plan.on_host.open(plan.log.say))
@@ -175,7 +175,7 @@ class _Run:
             outcome.paced_seconds = outcome.recorder.estimate.seconds(now)
         outcome.figures = judged(self._hub.figures, plan.registry)
         outcome.buckets = self._hub.buckets
-        if plan.shared is not None and not plan.dry_run:
+        if plan.shared is not None:
             outcome.shared = plan.shared.as_json()
         if plan.on_host is not None:
             outcome.on_host = plan.on_host.as_json()

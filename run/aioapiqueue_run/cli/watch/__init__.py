@@ -1,4 +1,4 @@
-"""`aioapiqueue watch`: a live view of the quotas that the hub of this host enforces."""
+"""`aioapiqueue watch`: a live view of the quotas that the host hub enforces."""
 
 from aioapiqueue_run.cli.watch.command import watch
 

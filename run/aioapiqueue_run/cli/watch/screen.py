@@ -99,7 +99,7 @@ class Watch(App[None]):
 
     def compose(self) -> ComposeResult:
         """Yield the parts of the screen, from top to bottom."""
-        yield Static("connecting to the hub on this host", id="head", markup=False)
+        yield Static("connecting to the host hub", id="head", markup=False)
         yield DataTable(id="table", cursor_type="row", cell_padding=0)
         yield Static(id="details", markup=False)
         yield Input(value=self._words, placeholder="words in names or programs", id="filter")
