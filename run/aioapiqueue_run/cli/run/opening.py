@@ -86,16 +86,10 @@ def _paced(limits: Mapping[str, str]) -> Iterator[str]:
         if parts
         else "nothing is paced: no service or host that you named has a limit"
     )
-    # If some service or host has limits for certain operations only, its other calls are not paced.
-    whole = {name.removesuffix(".*") for name in own}.issuperset(named)
-    if hosts and "default" in limits:
-        yield f"not paced: {'calls to all other hosts' if whole else 'all other calls to hosts'}"
-    elif own and "default" not in limits:
-        others = "services" if not hosts else "services and hosts"
-        if whole and not services:
-            yield "not paced: calls to AWS, and to all other hosts"
-        else:
-            yield f"not paced: all other {others if whole else 'calls'}"
+    if "default" not in limits and own:
+        yield "not paced: all other calls"
+    elif hosts:
+        yield "not paced: all other calls to hosts"
 
 
 def _listed(names: list[str], what: str) -> str:
