@@ -1,10 +1,9 @@
-"""The output of the demonstration in a terminal: progress while it runs, and the final table."""
+"""The output of the demonstration: progress while it runs, and the final table."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -21,17 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["closing_table", "progress"]
 
 _BAR_SECONDS = 0.2
-_LINE_SECONDS = 5.0
-_LINES = 20
 
 
 @contextlib.asynccontextmanager
 async def progress(
     console: Console, plan: ScanPlan, ways: Sequence[Strategy]
 ) -> AsyncIterator[None]:
-    """Show the progress of the strategies while the block runs: bars in a terminal, else lines."""
-    show = _bars if console.is_terminal else _lines
-    showing = asyncio.create_task(show(console, plan, ways))
+    """Show bars with the progress of the strategies while the block runs, in a terminal only."""
+    showing = asyncio.create_task(_show_bars(console, plan, ways))
     try:
         yield
     finally:
@@ -39,7 +35,7 @@ async def progress(
         await asyncio.wait([showing])
 
 
-async def _bars(console: Console, plan: ScanPlan, ways: Sequence[Strategy]) -> None:
+async def _show_bars(console: Console, plan: ScanPlan, ways: Sequence[Strategy]) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -47,7 +43,13 @@ async def _bars(console: Console, plan: ScanPlan, ways: Sequence[Strategy]) -> N
         TextColumn("[red]{task.fields[errors]:,} errors"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, auto_refresh=False, expand=True) as bars:
+    with Progress(
+        *columns,
+        console=console,
+        auto_refresh=False,
+        expand=True,
+        disable=not console.is_terminal,
+    ) as bars:
         tasks = {
             bars.add_task(f"{way.name:8}", start=False, total=plan.calls, errors=0): way
             for way in ways
@@ -68,18 +70,6 @@ async def _bars(console: Console, plan: ScanPlan, ways: Sequence[Strategy]) -> N
                 update()
         finally:
             update()
-
-
-async def _lines(console: Console, plan: ScanPlan, ways: Sequence[Strategy]) -> None:
-    began = time.monotonic()
-    # At most some 20 lines in a log, however long the run is.
-    pause = max(_LINE_SECONDS, plan.calls * plan.rate.interval / _LINES)
-    while True:
-        await asyncio.sleep(pause)
-        state = ", ".join(
-            f"{way.name} {'ended' if way.figures.seconds else f'{way.done:,}'}" for way in ways
-        )
-        console.print(f"{time.monotonic() - began:5.0f} s: {state} (of {plan.calls:,} calls)")
 
 
 def closing_table(console: Console, plan: ScanPlan, found: Mapping[str, ScanFigures]) -> Table:

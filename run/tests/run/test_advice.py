@@ -65,7 +65,7 @@ def test_rate_is_that_between_push_backs():
     for second in range(11, 60):
         record.add(second, 1, 0)
     (one,) = record.found
-    assert one == ThrottledCalls("iam", ("ListUsers",), 30 + 8 * 40 + 1, 20.0)
+    assert one == ThrottledCalls("iam", "iam.ListUsers", ["ListUsers"], 351, 20.0)
     assert one.limit == "iam.ListUsers=10/s"
 
 
@@ -97,15 +97,15 @@ def test_many_operations_get_one_limit():
         for second in range(10):
             record.add(second, 10, 4 + number, operation=f"List{number}")
     assert [(one.lanes, one.accepted) for one in record.found] == [
-        (("List2",), 4.0),
-        (("List1",), 5.0),
-        (("List0",), 6.0),
+        (["List2"], 4.0),
+        (["List1"], 5.0),
+        (["List0"], 6.0),
     ]
     for second in range(10):
         record.add(second, 10, 3, operation="List3")
         record.add(second, 99, 0, operation="GetUser")  # not throttled: another bucket
     (one,) = record.found
-    assert one.lanes == ("List0", "List1", "List2", "List3")
+    assert one.lanes == ["List0", "List1", "List2", "List3"]
     assert (one.throttled, one.accepted) == (180, 22.0)
     assert one.limit == "iam=11/s"
 
@@ -116,8 +116,8 @@ def test_host_gets_a_limit_for_what_has_no_lane():
     for second in range(10):
         for operation in ("GET", "PUT", "/search/*"):
             record.add(second, 10, 6, operation=operation, region=None, service=HOST)
-    whole, lane = sorted(record.found, key=lambda one: len(one.name))
-    assert (whole.limit, whole.throttled, whole.lanes) == (f"{HOST}=4/s", 120, ("GET", "PUT"))
+    whole, lane = sorted(record.found, key=lambda one: len(one.target))
+    assert (whole.limit, whole.throttled, whole.lanes) == (f"{HOST}=4/s", 120, ["GET", "PUT"])
     assert (lane.limit, lane.throttled) == (f"{HOST}/search/*=2/s", 60)
 
 
@@ -154,7 +154,7 @@ def test_too_few_calls_give_no_rate(seconds, calls, throttled):
 )
 def test_limits_to_try_are_round(accepted, limit):
     """Half of what got through, rounded down to two digits; slow ones by the hour."""
-    one = ThrottledCalls("ec2", ("DescribeVolumes unfiltered",), 5, accepted)
+    one = ThrottledCalls("ec2", "ec2.DescribeVolumes unfiltered", [], 5, accepted)
     assert one.limit == f"ec2.DescribeVolumes unfiltered={limit}"
     Registry.from_options([one.limit], base=Registry.parse('preset = "aws"'))
 

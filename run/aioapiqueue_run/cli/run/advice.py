@@ -55,24 +55,18 @@ class ThrottledCalls:
 
     Attributes:
         service: the service or host.
+        target: the name of a limit for these calls, as `--limit` takes it.
         lanes: the lanes of the calls.
         throttled: number of throttled calls.
         accepted: calls a second that the server accepted while it throttled others; None if there
             were too few calls to tell.
-        of_service: whether the limit to try is one of the whole service.
     """
 
     service: str
-    lanes: tuple[str, ...]
+    target: str
+    lanes: Sequence[str]
     throttled: int
     accepted: float | None
-    of_service: bool = False
-
-    @property
-    def name(self) -> str:
-        """The name of a limit for these calls, as `--limit` takes it."""
-        whole = self.of_service or len(self.lanes) > 1
-        return target_of(self.service, None if whole else self.lanes[0])
 
     @property
     def limit(self) -> str | None:
@@ -83,7 +77,7 @@ class ThrottledCalls:
         if rate < _SLOW:
             rate, unit = rate * 3600, "h"
         scale = 10.0 ** (1 - math.floor(math.log10(rate)))
-        return f"{self.name}={math.floor(rate * scale + 1e-9) / scale:g}/{unit}"
+        return f"{self.target}={math.floor(rate * scale + 1e-9) / scale:g}/{unit}"
 
 
 _Points = dict[int, Sequence[float]]
@@ -98,33 +92,31 @@ def find_throttled(
         series: the time series of the run.
         hosts: the lanes of each host. Requests outside them count for the whole host.
     """
-    services: defaultdict[str, defaultdict[str, list[SeriesName]]]
-    services = defaultdict(lambda: defaultdict(list))
+    services: defaultdict[str, list[SeriesName]] = defaultdict(list)
     for name, points in series.series.items():
         if name.service != OTHERS and any(point[THROTTLED] for point in points.values()):
-            services[name.service][name.lane].append(name)
+            services[name.service].append(name)
     found: list[ThrottledCalls] = []
-    for service, lanes in services.items():
-        groups: list[tuple[tuple[str, ...], list[SeriesName]]]
+    for service, names in services.items():
+        lanes = {name.lane for name in names}
         # Any operation of AWS can get a limit of its own. Of a host, only the lanes that the user
         # has named can: other requests are recorded under their method.
-        own = hosts.get(service, lanes)
-        groups = [((lane,), names) for lane, names in lanes.items() if lane in own]
-        if rest := [lane for lane in lanes if lane not in own]:
-            groups.append((tuple(rest), [name for lane in rest for name in lanes[lane]]))
-        if len(lanes) > _MOST_LANES:
-            groups = [(tuple(lanes), [name for names in lanes.values() for name in names])]
-        for lane_names, names in groups:
+        own = hosts.get(service, lanes) if len(lanes) <= _MOST_LANES else ()
+        groups: defaultdict[str, list[SeriesName]] = defaultdict(list)
+        for name in names:
+            groups[target_of(service, name.lane if name.lane in own else None)].append(name)
+        for target, those in groups.items():
             # A limit applies to each Region and account by itself, so suggest the lowest rate.
             places: defaultdict[object, list[_Points]] = defaultdict(list)
-            for name in names:
+            for name in those:
                 places[name.region, name.account].append(dict(series.series[name]))
             sums = [_added_up(each) for each in places.values()]
             rates = [rate for one in sums if (rate := _accepted(one, series.step)) is not None]
             throttled = int(sum(point[THROTTLED] for one in sums for point in one.values()))
-            accepted, whole = min(rates, default=None), lane_names[0] not in own
-            found.append(ThrottledCalls(service, lane_names, throttled, accepted, whole))
-    return sorted(found, key=lambda one: (-one.throttled, one.name))
+            lane_names = list(dict.fromkeys(name.lane for name in those))
+            lowest = min(rates, default=None)
+            found.append(ThrottledCalls(service, target, lane_names, throttled, lowest))
+    return sorted(found, key=lambda one: (-one.throttled, one.target))
 
 
 def _added_up(each: Iterable[_Points]) -> _Points:
