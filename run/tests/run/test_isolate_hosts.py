@@ -216,19 +216,6 @@ def test_limited_host_that_was_refused(paced_outside_here, outside, here, run, p
     assert "no request to" not in ended.words
 
 
-def test_isolation_is_not_recommended(paced_outside_here, outside, here, run, python):
-    """Where it would be refused: the program ignores proxies, and its host is this one."""
-    port, came = here
-    host = outside.network.host_address
-    ended, _ = paced_outside_here(
-        *(python, script(run, GET), host, port), limit=f"http://{host}:{port}=50/s"
-    )
-    assert ended.code == 3
-    assert came == ["/x"]
-    assert f"(but --isolate would block http://{host}:{port})" in ended.words
-    assert "use --isolate" not in ended.words
-
-
 def test_name_of_aws_that_is_this_host(paced_outside_here, outside, run, python):
     """An error as the service writes it, over TLS, and no call is counted as paced."""
     outside.network.names[HOST] = outside.network.host_address

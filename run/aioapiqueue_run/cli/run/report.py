@@ -298,8 +298,8 @@ def _of_gateway(plan: RunPlan, outcome: Outcome, done: str) -> Iterator[str]:
     if not came and not _hooked(plan, outcome):
         yield (
             f"nothing was {done}: nothing reached the local proxy. Either the program made no "
-            "call, or it called this host (127.0.0.1), or it ignores HTTPS_PROXY"
-            + _isolation(seen, " (then use --isolate)")
+            "call, or it called this host (127.0.0.1), or it ignores "
+            "HTTPS_PROXY (then use --isolate)"
         )
     elif seen["passed_by"] and not outcome.figures and not plan.dry_run:
         passed = listed(list(seen["passed_by"]))
@@ -310,7 +310,7 @@ def _of_gateway(plan: RunPlan, outcome: Outcome, done: str) -> Iterator[str]:
     if hosts := _to_hosts(seen["unreachable"], "request"):
         yield f"{hosts} not sent: unreachable (the program received status 502)"
     if hosts := _to_hosts(seen["unknown_hosts"], "request"):
-        yield f"WARNING: refused: {hosts}: unknown AWS service or operation"
+        yield f"WARNING: refused: {hosts}: unknown AWS service or operation; upgrade aioapiqueue"
     if hosts := _to_hosts(seen["untrusted"], "connection"):
         remedy = "see" if plan.isolate else "try --isolate, or see"
         yield (
@@ -333,17 +333,9 @@ def _why_unused(plan: RunPlan, outcome: Outcome) -> str:
     """Return why limits may have applied to no call, and what to do."""
     called = {one.service for one in outcome.figures}
     if outcome.gateway is not None and not (plan.isolate or called.issuperset(plan.registry.hosts)):
-        advice = _isolation(outcome.gateway, ": use --isolate")
-        return f". If the program calls these hosts, it may ignore HTTPS_PROXY{advice}"
+        return ". If the program calls these hosts, it may ignore HTTPS_PROXY: use --isolate"
     unpaced = any(not one.paced for one in outcome.figures)
     return ". Compare their names with the calls in the table" if unpaced else ""
-
-
-def _isolation(seen: Mapping[str, Any], advice: str) -> str:
-    """Return the advice to isolate the program, or why that is impossible."""
-    if here := seen["on_this_host"]:
-        return f" (but --isolate would block {listed(here)})"
-    return advice
 
 
 def _only_hosts(plan: RunPlan) -> bool:
