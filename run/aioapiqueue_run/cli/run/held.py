@@ -82,7 +82,7 @@ def _share(limit: Limit, series: Sequence[Mapping[str, Any]], step: float) -> fl
     calls = series[0]
     pairs = zip(calls["steps"], calls.get("waited", ()), strict=False)
     busy = {number for number, waited in pairs if waited}
-    used = sum(
+    used: float = sum(
         amount
         for one in series
         if one["unit"] == limit.unit

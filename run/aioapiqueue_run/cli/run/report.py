@@ -178,7 +178,7 @@ def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
     return f"{wrapped(calls)}\n{wrapped(end)}"
 
 
-_BECAUSE = {
+_BECAUSE: dict[int, str] = {
     ExitCode.INACTIVE: "as calls may have gone unpaced (if that is fine: --allow-inactive)",
     ExitCode.GATE: "because of --fail-on",
 }
