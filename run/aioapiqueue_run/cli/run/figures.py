@@ -138,34 +138,41 @@ def rows(
 def _service(
     name: str, figures: Sequence[CallStats], peaks: Peaks, buckets: Sequence[CallStats]
 ) -> FigureRow:
-    queues = []
+    queues, places = [], _places(figures)
     for queue, found in _grouped(figures, _queue):
         lanes = [
             # A queue may serve several Regions and accounts, and so has several figures of a lane.
             _row(lane, own, peaks.of(name, queue, lane))
             for lane, own in _grouped(found, lane_of)
         ]
-        label = _where(found, figures) or str(found[0].queue)
+        label = _where(_places(found), places) or str(found[0].queue)
         queues.append(_row(label, found, peaks.of(name, queue), lanes))
     parts = _busiest(queues) if len(queues) > 1 else list(queues[0].parts)
-    parts += _busiest(_row(_bucket(one, figures), [one], one.peak) for one in buckets)
+    parts += _busiest(_row(_bucket(one, places), [one], one.peak) for one in buckets)
     return dataclasses.replace(_row(name, figures, peaks.of(name)), parts=parts)
 
 
-def _bucket(bucket: CallStats, others: Sequence[CallStats]) -> str:
+def _places(figures: Iterable[CallStats]) -> tuple[set[str | None], set[str | None]]:
+    """Return the Regions and the accounts of figures."""
+    return {one.region for one in figures}, {one.account for one in figures}
+
+
+def _bucket(bucket: CallStats, others: Iterable[set[str | None]]) -> str:
     """Return the name of a shared bucket in a table."""
     # A bucket for all Regions, or all accounts, has none, so nothing is written for it.
-    where = _where([bucket], others, unknown="")
+    where = _where(_places([bucket]), others, unknown="")
     return f"shared {bucket.operation} {where}".rstrip()
 
 
-def _where(figures: Sequence[CallStats], others: Sequence[CallStats], unknown: str = "none") -> str:
-    """Return the Region and account of figures, if others have different ones."""
-    names = []
-    for attribute in ("region", "account"):
-        own = {getattr(figure, attribute) for figure in figures}
-        if own != {getattr(figure, attribute) for figure in others}:
-            names.append(", ".join(sorted(one or unknown for one in own)))
+def _where(
+    places: Iterable[set[str | None]], others: Iterable[set[str | None]], unknown: str = "none"
+) -> str:
+    """Return the Region and account of some places, if others have different ones."""
+    names = [
+        ", ".join(sorted(one or unknown for one in own))
+        for own, of_all in zip(places, others, strict=True)
+        if own != of_all
+    ]
     return f"in {' '.join(filter(None, names))}" if any(names) else ""
 
 
