@@ -160,7 +160,7 @@ def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
         end = f"{name} was stopped after {seconds}; aioapiqueue run exits with {code}"
     else:
         end = f"{name} ended after {seconds}, exit code {outcome.code}"
-        if code != outcome.code:
+        if code != outcome.code and code in _BECAUSE:
             end += f"; aioapiqueue run exits with {code}, {_BECAUSE[code]}"
     total = total_of("", outcome.figures)
     if not total.calls:
@@ -278,14 +278,13 @@ def _unpaced(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
             f"nothing was {done}: no process used botocore. If the program calls AWS in another "
             f"way, use --any{needs}"
         )
-    for late in (False, True):
+    if _inactive(plan, outcome):
         names = [
-            f"{one.command or printable(plan.launch.name)} (process {one.pid})"
+            f"{one.command or printable(plan.launch.name)} (process {one.pid}"
+            f"{', at first' * (one.why is Why.LATE)})"
             for one in outcome.inactive
-            if (one.why is Why.LATE) is late
         ]
-        if names and _inactive(plan, outcome):
-            yield f"WARNING: not {done}{' from the start' * late}: {listed(names)}"
+        yield f"WARNING: not {done}: {listed(names)}"
 
 
 def _of_gateway(plan: RunPlan, outcome: Outcome, done: str) -> Iterator[str]:
