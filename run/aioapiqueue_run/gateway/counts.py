@@ -37,7 +37,6 @@ class GatewayCounts:
         unreachable: requests whose host could not be reached before they had their turn.
         passed_by: connections that were forwarded without interception.
         forbidden: connections that an isolated program was refused, by server and port.
-        on_this_host: hosts with limits that an isolated program could not reach, as far as known.
     """
 
     connections: int = 0
@@ -50,7 +49,6 @@ class GatewayCounts:
     unreachable: HostCounts = dataclasses.field(default_factory=HostCounts)
     passed_by: HostCounts = dataclasses.field(default_factory=HostCounts)
     forbidden: HostCounts = dataclasses.field(default_factory=HostCounts)
-    on_this_host: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._asked: set[str] = set()

@@ -158,9 +158,7 @@ async def serve(
     # may change its user. It contains certificates only, no key.
     bundle.chmod(0o644)
     counts = GatewayCounts()
-    # May take 2 s. With --isolate, it can prevent the start; otherwise it is part of the counts.
-    here = asyncio.create_task(on_this_host(settings.hosts))
-    if settings.isolated and (found := await here):
+    if settings.isolated and (found := await on_this_host(settings.hosts)):
         report(forbidden=found)
         return
     hub = RunHubClient(settings.hub)
@@ -196,9 +194,6 @@ async def serve(
     finally:
         await hub.aclose()
         await upstream.aclose()
-        if here.done():
-            counts.on_this_host = here.result()
-        here.cancel()
         report(counts=counts.as_json())
     if not ended.done():
         raise NotPacedError(hub.why)

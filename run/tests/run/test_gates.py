@@ -153,7 +153,7 @@ def test_gate_sets_the_exit_code(run, aws, python, tmp_path):
     once = {"AWS_MAX_ATTEMPTS": "1"}  # boto3 waits for seconds before it tries again
     ended = run(*limits, *options, "--json", figures, "--", python, program, env=once)
     assert ended.code == 5, ended.err
-    assert "with exit code 0; aioapiqueue run exits with 5 " in ended.words
+    assert ", exit code 0; aioapiqueue run exits with 5, because of --fail-on " in ended.words
     told = json.loads(figures.read_text())
     assert (told["program_exit_code"], told["exit_code"]) == (0, 5)
     ec2 = next(one for one in told["figures"] if one["service"] == "ec2")

@@ -197,7 +197,7 @@ def test_program_that_ignores_proxies(paced, network, run):
     program.write_text("env -u HTTPS_PROXY -u https_proxy true\n")
     ended, figures = paced("bash", program)
     assert ended.code == 3
-    assert "WARNING: NOTHING WAS PACED: nothing reached the local proxy" in ended.words
+    assert "nothing was paced: nothing reached the local proxy" in ended.words
     assert figures["gateway"]["connections"] == 0
 
 
@@ -286,7 +286,7 @@ def test_unknown_call_to_aws_is_refused(errands):
     assert told.endswith(" 403")
     assert f"cannot determine which AWS service a request to {NOVELTY} is for" in told
     assert not any(NOVELTY in one.host for one in network.aws.arrivals)
-    assert f"REFUSED: 1 request to {NOVELTY}" in ended.words
+    assert f"refused: 1 request to {NOVELTY}" in ended.words
     assert figures["gateway"]["unknown_hosts"] == {NOVELTY: 1}
     # Those of the gateway count as those of the hub do.
     assert ended.code == 5
@@ -490,7 +490,7 @@ except ssl.SSLCertVerificationError:
     ended, figures = paced(python, "-I", program)
     assert ended.out == b"not trusted\n"
     assert figures["gateway"]["untrusted"] == {HOST: 1}
-    assert f"WARNING: {HOST}: 1 connection was closed by a program" in ended.words
+    assert f"WARNING: 1 connection to {HOST} closed: the program does not trust" in ended.words
 
 
 NODE_AGENTS = """

@@ -84,7 +84,7 @@ wait
     assert figures["gateway"]["calls"] == 15
     assert len({one.connection for one in hosts}) <= 3
     assert f"paced: {URL} at 10/s, ec2 at 5/s" in ended.words
-    assert "15 calls, 15 of them paced" in ended.words
+    assert "15 calls, 15 paced" in ended.words
 
 
 def test_python_needs_neither_any_nor_hook(paced, network, run, python):
@@ -101,7 +101,7 @@ def test_python_needs_neither_any_nor_hook(paced, network, run, python):
     assert calls_of(figures) == {f"{URL}.GET": 10}
     assert f"paced: {URL} at 10/s" in ended.words
     assert "not paced: all other calls" in ended.words
-    assert "10 calls, 10 of them paced" in ended.words
+    assert "10 calls, 10 paced" in ended.words
 
 
 RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "2s"}
@@ -391,7 +391,7 @@ def test_program_that_ignores_proxies(paced, network, run, python, imports):
     program = script(run, IGNORES, "ignores.py")
     ended, _ = paced(python, program, imports, limit=f"{URL}=10/s", any_=False)
     assert ended.code == 3, ended.err
-    assert "NOTHING WAS PACED" in ended.words
+    assert "nothing was paced" in ended.words
     assert "--isolate" in ended.words
 
 
@@ -422,11 +422,8 @@ def without_calls(once, python):
 def test_host_that_was_not_called(without_calls):
     """Of a program whose other calls come, it is said, and what would pace it if it was."""
     ended, _ = without_calls
-    assert (
-        f"no request to {OTHER} reached the local proxy. If the program sent one, it" in ended.words
-    )
-    assert "ignores HTTPS_PROXY: use --isolate" in ended.words
-    assert f"{OTHER} 10/s" not in ended.words  # as one that no call came under
+    assert f"limits that applied to no call: {GONE} 10/s, {OTHER} 10/s. If the" in ended.words
+    assert "it may ignore HTTPS_PROXY: use --isolate" in ended.words
 
 
 def test_host_that_cannot_be_reached(without_calls):
@@ -434,8 +431,7 @@ def test_host_that_cannot_be_reached(without_calls):
     ended, figures = without_calls
     assert (ended.code, ended.out) == (5, b"502\n502\n"), ended.err
     assert figures["gateway"]["unreachable"] == {GONE: 2}
-    assert f"2 requests to {GONE} not sent: the host was unreachable" in ended.words
-    assert f"no request to {GONE}" not in ended.words
+    assert f"2 requests to {GONE} not sent: unreachable" in ended.words
     assert 'FAILED: --fail-on "failed > 50%": 66.7%, 2 of 3' in ended.words
 
 

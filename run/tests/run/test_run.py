@@ -67,7 +67,7 @@ def test_threads_and_children_share_one_limit(run, aws, python, tmp_path, stalls
     assert aws.arrivals[-1][0] - aws.arrivals[0][0] <= 23 / 20 + 1.0 + stalls.seconds
 
     assert ended.words.startswith("paced: ec2 at 20/s not paced: all other calls ")
-    assert "24 AWS calls, 24 of them paced; 0 throttled, 0 other errors" in ended.words
+    assert "24 AWS calls, 24 paced: " in ended.words
     assert max(map(len, ended.err.decode().splitlines())) <= 80
     table = [line.split() for line in ended.err.decode().splitlines()]
     (row,) = [cells for cells in table if cells[:1] == ["DescribeSnapshots"]]
@@ -156,8 +156,6 @@ def test_dry_run_compares_with_what_aws_publishes(run, aws, python, tmp_path, sh
     held = "limits that would have delayed calls: ec2.DescribeStoreImageTasks 0.25/s burst 25 ("
     assert held in ended.words
     assert "ec2.Describe* 10/s burst 50 (" in ended.words
-    over = "over the limit that AWS publishes: ec2 DescribeStoreImageTasks in eu-west-1 "
-    assert re.search(rf"{over}\(\S+ (on|in) ", ended.words)
     assert told["if_paced"]["held"][0]["name"] == "ec2.DescribeStoreImageTasks"
     assert told["if_paced"]["held"][1]["name"] == "ec2.Describe*"
     (published,) = (one for one in told["if_paced"]["published"] if one["lane"].endswith("Tasks"))
@@ -168,7 +166,6 @@ def test_dry_run_compares_with_what_aws_publishes(run, aws, python, tmp_path, sh
         "page": "https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html",
         "read": "2026-11-24",
     }
-    assert "published limits were read on 2026-11-24: see aioapiqueue limits" in ended.words
     found = re.search(
         r"iam ListUsers: throttled [\d,]+ times, while (\S+) calls a second", ended.words
     )
@@ -182,7 +179,7 @@ def test_dry_run_compares_with_what_aws_publishes(run, aws, python, tmp_path, sh
     through = sum(calls - throttled for step, calls, throttled in steps if first < step < last)
     assert float(found[1]) == pytest.approx(through / ((last - first - 1) * short_steps), rel=0.01)
     # Nothing is published of IAM, so the preset has no limit of it.
-    limit = re.search(r"--limit iam\.ListUsers=(\S+)/s --", ended.err.decode())
+    limit = re.search(r"--limit iam\.ListUsers=(\S+)/s$", ended.err.decode(), re.MULTILINE)
     assert float(limit[1]) == pytest.approx(float(found[1]) / 2, rel=0.1)
 
 
@@ -201,21 +198,18 @@ def test_other_operations_are_not_paced(run, python, tmp_path):
     ended = run.here(*options, "--json", figures, "--", python, program)
     assert ended.code == 0, ended.err
     assert "kms at 2/s not paced: all other calls " in ended.words
-    assert "5 AWS calls, 1 of them paced; " in ended.words
+    assert "5 AWS calls, 1 paced: " in ended.words
     text = ended.err.decode()
-    cells = [line.split() for line in text.splitlines()]
-    start = cells.index(["Not", "paced", "Calls", "Throttled", "Errors"])
-    assert [row[:2] for row in cells[:start] if row[:1] in (["ec2"], ["DescribeImages"])] == [
-        ["ec2", "1"],
-        ["DescribeImages", "1"],
-    ]
-    assert [row[:2] for row in cells[start + 1 : start + 4]] == [
-        ["ec2", "3"],
+    rows = [row for row in text.splitlines() if row.startswith(("ec2", "sts", "  Describe"))]
+    assert [row.split()[:-5] for row in rows[:2]] == [["ec2", "1"], ["DescribeImages", "1"]]
+    assert [row.split()[:-2] for row in rows[2:]] == [
+        ["ec2,", "not", "paced", "3"],
         ["DescribeSnapshots", "3"],
-        ["sts", "1"],
+        ["sts,", "not", "paced", "1"],
     ]
     assert text.endswith(
-        "\naioapiqueue: limits that applied to no call: ec2.DescribeVolumes 5/s, kms 2/s\n"
+        "\naioapiqueue: limits that applied to no call: ec2.DescribeVolumes 5/s, kms 2/s."
+        "\naioapiqueue: Compare their names with the calls in the table\n"
     )
     told = json.loads(figures.read_text())
     assert {one["operation"]: one["paced"] for one in told["figures"]} == {
@@ -283,7 +277,7 @@ def test_exit_code_is_the_programs(quiet_run, python):
     ):
         ended = start("--limit", "ec2=1/s", "--", python, quiet_run.plain(end))
         assert ended.code == code
-        assert f"with exit code {code}" in ended.words
+        assert f", exit code {code}" in ended.words
         assert quiet_run.leftovers == []
 
 

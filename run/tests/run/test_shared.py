@@ -280,7 +280,6 @@ def test_two_runs_keep_one_limit_together(run, aws, secure, python, tmp_path):
     for ended, file in zip(ends, files, strict=True):
         assert ended.code == 0, ended.err
         assert f"shared through {shown}; if it becomes unreachable, calls wait " in ended.words
-        assert re.search(rf"{re.escape(shown)}: \d+ requests?, \d+ failed", ended.words)
         assert max(map(len, ended.err.decode().splitlines())) <= 80
         told = json.loads(file.read_text())
         shared = told["shared"]
@@ -321,7 +320,7 @@ def test_calls_wait_for_a_lost_server(run, aws, python, tmp_path):
         r"connected to the shared server again, after \d+\.\d s ",
         words,
     )
-    assert re.search(r"\d+ failed; unreachable (\d+ times, )?for \d+\.\d s$", words)
+    assert re.search(r"\d+ requests? failed; unreachable for \d+\.\d s$", words)
     told = json.loads(figures.read_text())
     shared = told["shared"]
     assert shared["times_lost"] == words.count("lost the shared server (") >= 1
@@ -359,7 +358,7 @@ def test_password_that_is_changed_refuses_calls(run, aws, server, python):
     changed.result()
     assert ended.code == 5, ended.err
     assert 'FAILED: --fail-on "refused": 1 of ' in ended.words
-    assert ", 1 refused (not sent) " in ended.words
+    assert " 1 refused (not sent), " in ended.words
     said = ended.out.decode()
     assert said.startswith("PacingError ")
     assert "password" in said

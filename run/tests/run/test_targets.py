@@ -155,7 +155,7 @@ def test_pipe_with_a_reader_gets_all(quiet_run, python, tmp_path):
         thread.join(60)
     assert (ended.code, ended.out, ended.err) == (0, b"ran\n", b"")
     assert json.loads(read["--json"])["exit_code"] == 0
-    assert "with exit code 0" in read["--log"]
+    assert ", exit code 0" in read["--log"]
 
 
 def test_pipe_whose_reader_goes_away(quiet_run, python, tmp_path):
@@ -170,7 +170,7 @@ def test_pipe_whose_reader_goes_away(quiet_run, python, tmp_path):
         ended = quiet_run.end(process)
     assert ended.code == 0
     assert f"--log: {log} can no longer be written: Broken pipe" in ended.words
-    assert "with exit code 0" in ended.words
+    assert ", exit code 0" in ended.words
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_full_target_costs_no_exit_code(code, quiet_run, python, tmp_path):
     ended = quiet_run(*options, "--", python, program, code)
     assert ended.code == code
     assert f"--log: {log} can no longer be written: File too large" in ended.words
-    assert f"with exit code {code}" in ended.words
+    assert f", exit code {code}" in ended.words
     assert f"--json: {figures} cannot be written: File too large" in ended.words
     assert "paced: ec2 at 1/s" in log.read_text()
 

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_json", "limit_text", "show"]
 
-_AT_MOST = 21
-_COLUMNS = {"Limit": _AT_MOST, "AWS publishes": 17, "Adjustable": 11, "Source": None}
+_COLUMNS = {"Limit": 24, "AWS publishes": 24, "Adjustable": 10, "Source": None}
 """The headings, each with the width of its column; the last column has the rest."""
 _SECONDS = 11  # from here on, "1 per 20s" reads better than a fraction of a call
 
@@ -42,31 +41,25 @@ class _LimitRow:
 
 
 class _Footnotes:
-    """The pages, each with a number, and the notes, each with a letter, that rows refer to."""
+    """The pages and notes that rows refer to, each with its mark."""
 
     def __init__(self) -> None:
-        self._pages: dict[tuple[str, str], str] = {}
-        self._notes: dict[str, str] = {}
+        self._marks: dict[str, str] = {}
 
     def page(self, figure: PublishedLimit) -> str:
-        """Return the number of the page that has a figure."""
-        page = (figure.source.removeprefix("https://"), figure.read)
-        return self._pages.setdefault(page, f"[{len(self._pages) + 1}]")
-
-    def note(self, figure: PublishedLimit | None) -> str:
-        """Return a space and the letter of a figure's note; an empty string if it has none."""
-        if figure is None or not figure.note:
-            return ""
-        return f" {self._notes.setdefault(figure.note, f'{_letters(len(self._notes))})')}"
+        """Return the mark of the page that has a figure, and that of the figure's note."""
+        page = f"{figure.source.removeprefix('https://')}\nread {figure.read}"
+        marks = [self._marks.setdefault(text, f"[{len(self._marks) + 1}]")
+                 for text in (page, figure.note) if text]  # fmt: skip
+        return " ".join(marks)
 
     def show(self, console: Console) -> None:
-        """Print the notes and the pages."""
-        _print_columns(console, [(mark, note) for note, mark in self._notes.items()])
-        pages = [
-            (number, f"{_break_address(address, console.width - len(number) - 1)}\nread {day}")
-            for (address, day), number in self._pages.items()
-        ]
-        _print_columns(console, pages)
+        """Print the pages and notes."""
+        for text, mark in self._marks.items():
+            address, _, read = text.partition("\n")
+            if read and len(f"{mark} {address}") > console.width:  # rich would break a word
+                text = "/\n".join(address.rsplit("/", 1)) + f"\n{read}"  # noqa: PLW2901 - shorter
+            _print_columns(console, [mark, text], [None, None])
 
 
 def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
@@ -77,7 +70,7 @@ def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
             if rows:
                 scope = "" if is_host(service) else f", {_scope(rows[0].first.scope)}"
                 console.print(Text(f"{printable(service)}{scope}", style="bold"))
-                _print_columns(console, [tuple(_COLUMNS)], _COLUMNS.values(), style="bold")
+                _print_columns(console, _COLUMNS, _COLUMNS.values(), style="bold")
             else:
                 console.print(Text(f"{printable(service)}: no limit is enforced", style="bold"))
             for row in rows:
@@ -86,8 +79,8 @@ def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
                 if not figure.enforceable:
                     per = f" per {figure.per}" if figure.per else ""
                     rate = f"{limit_text(figure.rate)}{per}"
-                    marks = f"{footnotes.page(figure)}{footnotes.note(figure)}"
-                    console.print(Text(f"Not enforced: {figure.name}, {rate} {marks}"))
+                    text = f"Not enforced: {figure.name}, {rate} {footnotes.page(figure)}"
+                    console.print(Text(text))
             console.print()
         footnotes.show(console)
     for line in shown.get().splitlines():  # rich pads each line with spaces
@@ -117,7 +110,7 @@ def _kind(entry: InForce) -> object:
 
 def _show_row(console: Console, row: _LimitRow, footnotes: _Footnotes) -> None:
     entry, figure = row.first, row.first.figure
-    limits = list(map(_narrow, entry.limits))
+    limits = list(map(limit_text, entry.limits))
     if entry.concurrency is not None:
         limits.append(f"{entry.concurrency:,} in flight")
     limits = limits or ["any rate"]
@@ -127,48 +120,19 @@ def _show_row(console: Console, row: _LimitRow, footnotes: _Footnotes) -> None:
     if figure is not None:
         published, adjustable = limit_text(figure.rate), "yes" if figure.adjustable else "no"
         source = f"{(entry.share or 1) * 100:.6g}% of {footnotes.page(figure)}"
-    # A limit that is wider than its column has a line of its own, so that it is not broken.
-    if max(map(len, limits[0].splitlines())) > _AT_MOST:
-        console.print(Text(limits[0]))
-        limits[0] = ""
-    cells = ("\n".join(limits), published, adjustable, source + footnotes.note(figure))
-    _print_columns(console, [cells], _COLUMNS.values())
+    _print_columns(console, ["\n".join(limits), published, adjustable, source], _COLUMNS.values())
     console.print(Padding(Text(printable(_calls_text(row))), (0, 0, 0, 4)))
 
 
-def _narrow(limit: Limit) -> str:
-    """Return a limit for its column. A long one with a unit has its burst on a second line."""
-    text = limit_text(limit)
-    if isinstance(limit, Concurrency) or limit.unit == CALLS or len(text) <= _AT_MOST:
-        return text
-    return text.replace(" burst ", "\nburst ")
-
-
 def _print_columns(
-    console: Console,
-    rows: Sequence[tuple[str, ...]],
-    widths: Iterable[int | None] = (None, None),
-    *,
-    style: str = "",
+    console: Console, cells: Iterable[str], widths: Iterable[int | None], *, style: str = ""
 ) -> None:
     # Padding on the right only: with padding on the left, Rich before 14.3 makes columns wider.
     grid = Table.grid(padding=(0, 1, 0, 0))
     for width in widths:
         grid.add_column(width=width, overflow="fold")
-    for row in rows:
-        grid.add_row(*map(Text, row), style=style)
+    grid.add_row(*map(Text, cells), style=style)
     console.print(grid)
-
-
-def _break_address(address: str, width: int) -> str:
-    """Return the address of a page, broken at its last slash if it is too long for a line."""
-    return address if len(address) <= width else "/\n".join(address.rsplit("/", 1))
-
-
-def _letters(number: int) -> str:
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    more, last = divmod(number, len(letters))
-    return (_letters(more - 1) if more else "") + letters[last]
 
 
 def _scope(scope: Sequence[str]) -> str:

@@ -11,16 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from aioapiqueue.recording.spi import as_clock
-from aioapiqueue.registry.spi import (
-    canonical,
-    enforceable,
-    matches_any,
-    plan_of,
-    published,
-    target_called,
-    target_of,
-)
-from aioapiqueue.spi import CALLS as CALLS_UNIT
+from aioapiqueue.registry.spi import enforceable, plan_of, published, target_of
 from aioapiqueue_run.cli.console import as_argument, pluralize, short, unbroken
 from aioapiqueue_run.cli.run.recorder import CALLS, THROTTLED
 from aioapiqueue_run.hub import OTHERS
@@ -32,13 +23,11 @@ if TYPE_CHECKING:
     from aioapiqueue.registry import PublishedLimit
     from aioapiqueue_run.cli.run.model import Outcome, RunPlan
     from aioapiqueue_run.cli.run.recorder import SeriesName
-    from aioapiqueue_run.hub import CallStats
 
 __all__ = [
     "after_dry_run",
     "after_throttling",
     "command_to_copy",
-    "limits_to_try",
     "listed",
     "published_of",
 ]
@@ -66,24 +55,18 @@ class ThrottledCalls:
 
     Attributes:
         service: the service or host.
+        target: the name of a limit for these calls, as `--limit` takes it.
         lanes: the lanes of the calls.
         throttled: number of throttled calls.
         accepted: calls a second that the server accepted while it throttled others; None if there
             were too few calls to tell.
-        of_service: whether the limit to try is one of the whole service.
     """
 
     service: str
-    lanes: tuple[str, ...]
+    target: str
+    lanes: Sequence[str]
     throttled: int
     accepted: float | None
-    of_service: bool = False
-
-    @property
-    def name(self) -> str:
-        """The name of a limit for these calls, as `--limit` takes it."""
-        whole = self.of_service or len(self.lanes) > 1
-        return target_of(self.service, None if whole else self.lanes[0])
 
     @property
     def limit(self) -> str | None:
@@ -94,7 +77,7 @@ class ThrottledCalls:
         if rate < _SLOW:
             rate, unit = rate * 3600, "h"
         scale = 10.0 ** (1 - math.floor(math.log10(rate)))
-        return f"{self.name}={math.floor(rate * scale + 1e-9) / scale:g}/{unit}"
+        return f"{self.target}={math.floor(rate * scale + 1e-9) / scale:g}/{unit}"
 
 
 _Points = dict[int, Sequence[float]]
@@ -109,33 +92,31 @@ def find_throttled(
         series: the time series of the run.
         hosts: the lanes of each host. Requests outside them count for the whole host.
     """
-    services: defaultdict[str, defaultdict[str, list[SeriesName]]]
-    services = defaultdict(lambda: defaultdict(list))
+    services: defaultdict[str, list[SeriesName]] = defaultdict(list)
     for name, points in series.series.items():
         if name.service != OTHERS and any(point[THROTTLED] for point in points.values()):
-            services[name.service][name.lane].append(name)
+            services[name.service].append(name)
     found: list[ThrottledCalls] = []
-    for service, lanes in services.items():
-        groups: list[tuple[tuple[str, ...], list[SeriesName]]]
+    for service, names in services.items():
+        lanes = {name.lane for name in names}
         # Any operation of AWS can get a limit of its own. Of a host, only the lanes that the user
         # has named can: other requests are recorded under their method.
-        own = hosts.get(service, lanes)
-        groups = [((lane,), names) for lane, names in lanes.items() if lane in own]
-        if rest := [lane for lane in lanes if lane not in own]:
-            groups.append((tuple(rest), [name for lane in rest for name in lanes[lane]]))
-        if len(lanes) > _MOST_LANES:
-            groups = [(tuple(lanes), [name for names in lanes.values() for name in names])]
-        for lane_names, names in groups:
+        own = hosts.get(service, lanes) if len(lanes) <= _MOST_LANES else ()
+        groups: defaultdict[str, list[SeriesName]] = defaultdict(list)
+        for name in names:
+            groups[target_of(service, name.lane if name.lane in own else None)].append(name)
+        for target, those in groups.items():
             # A limit applies to each Region and account by itself, so suggest the lowest rate.
             places: defaultdict[object, list[_Points]] = defaultdict(list)
-            for name in names:
+            for name in those:
                 places[name.region, name.account].append(dict(series.series[name]))
             sums = [_added_up(each) for each in places.values()]
             rates = [rate for one in sums if (rate := _accepted(one, series.step)) is not None]
             throttled = int(sum(point[THROTTLED] for one in sums for point in one.values()))
-            accepted, whole = min(rates, default=None), lane_names[0] not in own
-            found.append(ThrottledCalls(service, lane_names, throttled, accepted, whole))
-    return sorted(found, key=lambda one: (-one.throttled, one.name))
+            lane_names = list(dict.fromkeys(name.lane for name in those))
+            lowest = min(rates, default=None)
+            found.append(ThrottledCalls(service, target, lane_names, throttled, lowest))
+    return sorted(found, key=lambda one: (-one.throttled, one.target))
 
 
 def _added_up(each: Iterable[_Points]) -> _Points:
@@ -169,6 +150,7 @@ def _accepted(points: _Points, step: float) -> float | None:
 def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
     """Yield the rates that were accepted while calls were throttled, and limits to try."""
     found = find_throttled(outcome.recorder.series, plan.registry.hosts)
+    estimate = outcome.recorder.estimate
     # If a --limit is given, the default preset no longer applies, so name it.
     preset = "--preset aws " if plan.by_default else ""
     for one in found[:_MOST_NAMED]:
@@ -176,13 +158,13 @@ def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
         text = f"{one.service} {lanes}: throttled {pluralize(one.throttled, 'time')}"
         if one.accepted is not None:
             text += f", while {short(one.accepted)} calls a second were accepted"
-        if plan.dry_run:
-            yield text
-        elif one.limit is None:
-            yield f"{text}: too few calls to suggest a limit"
-        else:
-            option = unbroken(f"{preset}--limit {shlex.quote(one.limit)}")
-            yield f"{text}. Half of that leaves room for other callers: {option}"
+            strictest = 0.0
+            if estimate is not None:  # a dry run, whose limits may be low enough
+                strictest = max(estimate.strictest(one.service, lane) for lane in one.lanes)
+            if estimate is None or strictest > one.accepted:
+                option = unbroken(f"{preset}--limit {shlex.quote(one.limit or '')}")
+                text += f". Use half of that, to leave room for other callers: {option}"
+        yield text
     if len(found) > _MOST_NAMED:
         yield f"{len(found) - _MOST_NAMED:,} more were throttled: see the table"
     plans = [plan_of(plan.registry, one.service) for one in found]
@@ -191,32 +173,16 @@ def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
         yield f"with --adaptive, rates drop automatically when {who} throttles"
 
 
-def after_dry_run(outcome: Outcome, *, suggested: Collection[str] = ()) -> Iterator[str]:
-    """Yield the limits that would have delayed calls, and how long a paced run would take.
-
-    Args:
-        outcome: the outcome of the dry run.
-        suggested: the limits that `command_to_copy` adds. The estimate ignores them.
-    """
+def after_dry_run(outcome: Outcome) -> Iterator[str]:
+    """Yield how long a paced run would take, and the limits that would delay its calls."""
     estimate = outcome.recorder.estimate
     if estimate is None or not outcome.figures:
         return
-    over = [*_over_published(outcome)]
-    if over:
-        yield f"over the limit that AWS publishes: {listed(over)}"
-    yield from _when_read(outcome)
-    named = f"the suggested limit{'s' * (len(suggested) > 1)} ({', '.join(suggested)})"
     held = [f"{one} ({pluralize(count, 'call')})" for one, count in estimate.held.most_common()]
     if held:
-        yield f"limits that would have delayed calls: {listed(held)}"
         took, paced = as_clock(outcome.seconds), as_clock(outcome.paced_seconds or 0)
         yield f"a paced run would take about {paced}; this one took {took}"
-        if suggested:
-            yield f"the estimate ignores {named}: the paced run may take longer"
-    elif suggested:
-        paced_any = any(one.paced for one in outcome.figures)
-        text = "would have delayed a call" if paced_any else "applies to these calls"
-        yield f"no limit of this dry run {text}; with {named}, a paced run may take longer"
+        yield f"limits that would have delayed calls: {listed(held)}"
     elif any(one.paced for one in outcome.figures):
         yield "no limit would have delayed a call: a paced run would take as long as this one"
     else:
@@ -234,61 +200,6 @@ def listed(names: Sequence[str], separator: str = ", ") -> str:
     return separator.join([*names[:_MOST_NAMED], *more])
 
 
-def _over_published(outcome: Outcome) -> Iterator[str]:
-    """Yield the calls that exceeded a published limit, on average or in one second."""
-    groups: defaultdict[tuple[str, str, object, object], list[CallStats]] = defaultdict(list)
-    figures: dict[tuple[str, str], PublishedLimit] = {}
-    for one in outcome.figures:
-        for name, figure in _published_for(one.service, one.lane or one.operation):
-            if figure.rate.unit == CALLS_UNIT and not figure.cost:
-                figures[one.service, name] = figure
-                region = one.region if "region" in figure.scope else None
-                groups[one.service, name, region, one.account].append(one)
-    for (service, name, where, _), those in groups.items():
-        rate = figures[service, name].rate
-        refill = rate.calls / rate.per
-        # The peak of several figures together is unknown; it is at least the largest of them.
-        calls, peak = sum(one.calls for one in those), max(one.peak for one in those)
-        # A token bucket admits its burst, and what it refills meanwhile.
-        if calls > rate.burst + refill * outcome.seconds:
-            how = f"{short(calls / outcome.seconds)}/s on average"
-        elif peak > rate.burst + refill:
-            how = f"{peak:,} in one second"
-        else:
-            continue
-        place = f" in {where}" if where else ""
-        yield f"{service}{' ' * bool(name)}{name}{place} ({how}, {rate} published)"
-
-
-def _when_read(outcome: Outcome) -> Iterator[str]:
-    """Yield when the published limits of these calls were read; nothing if there are none."""
-    days = {
-        figure.read
-        for one in outcome.figures
-        for _, figure in _published_for(one.service, one.lane or one.operation)
-    }
-    if days:
-        first, last = min(days), max(days)
-        when = f"on {first}" if first == last else f"from {first} to {last}"
-        yield f"published limits were read {when}: see {unbroken('aioapiqueue limits')}"
-
-
-@cache
-def _published_for(service: str, lane: str) -> list[tuple[str, PublishedLimit]]:
-    """Return the published limits that apply to a lane, each with a name."""
-    found = []
-    of_lane = published_of(service, lane)
-    if of_lane is not None and not of_lane.shared:
-        found.append((lane, of_lane))
-    operation = lane.partition(" ")[0]
-    for figure in enforceable(service):
-        if not figure.operations:
-            found.append(("", figure))
-        elif figure.shared and matches_any(operation, figure.operations):
-            found += [(f"({figure.name})", figure)] * (not matches_any(operation, figure.exclude))
-    return found
-
-
 @cache
 def published_of(service: str, lane: str) -> PublishedLimit | None:
     """Return the published limit of a lane; None if there is none.
@@ -302,35 +213,7 @@ def published_of(service: str, lane: str) -> PublishedLimit | None:
     return published(service, lane)
 
 
-def command_to_copy(plan: RunPlan, outcome: Outcome) -> str:
-    """Return the command of the paced run.
-
-    If the server throttled calls that the limits would have admitted, it has the limits to try.
-    """
-    options, limits = list(plan.options), limits_to_try(plan, outcome)
-    if limits and plan.by_default:
-        options[:0] = ["--preset", "aws"]
-    for place in range(len(options) - 1, -1, -1):
-        # Our limit replaces the user's for the same calls: it is lower.
-        if options[place] == "--limit" and _target(options[place + 1]) in limits:
-            del options[place : place + 2]
-    options += [part for limit in limits.values() for part in ("--limit", limit)]
-    return " ".join(map(as_argument, ["aioapiqueue", "run", *options, "--", *plan.command]))
-
-
-def limits_to_try(plan: RunPlan, outcome: Outcome) -> dict[str, str]:
-    """Return the limits to add after a dry run, by the calls that they apply to."""
-    limits = dict[str, str]()
-    estimate = outcome.recorder.estimate
-    for one in find_throttled(outcome.recorder.series, plan.registry.hosts)[:_MOST_NAMED]:
-        if one.limit is None or one.accepted is None or estimate is None:
-            continue
-        if max(estimate.strictest(one.service, lane) for lane in one.lanes) > one.accepted:
-            limits[one.name] = one.limit
-    return limits
-
-
-def _target(option: str) -> str:
-    """Return the canonical name of the calls that a `--limit` names."""
-    service, operation = target_called(option.rpartition("=")[0])
-    return target_of(canonical(service), operation)
+def command_to_copy(plan: RunPlan) -> str:
+    """Return the command of the paced run."""
+    words = ["aioapiqueue", "run", *plan.options, "--", *plan.command]
+    return " ".join(map(as_argument, words))

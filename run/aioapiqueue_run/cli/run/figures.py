@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Peaks", "dry_run_table", "lane_of", "rows", "table", "total_of"]
 
-_PACED = ("Paced", "Calls", "Waits", "Waited s", "Longest", "Throttled", "Errors")
-_NOT_PACED = ("Not paced", "Calls", "", "", "", "Throttled", "Errors")
-_COUNTED = ("Counted", "Calls", "Per s", "Peak", "AWS publishes", "Throttled", "Errors")
-_EMPTY = ("", "", "", "", "", "", "")
 _Line: TypeAlias = "tuple[str, *tuple[str | float, ...]]"
 """A line of a table: a name and its figures."""
+_HEAD: _Line = ("Service", "Calls", "Waits", "Waited s", "Longest", "Throttled", "Errors")
+_DRY_RUN_HEAD: _Line
+_DRY_RUN_HEAD = ("Service", "Calls", "Per s", "Peak", "AWS publishes", "Throttled", "Errors")
+_MOST_ROWS = 30
+"""Most rows of a service: a scan of many Regions has thousands, which nobody reads."""
 
 
 class Peaks:
@@ -137,34 +138,41 @@ def rows(
 def _service(
     name: str, figures: Sequence[CallStats], peaks: Peaks, buckets: Sequence[CallStats]
 ) -> FigureRow:
-    queues = []
+    queues, places = [], _places(figures)
     for queue, found in _grouped(figures, _queue):
         lanes = [
             # A queue may serve several Regions and accounts, and so has several figures of a lane.
             _row(lane, own, peaks.of(name, queue, lane))
             for lane, own in _grouped(found, lane_of)
         ]
-        label = _where(found, figures) or str(found[0].queue)
+        label = _where(_places(found), places) or str(found[0].queue)
         queues.append(_row(label, found, peaks.of(name, queue), lanes))
     parts = _busiest(queues) if len(queues) > 1 else list(queues[0].parts)
-    parts += _busiest(_row(_bucket(one, figures), [one], one.peak) for one in buckets)
+    parts += _busiest(_row(_bucket(one, places), [one], one.peak) for one in buckets)
     return dataclasses.replace(_row(name, figures, peaks.of(name)), parts=parts)
 
 
-def _bucket(bucket: CallStats, others: Sequence[CallStats]) -> str:
+def _places(figures: Iterable[CallStats]) -> tuple[set[str | None], set[str | None]]:
+    """Return the Regions and the accounts of figures."""
+    return {one.region for one in figures}, {one.account for one in figures}
+
+
+def _bucket(bucket: CallStats, others: Iterable[set[str | None]]) -> str:
     """Return the name of a shared bucket in a table."""
     # A bucket for all Regions, or all accounts, has none, so nothing is written for it.
-    where = _where([bucket], others, unknown="")
+    where = _where(_places([bucket]), others, unknown="")
     return f"shared {bucket.operation} {where}".rstrip()
 
 
-def _where(figures: Sequence[CallStats], others: Sequence[CallStats], unknown: str = "none") -> str:
-    """Return the Region and account of figures, if others have different ones."""
-    names = []
-    for attribute in ("region", "account"):
-        own = {getattr(figure, attribute) for figure in figures}
-        if own != {getattr(figure, attribute) for figure in others}:
-            names.append(", ".join(sorted(one or unknown for one in own)))
+def _where(
+    places: Iterable[set[str | None]], others: Iterable[set[str | None]], unknown: str = "none"
+) -> str:
+    """Return the Region and account of some places, if others have different ones."""
+    names = [
+        ", ".join(sorted(one or unknown for one in own))
+        for own, of_all in zip(places, others, strict=True)
+        if own != of_all
+    ]
     return f"in {' '.join(filter(None, names))}" if any(names) else ""
 
 
@@ -175,26 +183,19 @@ def table(found: Sequence[FigureRow], limits: dict[str, str]) -> str:
         found: the rows of all services.
         limits: the limits of each service that has some.
     """
-    paced: list[_Line] = []
-    free: list[_Line] = []
     limited = set(map(service_in, limits))
+    lines = [_HEAD]
     for row in found:
-        if row.total.paced:
-            usual = "" if row.name == OTHERS or is_host(row.name) else limits.get("default", "")
-            limit = limits.get(row.name, usual)
-            for name, one in _named(row, f"{row.name} {limit}".rstrip()):
-                times = one.waits, one.waited, one.longest_wait
-                paced.append((name, one.calls, *times, one.throttled, one.errors))
-        else:
-            # If other operations of the service have limits, list those that have none.
-            parts = _named(row, row.name) if row.name in limited else [(row.name, row.total)]
-            for name, one in parts:
-                free.append((name, one.calls, "", "", "", one.throttled, one.errors))
-    if paced:
-        paced.insert(0, _PACED)
-    if free:
-        free.insert(0, _NOT_PACED)
-    return _laid_out([*paced, *[_EMPTY] * bool(paced and free), *free])
+        usual = "" if row.name == OTHERS or is_host(row.name) else limits.get("default", "")
+        limit = f" {limits.get(row.name, usual)}" if row.total.paced else ", not paced"
+        if not row.total.paced and row.name not in limited:
+            row = dataclasses.replace(row, parts=())  # noqa: PLW2901 - no limit is for a part of it
+        for_service: list[_Line] = []
+        for name, one in _named(row, f"{row.name}{limit}".rstrip()):
+            waits = (one.waits, one.waited, one.longest_wait) if row.total.paced else ("", "", "")
+            for_service.append((name, one.calls, *waits, one.throttled, one.errors))
+        lines += _cut(for_service)
+    return _laid_out(lines)
 
 
 def dry_run_table(
@@ -207,12 +208,21 @@ def dry_run_table(
         seconds: the duration of the run, for means.
         published: returns the published limit of a service's lane; "" if there is none.
     """
-    lines: list[_Line] = [_COUNTED]
+    lines = [_DRY_RUN_HEAD]
     for row in found:
+        for_service: list[_Line] = []
         for name, one in _named(row, row.name):
             mean, limit = one.calls / max(seconds, 0.001), published(row.name, one.service)
-            lines.append((name, one.calls, mean, one.peak, limit, one.throttled, one.errors))
+            for_service.append((name, one.calls, mean, one.peak, limit, one.throttled, one.errors))
+        lines += _cut(for_service)
     return _laid_out(lines)
+
+
+def _cut(lines: list[_Line]) -> list[_Line]:
+    """Return the lines of a service, with a number in place of those beyond the busiest."""
+    more = len(lines) - _MOST_ROWS
+    rest = f"  and {more:,} more: --json FILE has all of them"
+    return lines if more <= 1 else [*lines[:_MOST_ROWS], (rest, *[""] * (len(_HEAD) - 1))]
 
 
 def _named(row: FigureRow, name: str) -> Iterator[tuple[str, CallStats]]:
@@ -228,15 +238,14 @@ def _named(row: FigureRow, name: str) -> Iterator[tuple[str, CallStats]]:
 
 def _laid_out(lines: Sequence[_Line]) -> str:
     """Return lines as a table."""
-    # Without rich, which takes 1.2 ms for each line: a scan of many Regions has thousands.
+    # Not by rich, which breaks a name that is longer than its column: it could not be searched for.
     cells = [[one if isinstance(one, str) else _number(one) for one in line] for line in lines]
     _, *widths = (max(map(len, column)) + 2 for column in zip(*cells, strict=True))
     text = []
     for name, *figures in cells:
         row = "".join(f"{one:>{width}}" for one, width in zip(figures, widths, strict=True))
         row = row.rjust(WIDTH)
-        # A name may use the space before its first figure. A longer one gets a line of its own, and
-        # is not cut, so that it can be searched for.
+        # A name may use the space before its first figure. A longer one gets a line of its own.
         if row[: len(name) + 1].strip():
             text += [name, row]
         else:

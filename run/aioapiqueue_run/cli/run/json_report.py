@@ -245,7 +245,7 @@ def _if_paced(plan: RunPlan, outcome: Outcome) -> dict[str, Any] | None:
             }
             for (service, lane), figure in published.items()
         ],
-        "command": command_to_copy(plan, outcome),
+        "command": command_to_copy(plan),
     }
 
 

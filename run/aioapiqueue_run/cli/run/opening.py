@@ -29,7 +29,7 @@ def opening(plan: RunPlan) -> str:
     """Return the message: what is paced and how, or that nothing is."""
     hosts = plan.registry.hosts
     if plan.dry_run:
-        to = f" to AWS and to {_listed(list(hosts), 'host')}" if hosts else ""
+        to = f" to AWS and to {_listed(list(hosts), 'hosts')}" if hosts else ""
         lines = [f"dry run: {'calls' if hosts else 'AWS calls'}{to} are counted, not paced"]
     else:
         lines = list(_paced(plan.limits))
@@ -74,14 +74,12 @@ def _paced(limits: Mapping[str, str]) -> Iterator[str]:
     own = {name: limit for name, limit in limits.items() if name != "default"}
     named = dict.fromkeys(map(service_in, own))
     hosts = [one for one in named if is_host(one)]
-    services = [one for one in named if not is_host(one)]
     parts = [f"{unbroken(name)} at {limit}" for name, limit in own.items()]
     if len(parts) > _MOST_NAMED:
-        kinds = [(services, "service"), (hosts, "host")]
-        names = " and ".join(_listed(those, what) for those, what in kinds if those)
+        names = _listed(list(named), "services and hosts" if hosts else "services")
         parts = [f"{names} under {pluralize(len(own), 'limit')} (`aioapiqueue limits` lists them)"]
     if "default" in limits:
-        other = "other " if services else ""
+        other = "other " if len(named) > len(hosts) else ""
         parts.append(f"each {other}service{' of AWS' if hosts else ''} at {limits['default']}")
     yield (
         f"paced: {', '.join(parts)}"
@@ -95,4 +93,4 @@ def _paced(limits: Mapping[str, str]) -> Iterator[str]:
 
 
 def _listed(names: list[str], what: str) -> str:
-    return ", ".join(names) if len(names) <= _MOST_NAMED else f"{len(names)} {what}s"
+    return ", ".join(names) if len(names) <= _MOST_NAMED else f"{len(names)} {what}"

@@ -6,15 +6,13 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.recording.spi import as_clock
-from aioapiqueue.registry.spi import origin_of
 from aioapiqueue.spi import printable
-from aioapiqueue_run.cli.console import MAX_LISTED, pluralize, prefixed, unbroken, wrapped
+from aioapiqueue_run.cli.console import pluralize, prefixed, unbroken, wrapped
 from aioapiqueue_run.cli.run.activation import Why
 from aioapiqueue_run.cli.run.advice import (
     after_dry_run,
     after_throttling,
     command_to_copy,
-    limits_to_try,
     listed,
     published_of,
 )
@@ -22,15 +20,17 @@ from aioapiqueue_run.cli.run.errors import ExitCode
 from aioapiqueue_run.cli.run.figures import dry_run_table, rows, table, total_of
 from aioapiqueue_run.cli.run.gates import Measured
 from aioapiqueue_run.cli.run.gateway import is_installed
+from aioapiqueue_run.cli.run.held import held_by
 from aioapiqueue_run.cli.run.limits_applied import unused
 from aioapiqueue_run.cli.run.limits_in_words import named
 from aioapiqueue_run.hub import OTHERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from aioapiqueue_run.cli.run.activation import Inactive
     from aioapiqueue_run.cli.run.model import Outcome, RunPlan
+    from aioapiqueue_run.hub import CallStats
 
 __all__ = [
     "about",
@@ -86,7 +86,7 @@ def about(inactive: Inactive, name: str, *, stopped: bool) -> str:
     )
     if inactive.why is Why.LATE:
         return text
-    done = "It is stopped, so that no call is sent unpaced." if stopped else "IT IS NOT PACED."
+    done = "It is stopped, so that no call is sent unpaced." if stopped else "It is not paced."
     return f"{text}\n{done}"
 
 
@@ -154,25 +154,45 @@ def _has_own_botocore(plan: RunPlan, outcome: Outcome) -> bool:
 
 
 def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
-    """Return the summary of a run: how it ended, and its calls."""
+    """Return the summary of a run: what was paced, by how much, for which limits; then its end."""
     name, seconds = printable(PurePath(plan.launch.name).name), as_clock(outcome.seconds)
     if outcome.stopped is not None:
         end = f"{name} was stopped after {seconds}; aioapiqueue run exits with {code}"
     else:
-        end = f"{name} ended after {seconds} with exit code {outcome.code}"
-        if code != outcome.code:
-            end += f"; aioapiqueue run exits with {code}"
+        end = f"{name} ended after {seconds}, exit code {outcome.code}"
+        if code != outcome.code and code in _BECAUSE:
+            end += f"; aioapiqueue run exits with {code}, {_BECAUSE[code]}"
     total = total_of("", outcome.figures)
     if not total.calls:
-        return wrapped(f"{end}; no {_calls(plan)} counted")
+        return wrapped(f"no {_calls(plan)} counted; {end}")
     calls = _calls(plan, total.calls)
-    if not plan.dry_run:
-        paced = sum(figure.calls for figure in outcome.figures if figure.paced)
-        calls += f", {paced:,} of them paced"
-    calls += f"; {total.throttled:,} throttled, {pluralize(total.errors, 'other error')}"
+    if plan.dry_run:
+        calls += " counted"
+    else:
+        paced = total_of("", [figure for figure in outcome.figures if figure.paced])
+        calls += f", {paced.calls:,} paced"
+        calls += f": {_waits(paced, outcome)}" if paced.calls else ""
+    end = f"{total.throttled:,} throttled, {pluralize(total.errors, 'other error')}; {end}"
     if total.refused:
-        calls += f", {total.refused:,} refused (not sent)"
-    return f"{wrapped(end)}\n{wrapped(calls)}"
+        end = f"{total.refused:,} refused (not sent), {end}"
+    return f"{wrapped(calls)}\n{wrapped(end)}"
+
+
+_BECAUSE: dict[int, str] = {
+    ExitCode.INACTIVE: "as calls may have gone unpaced (if that is fine: --allow-inactive)",
+    ExitCode.GATE: "because of --fail-on",
+}
+"""Why we exit with another code than the program."""
+
+
+def _waits(paced: CallStats, outcome: Outcome) -> str:
+    """Return how long calls waited, and for which limits."""
+    if not paced.waits:
+        return "none waited"
+    held = [(unbroken(name), seconds) for name, seconds in held_by(outcome).most_common()]
+    names = [name + f" ({seconds:,.1f} s)" * (len(held) > 1) for name, seconds in held]
+    text = f"{paced.waits:,} waited {paced.waited:,.1f} s in total"
+    return f"{text} for {listed(names)}" if names else text
 
 
 def tables(plan: RunPlan, outcome: Outcome) -> str:
@@ -200,38 +220,34 @@ def _published(service: str, lane: str) -> str:
 
 def remarks(plan: RunPlan, outcome: Outcome) -> list[str]:
     """Return the messages below the table."""
-    lines = [] if outcome.stopped is not None else list(_warnings(plan, outcome))
+    lines = [] if outcome.stopped is not None else list(_unpaced(plan, outcome))
     lines += after_throttling(plan, outcome)
     if outcome.shared is not None:
-        lines.append(_of_shared(outcome.shared))
+        lines += _of_shared(outcome.shared)
     if outcome.shared_with:
-        lines.append(_of_sharers(outcome.shared_with))
-    if outcome.on_host is not None and outcome.on_host["delays"]:
-        lines.append(_of_others(outcome.on_host["delays"]))
-    services = [one for one in outcome.figures if one.service != OTHERS]
-    if len(services) < len(outcome.figures):
+        runs = [f"{printable(whose)} ({listed([*map(printable, queues)])})"
+                for whose, queues in outcome.shared_with.items()]  # fmt: skip
+        lines.append(f"limits shared with other runs on this host: {listed(runs, '; ')}")
+    if any(one.service == OTHERS for one in outcome.figures):
         lines.append(
-            f"{OTHERS} adds up calls of further kinds (service, operation, Region, account), "
-            f"beyond the first {len(services):,}"
-            + ("" if plan.dry_run else "; they are paced as well")
+            f"{OTHERS} adds up calls of further kinds (service, operation, Region, account)"
         )
     # Without any call, all limits are unused, which the headline makes clear. So list them then
     # only if a gate depends on it.
-    asked = any(gate.metric == "unused" for gate in plan.gates)
-    entries = unused(outcome.figures, plan.registry) if outcome.figures or asked else []
-    unseen = set(_unseen(plan, outcome))  # hosts that the warnings name already
-    names = [" ".join(named(entry)) for entry in entries if entry.service not in unseen]
-    if names:
-        lines.append(f"limits that applied to no call: {listed(names)}")
-    lines += after_dry_run(outcome, suggested=limits_to_try(plan, outcome).values())
-    return [*lines, *_gates(outcome)]
+    if outcome.figures or any(gate.metric == "unused" for gate in plan.gates):
+        names = [" ".join(named(entry)) for entry in unused(outcome.figures, plan.registry)]
+        if names:
+            lines.append(
+                f"limits that applied to no call: {listed(names)}{_why_unused(plan, outcome)}"
+            )
+    return [*lines, *after_dry_run(outcome), *_gates(outcome)]
 
 
 def to_copy(plan: RunPlan, outcome: Outcome) -> str:
     """Return the command of the paced run, on its own line; "" unless this is a dry run."""
     if not plan.dry_run or not outcome.figures:
         return ""
-    return f"{prefixed('to pace this program, run:')}\n  {command_to_copy(plan, outcome)}\n\n"
+    return f"{prefixed('to pace this program, run:')}\n  {command_to_copy(plan)}\n\n"
 
 
 def _gates(outcome: Outcome) -> Iterator[str]:
@@ -244,126 +260,81 @@ def _gates(outcome: Outcome) -> Iterator[str]:
         yield f"passed: --fail-on {', '.join(met)}"
 
 
-def _warnings(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
-    """Yield warnings about what was not paced, if the program ended by itself."""
-    processes, inactive = outcome.processes, outcome.inactive
-    done = "counted" if plan.dry_run else "paced"
+def _unpaced(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
+    """Yield remarks about what was not paced, if the program ended by itself."""
+    processes, done = outcome.processes, "counted" if plan.dry_run else "paced"
     if plan.gateway:
-        yield from _of_gateway(plan, outcome)
-        yield from _forbidden(outcome)
+        yield from _of_gateway(plan, outcome, done)
     elif not processes:
         yield (
-            f"WARNING: NOTHING WAS {done.upper()}: no Python process loaded the pacing. Without "
-            f"--any, only Python 3.9 or later is {done}, and only without -I, -E and -S."
+            f"nothing was {done}: no Python process loaded the pacing. Without --any, only Python "
+            f"3.9 or later is {done}, and only without -I, -E and -S"
         )
-    if not _inactive(plan, outcome):
-        inactive = []
-    for one in inactive[:MAX_LISTED]:
-        since = " FROM THE START" if one.why is Why.LATE else ""
-        command = one.command or printable(plan.launch.name)
-        yield f"WARNING: NOT PACED{since}: {command} (process {one.pid})"
-    if len(inactive) > MAX_LISTED:
-        yield f"WARNING: NOT PACED: {len(inactive) - MAX_LISTED:,} more"
-    if plan.gateway:
-        return
-    if processes and _has_own_botocore(plan, outcome):
-        yield f"WARNING: NOTHING WAS {done.upper()}: {_AWS_CLI}"
-    elif processes and not any(process.botocore for process in processes):
+    elif _has_own_botocore(plan, outcome):
+        yield f"WARNING: nothing was {done}: {_AWS_CLI}"
+    elif not any(process.botocore for process in processes):
         needs = "" if is_installed() else " (needs pip install 'aioapiqueue[gateway]')"
         yield (
             f"nothing was {done}: no process used botocore. If the program calls AWS in another "
             f"way, use --any{needs}"
         )
+    if _inactive(plan, outcome):
+        names = [
+            f"{one.command or printable(plan.launch.name)} (process {one.pid}"
+            f"{', at first' * (one.why is Why.LATE)})"
+            for one in outcome.inactive
+        ]
+        yield f"WARNING: not {done}: {listed(names)}"
 
 
-def _of_gateway(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
+def _of_gateway(plan: RunPlan, outcome: Outcome, done: str) -> Iterator[str]:
     """Yield remarks from the counts of the gateway."""
     seen = outcome.gateway
     if seen is None:
         yield "WARNING: the local proxy ended unexpectedly: its figures are missing"
         return
-    came = seen["calls"] or seen["asked_before"]
-    if not came and not seen["connections"] and not _hooked(plan, outcome) and not plan.isolate:
+    came = seen["calls"] or seen["asked_before"] or seen["connections"] or plan.isolate
+    if not came and not _hooked(plan, outcome):
         yield (
-            f"WARNING: NOTHING WAS {'COUNTED' if plan.dry_run else 'PACED'}: nothing reached the "
-            "local proxy. Either the program made no call, or it called this host "
-            "(127.0.0.1), or it ignores HTTPS_PROXY" + _isolation(seen, " (then use --isolate)")
+            f"nothing was {done}: nothing reached the local proxy. Either the program made no "
+            "call, or it called this host (127.0.0.1), or it ignores "
+            "HTTPS_PROXY (then use --isolate)"
         )
-    else:
-        if seen["passed_by"] and not outcome.figures and not plan.dry_run:
-            passed = listed(list(seen["passed_by"]))
-            yield (
-                f"no call matched a limit. Connections to {passed} were tunnelled without "
-                "inspection"
-            )
-        yield from _not_called(plan, outcome, seen)
-    if outcome.inactive and seen["calls"]:
+    elif seen["passed_by"] and not outcome.figures and not plan.dry_run:
+        passed = listed(list(seen["passed_by"]))
+        yield f"no call matched a limit. Connections to {passed} were tunnelled without inspection"
+    if outcome.inactive and seen["calls"] and not _only_hosts(plan):
         processes = pluralize(len(outcome.inactive), "Python process", "Python processes")
+        yield f"{processes} did not load the pacing: only calls through the local proxy were {done}"
+    if hosts := _to_hosts(seen["unreachable"], "request"):
+        yield f"{hosts} not sent: unreachable (the program received status 502)"
+    if hosts := _to_hosts(seen["unknown_hosts"], "request"):
+        yield f"WARNING: refused: {hosts}: unknown AWS service or operation; upgrade aioapiqueue"
+    if hosts := _to_hosts(seen["untrusted"], "connection"):
+        remedy = "see" if plan.isolate else "try --isolate, or see"
         yield (
-            f"{processes} did not load the pacing: only calls through the local proxy were paced"
+            f"WARNING: {hosts} closed: the program does not trust the proxy's certificate, or "
+            f"speaks only HTTP/2; {remedy} aioapiqueue docs gateway"
         )
-    for host, calls in list(seen["unreachable"].items())[:MAX_LISTED]:
+    if hosts := _to_hosts(seen["forbidden"], "connection"):
         yield (
-            f"WARNING: {pluralize(calls, 'request')} to {host} not sent: the host was unreachable "
-            "(the program received status 502)"
-        )
-    for host, calls in list(seen["unknown_hosts"].items())[:MAX_LISTED]:
-        yield (
-            f"WARNING: REFUSED: {pluralize(calls, 'request')} to {host}: unknown AWS service or "
-            "operation"
-        )
-    remedy = "See" if plan.isolate else "Try --isolate, or see"
-    for host, number in list(seen["untrusted"].items())[:MAX_LISTED]:
-        was = "was" if number == 1 else "were"
-        how = (
-            "closed without a request: the program does not trust the proxy's certificate, or "
-            "speaks only HTTP/2"
-            if number == seen["silent"].get(host)
-            else "closed by a program that does not trust the proxy's certificate"
-        )
-        yield (
-            f"WARNING: {host}: {pluralize(number, 'connection')} {was} {how}. {remedy} aioapiqueue "
-            "docs gateway"
+            f"WARNING: refused, as the program is isolated: {hosts}. It can reach only other "
+            "hosts, by name, on the ports listed at the start; see aioapiqueue docs gateway"
         )
 
 
-def _not_called(plan: RunPlan, outcome: Outcome, seen: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the hosts with limits that got no request, although others did."""
-    origins = {name: origin_of(name) for name in _unseen(plan, outcome)}
-    # Other remarks explain these two cases.
-    hosts = {
-        name: one.host
-        for name, one in origins.items()
-        if one.host not in seen["untrusted"] and one.netloc not in seen["forbidden"]
-    }
-    # A connection to another port of the host shows that its program does use the proxy.
-    came = seen["passed_by"]
-    ignored = [name for name, host in hosts.items() if host not in came and not plan.isolate]
-    if ignored:
-        yield (
-            f"no request to {listed(ignored)} reached the local proxy. If the program sent one, it "
-            "ignores HTTPS_PROXY" + _isolation(seen, ": use --isolate")
-        )
-    if others := [name for name in hosts if name not in ignored]:
-        yield f"no request to {listed(others)} reached the local proxy"
+def _to_hosts(numbers: Mapping[str, int], what: str) -> str:
+    """Return the numbers of requests or connections to hosts."""
+    return listed([f"{pluralize(number, what)} to {host}" for host, number in numbers.items()])
 
 
-def _forbidden(outcome: Outcome) -> Iterator[str]:
-    """Yield the servers that an isolated program could not reach, if there are any."""
-    servers = outcome.gateway and outcome.gateway["forbidden"]
-    if servers:
-        yield (
-            f"WARNING: REFUSED: {pluralize(sum(servers.values()), 'connection')} of the isolated "
-            f"program, to {listed(list(servers))}: it can reach only other hosts, by name, on the "
-            "ports listed at the start; see aioapiqueue docs gateway"
-        )
-
-
-def _isolation(seen: Mapping[str, Any], advice: str) -> str:
-    """Return the advice to isolate the program, or why that is impossible."""
-    if here := seen["on_this_host"]:
-        return f" (but --isolate would block {listed(here)})"
-    return advice
+def _why_unused(plan: RunPlan, outcome: Outcome) -> str:
+    """Return why limits may have applied to no call, and what to do."""
+    called = {one.service for one in outcome.figures}
+    if outcome.gateway is not None and not (plan.isolate or called.issuperset(plan.registry.hosts)):
+        return ". If the program calls these hosts, it may ignore HTTPS_PROXY: use --isolate"
+    unpaced = any(not one.paced for one in outcome.figures)
+    return ". Compare their names with the calls in the table" if unpaced else ""
 
 
 def _only_hosts(plan: RunPlan) -> bool:
@@ -377,41 +348,12 @@ def _hooked(plan: RunPlan, outcome: Outcome) -> bool:
     return not _only_hosts(plan) and any(process.botocore for process in outcome.processes)
 
 
-def _unseen(plan: RunPlan, outcome: Outcome) -> list[str]:
-    """Return the hosts with limits that got no request."""
-    seen = {one.service for one in outcome.figures}
-    if outcome.gateway is not None:
-        seen |= outcome.gateway["unreachable"].keys()
-    return [host for host in plan.registry.hosts if host not in seen and OTHERS not in seen]
-
-
-def _of_others(delays: Sequence[Mapping[str, Any]]) -> str:
-    """Return the limits of other runs on this host that delayed calls."""
-    named = [
-        f"{printable(one['queue'])}{' ' * bool(one['lane'])}{printable(one['lane'])} at "
-        f"{one['limit']} ({printable(one['whose'])}): {pluralize(one['calls'], 'call')}, "
-        + unbroken(f"{one['seconds']:,.1f} s")
-        for one in delays
-    ]
-    return f"delayed by limits of other runs on this host: {listed(named, '; ')}"
-
-
-def _of_sharers(shared_with: Mapping[str, Sequence[str]]) -> str:
-    """Return the other runs on this host that used the same limits."""
-    named = [
-        f"{printable(whose)} ({listed([*map(printable, queues)])})"
-        for whose, queues in shared_with.items()
-    ]
-    return f"limits shared with other runs on this host: {listed(named, '; ')}"
-
-
-def _of_shared(shared: Mapping[str, Any]) -> str:
-    """Return a remark about the shared server."""
-    asks = sum(one["asks"] for one in shared["queues"])
+def _of_shared(shared: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a remark about the shared server, if it was unreachable."""
     faults = sum(one["faults"] for one in shared["queues"])
-    text = f"shared through {shared['server']}: {pluralize(asks, 'request')}, {faults:,} failed"
-    if times := shared["times_lost"]:
-        text += f"; unreachable {f'{times:,} times, ' * (times > 1)}for "
-        text += unbroken(f"{shared['seconds_lost']:,.1f} s")
+    if not faults and not shared["times_lost"]:
+        return
+    text = f"{shared['server']}: {pluralize(faults, 'request')} failed; unreachable for "
+    text += unbroken(f"{shared['seconds_lost']:,.1f} s")
     now = {one["fault"] for one in shared["queues"] if one["fault"]}
-    return f"{text}; at the end: {'; '.join(sorted(now))}" if now else text
+    yield f"{text}; at the end: {'; '.join(sorted(now))}" if now else text

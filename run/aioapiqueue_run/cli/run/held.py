@@ -1,0 +1,100 @@
+"""The limits for which the calls of a run waited."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue import Concurrency
+from aioapiqueue.registry.spi import target_of
+from aioapiqueue.spi import limit_types, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from aioapiqueue import Limit
+    from aioapiqueue.recording.spi import QueueRecord
+    from aioapiqueue_run.cli.run.model import Outcome
+
+__all__ = ["held_by"]
+
+_SHARE_OF_PERMITS = 0.5
+"""Assumed use of a limit on calls in flight, whose use over time is not recorded."""
+_LEAST = 0.02
+"""Smallest part of a queue's waits that is attributed to one more limit."""
+
+
+def held_by(outcome: Outcome) -> Counter[str]:
+    """Return the seconds that calls waited for each limit.
+
+    If several limits apply to a call, its wait is attributed to the one that was used most while
+    calls waited. The hub of the host reports by itself which waits limits of other runs caused.
+    """
+    found = Counter[str]()
+    recording = outcome.recorder.recording
+    delays = (outcome.on_host or {}).get("delays", ())
+    changes = recording.changes.as_json()["changes"]
+    slowed = {one["queue"] for one in changes if one["kind"] == "backed_off"}
+    paced = [one for one in outcome.figures if one.paced and one.waits and one.queue]
+    for queue, service in {str(one.queue): one.service for one in paced}.items():
+        record = recording.queues.get(queue)
+        if record is None:  # there were too many queues
+            continue
+        counts = record.as_json(outcome.seconds)
+        least, left = _LEAST * counts["waited"], counts["waited"]
+        for one in delays:
+            if one["queue"] == queue:
+                name = f"{_name(service, printable(one['lane']))} {one['limit']}"
+                found[f"{name} of {printable(one['whose'])}"] += one["seconds"]
+                left -= one["seconds"]
+        # Rates that throttling has lowered are below the limits.
+        candidates = [(1.0, "", "(rate lowered after throttling)", left)]
+        if queue not in slowed:
+            candidates = sorted(_candidates(record, counts, recording.series.step), reverse=True)
+        for _, lane, limit, waited in candidates:
+            seconds = min(waited, left)
+            if seconds > least:
+                found[f"{_name(service, lane)} {limit}"] += seconds
+                left -= seconds
+    return found
+
+
+def _candidates(
+    record: QueueRecord, counts: Mapping[str, Any], step: float
+) -> Iterator[tuple[float, str, str, float]]:
+    """Yield the fullest limit of the queue ("") and of each lane in which calls waited.
+
+    Yields:
+        The share used while calls of the lane waited, the lane, the limit, and the lane's waits.
+    """
+    for one in (counts, *counts["lanes"]):
+        limits, _ = record.limits_of(one.get("lane"))
+        if one["waited"] and limits:
+            shares = [(_share(limit, one["time_series"], step), str(limit)) for limit in limits]
+            share, limit = max(shares)
+            yield share, one.get("lane", ""), limit, one["waited"]
+
+
+def _share(limit: Limit, series: Sequence[Mapping[str, Any]], step: float) -> float:
+    """Return the share of a limit that was used in the steps in which calls waited."""
+    if isinstance(limit, Concurrency):
+        return _SHARE_OF_PERMITS
+    calls = series[0]
+    pairs = zip(calls["steps"], calls.get("waited", ()), strict=False)
+    busy = {number for number, waited in pairs if waited}
+    used: float = sum(
+        amount
+        for one in series
+        if one["unit"] == limit.unit
+        for number, amount in zip(one["steps"], one["used"], strict=True)
+        if number in busy
+    )
+    return used / (limit_types.rate_of(limit) * step * max(1, len(busy)))
+
+
+def _name(service: str, lane: str) -> str:
+    """Return the name of a limit, as `--limit` takes it."""
+    if lane.startswith("shared "):
+        return f"{service} ({lane.removeprefix('shared ').partition(' of ')[0]})"
+    # If several services share a queue, a lane may have the name of its service.
+    return target_of(service, None if lane in {"", service} else lane.removeprefix(f"{service}."))

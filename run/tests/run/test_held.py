@@ -1,0 +1,142 @@
+"""Which limits the calls of a run waited for, as its first line says."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from aioapiqueue import Event
+from aioapiqueue.registry import Registry
+from aioapiqueue_run.cli.run.held import held_by
+from aioapiqueue_run.cli.run.model import Outcome
+from aioapiqueue_run.cli.run.recorder import RunRecorder
+from aioapiqueue_run.cli.run.report import headline
+from aioapiqueue_run.hub import CallStats, Request
+from aioapiqueue_run.hub.records import Kind, ProcessLoad
+from tests.helpers.plans import plan_of
+
+LIMITS = """
+[ec2]
+rate = "30/s"
+[ec2.lanes]
+DescribeSnapshots = "10/s"
+DescribeImages = "10/s"
+[ec2.buckets.copies]
+operations = ["CopySnapshot", "CopyImage"]
+rate = "5/s"
+"""
+
+
+def outcome_of(calls, limits=LIMITS, on_host=None):
+    """What came of a run of ten seconds.
+
+    Args:
+        calls: of each operation, the calls of each second, and how long each of them waited.
+        limits: as in limits.toml.
+        on_host: what the hub of the host has counted.
+    """
+    registry = Registry.parse(limits)
+    recorder = RunRecorder(registry=registry)
+    recorder.begin(1_000.0)
+    figures = []
+    for operation, (rates, waited) in calls.items():
+        needs = registry.find_call("ec2", operation, region="eu-west-1")
+        kind = Kind("ec2", operation, "eu-west-1", None)
+        stats = CallStats(*kind, needs.queue.name, paced=True)
+        figures.append(stats)
+        for second, rate in enumerate(rates):
+            for number in range(rate):
+                now = 1_000.0 + second + number / rate
+                request = Request(ProcessLoad(), kind, stats, (), needs, paced=True, ahead=False)
+                request.slot = SimpleNamespace(waited=waited)
+                stats.count_start(now, waited)
+                recorder.started(request, now)
+    return Outcome(code=0, figures=figures, recorder=recorder, seconds=10, on_host=on_host)
+
+
+@pytest.mark.parametrize(
+    ("calls", "held"),
+    [
+        ({"DescribeSnapshots": ([10] * 10, 0.5)}, {"ec2.DescribeSnapshots 10/s": 50}),
+        # Both lanes are far from their limits: that of all calls is used up.
+        (
+            {"DescribeSnapshots": ([4] * 10, 0.5), "RunInstances": ([26] * 10, 0.5)},
+            {"ec2 30/s": 150},
+        ),
+        # One waits for its lane, the other for all.
+        (
+            {"DescribeSnapshots": ([10] * 10, 0.5), "RunInstances": ([19] * 10, 0.1)},
+            {"ec2.DescribeSnapshots 10/s": 50, "ec2 30/s": 19},
+        ),
+        # A burst at the beginning, and then hardly a call: what was used up then is what counts.
+        (
+            {"DescribeSnapshots": ([10], 0.5), "RunInstances": ([12] * 10, 0)},
+            {"ec2.DescribeSnapshots 10/s": 5},
+        ),
+        # Two operations that share a bucket.
+        (
+            {"CopySnapshot": ([3] * 10, 0.5), "CopyImage": ([2] * 10, 0.5)},
+            {"ec2 (copies) 5/s": 25},
+        ),
+        ({"RunInstances": ([10] * 10, 0)}, {}),
+    ],
+    ids=["lane", "all", "both", "burst", "bucket", "none"],
+)
+def test_fullest_limit_held_the_calls(calls, held):
+    """Of the limits of a call, the one that was used up while calls waited."""
+    assert held_by(outcome_of(calls)) == pytest.approx(held)
+
+
+def test_limit_on_calls_in_flight_is_named():
+    """Where no rate was nearly used up."""
+    limits = '[ec2]\nrate = "100/s"\nconcurrency = 2\n'
+    outcome = outcome_of({"DescribeTags": ([10] * 10, 0.5)}, limits)
+    assert held_by(outcome) == pytest.approx({"ec2 2 at once": 50})
+
+
+def test_limit_of_another_run_held_the_calls():
+    """As the hub of the host has counted; the rest is attributed to the own limits."""
+    calls = {"DescribeSnapshots": ([10] * 10, 0.5)}
+    queue = outcome_of(calls).figures[0].queue
+    delay = {"queue": queue, "lane": "", "limit": "9/s", "whose": "b, process 7", "seconds": 20.0}
+    assert held_by(outcome_of(calls, on_host={"delays": [delay]})) == pytest.approx(
+        {"ec2 9/s of b, process 7": 20, "ec2.DescribeSnapshots 10/s": 30}
+    )
+
+
+def test_lowered_rate_held_the_calls():
+    """After throttling, the rate that `adaptive` allows is below all limits."""
+    outcome = outcome_of({"DescribeSnapshots": ([1] * 10, 0.5)})
+    queue = outcome.figures[0].queue
+    event = Event("backed_off", queue, None, 0, 1, at=1_001.0, waited=0.0, rate=1.0)
+    outcome.recorder.recording.queues[queue].changed(event, None)
+    assert held_by(outcome) == pytest.approx({"ec2 (rate lowered after throttling)": 5})
+
+
+@pytest.mark.parametrize(
+    ("calls", "said"),
+    [
+        (
+            {"DescribeSnapshots": ([10] * 10, 0.5)},
+            (
+                "100 AWS calls, 100 paced: 100 waited 50.0 s in total for\n"
+                "ec2.DescribeSnapshots 10/s\n"
+            ),
+        ),
+        (
+            {"DescribeSnapshots": ([10] * 10, 0.5), "RunInstances": ([19] * 10, 0.1)},
+            (
+                "290 AWS calls, 290 paced: 290 waited 69.0 s in total for\n"
+                "ec2.DescribeSnapshots 10/s (50.0 s), ec2 30/s (19.0 s)\n"
+            ),
+        ),
+        ({"RunInstances": ([10] * 10, 0)}, "100 AWS calls, 100 paced: none waited\n"),
+    ],
+)
+def test_first_line_has_waits_and_limits(calls, said):
+    """First what was paced, by how much and by which limit; then how the program ended."""
+    plan = plan_of(Registry.parse(LIMITS))
+    assert headline(plan, outcome_of(calls), 0) == (
+        f"{said}0 throttled, 0 other errors; scan ended after 0:10, exit code 0"
+    )
