@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import pytest
+
 from aioapiqueue.registry import Registry
 from aioapiqueue_run.hub.calls import Calls
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
 
 
-async def test_hub_figures_of_two_services():
-    """Two services of one queue, each with a bucket of the same name: two figures."""
+@pytest.fixture
+def registry():
+    """Read the limits before the event loop runs, as `run` does: the preset is in files."""
     text = 'preset = "aws"\n' + "".join(
         f'[{service}.buckets.mine]\noperations = ["{operation}"]\nrate = "3/s"\n'
         for service, operation in (("apigateway", "GetRestApis"), ("apigatewayv2", "GetApis"))
     )
-    calls = Calls(Registry.parse(text), count_only=False)
+    return Registry.parse(text)
+
+
+async def test_hub_figures_of_two_services(registry):
+    """Two services of one queue, each with a bucket of the same name: two figures."""
+    calls = Calls(registry, count_only=False)
     for service, operation in (("apigateway", "GetRestApis"), ("apigatewayv2", "GetApis")):
         kind = Kind(service, operation, "eu-west-1", "111122223333")
         request = calls.request(ProcessLoad(), kind, {}, ahead=False)
