@@ -32,7 +32,6 @@ __all__ = [
     "short",
     "unbroken",
     "why_unwritable",
-    "wrapped",
 ]
 
 PREFIX = "aioapiqueue: "
@@ -46,14 +45,28 @@ USAGE_ERROR = 2
 """Exit codes of a command that could not do its work, and of invalid options (as in click)."""
 
 
-def prefixed(text: str) -> str:
+def prefixed(text: str, columns: int | None = WIDTH) -> str:
     """Return a message with `PREFIX` before each line and a line feed after it.
 
-    Control characters are escaped, except line feeds. A caller that quotes a text from elsewhere
-    passes it through `printable` first, because a line feed in it would begin a line of its own.
+    Long lines break between words. Control characters are escaped, except line feeds. A caller that
+    quotes a text from elsewhere passes it through `printable` first, because a line feed in it
+    would begin a line of its own.
+
+    Args:
+        text: the message.
+        columns: the width of each line. None: no line breaks.
     """
-    lines = text.removesuffix("\n").split("\n") if text else ()
+    lines = text.removesuffix("\n").split("\n") if text else []
+    if columns is not None:
+        lines = [part for line in lines for part in _broken(line, columns - len(PREFIX))]
+    lines = [line.replace(_UNBROKEN, " ") for line in lines]
     return "".join(f"{PREFIX}{printable(line)}".rstrip() + "\n" for line in lines)
+
+
+def _broken(line: str, columns: int) -> list[str]:
+    if len(line) <= columns:
+        return [line]  # `wrap` would change its spaces
+    return textwrap.wrap(line, max(1, columns), break_long_words=False, break_on_hyphens=False)
 
 
 def say(text: str) -> None:
@@ -61,10 +74,8 @@ def say(text: str) -> None:
 
     Elsewhere, each line stays whole, so that a program that reads them finds one problem in each.
     """
-    if sys.stderr.isatty():
-        columns = shutil.get_terminal_size().columns
-        text = "\n".join(_filled(line, columns) for line in text.split("\n"))
-    typer.echo(prefixed(text), err=True, nl=False)
+    columns = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
+    typer.echo(prefixed(text, columns), err=True, nl=False)
 
 
 def refuse(why: str, code: int = USAGE_ERROR) -> NoReturn:
@@ -151,20 +162,8 @@ def short(number: float) -> str:
 
 
 def unbroken(text: str) -> str:
-    """Return a text that `wrapped` keeps on one line."""
+    """Return a text that messages keep on one line."""
     return text.replace(" ", _UNBROKEN)
 
 
 _UNBROKEN = "\N{NO-BREAK SPACE}"
-
-
-def wrapped(text: str) -> str:
-    """Return a message in lines that fit `WIDTH` columns with `PREFIX` before each."""
-    return _filled(text, WIDTH).replace(_UNBROKEN, " ")
-
-
-def _filled(text: str, columns: int) -> str:
-    room = max(1, columns - len(PREFIX))
-    if len(text) <= room:
-        return text  # `fill` would change its spaces
-    return textwrap.fill(text, room, break_long_words=False, break_on_hyphens=False)

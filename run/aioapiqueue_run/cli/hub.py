@@ -28,7 +28,6 @@ from aioapiqueue_run.cli.console import (
     pluralize,
     refuse,
     say,
-    wrapped,
 )
 from aioapiqueue_run.cli.help import Command, CommandGroup
 
@@ -65,7 +64,7 @@ def status(
     if answer["kept"]:
         typer.echo("the hub runs until you stop it: aioapiqueue hub stop")
     if answer["problem"]:
-        say(wrapped(printable(answer["problem"])))
+        say(printable(answer["problem"]))
     if not answer["quotas"]:
         typer.echo("no quota is in use")
     for quota in answer["quotas"]:
@@ -120,7 +119,7 @@ def start() -> None:
     try:
         reached = reach({"command": "keep"}, override=os.environ.get(HUB_DIR))
     except (SharedError, Unreachable) as error:
-        refuse(wrapped(str(error)), FAILED)
+        refuse(str(error), FAILED)
     reached.sock.close()  # the hub goes on without clients, because of "keep"
     typer.echo(
         f"the hub is running: process {reached.welcome['pid']}, at {reached.welcome['socket']}"
@@ -139,7 +138,7 @@ def stop() -> None:
     typer.echo(f"the hub has stopped (process {answer['pid']})")
     if answer["queues"]:
         queues = pluralize(answer["queues"], "queue")
-        say(wrapped(f"{queues} used the hub and will start another when needed"))
+        say(f"{queues} used the hub and will start another when needed")
 
 
 @app.command(cls=Command)
@@ -201,9 +200,9 @@ def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
     try:
         answer = command(HubLocation(os.environ.get(HUB_DIR)), hello)
     except (OSError, ValueError) as error:  # a ValueError: no place for a hub, or no JSON
-        refuse(wrapped(f"cannot reach the hub: {error}"), FAILED)
+        refuse(f"cannot reach the hub: {error}", FAILED)
     if answer is None:
         refuse(none, FAILED)
     if "refused" in answer:
-        refuse(wrapped(f"the hub refused the request: {printable(answer['refused'])}"), FAILED)
+        refuse(f"the hub refused the request: {printable(answer['refused'])}", FAILED)
     return answer

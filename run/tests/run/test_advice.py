@@ -10,7 +10,7 @@ import pytest
 
 from aioapiqueue.recording.spi import TimeSeries
 from aioapiqueue.registry import Registry
-from aioapiqueue_run.cli.console import unbroken, wrapped
+from aioapiqueue_run.cli.console import prefixed, unbroken
 from aioapiqueue_run.cli.run.advice import (
     ThrottledCalls,
     after_dry_run,
@@ -264,7 +264,7 @@ def test_advice_after_a_paced_run():
     """The option stays in one line, and goes beside the preset where that was the default."""
     of = plan(by_default=True, dry_run=False)
     outcome = outcome_of(of, "DescribeVolumes", service="ec2", throttled=29)
-    text = "\n".join(map(wrapped, after_throttling(of, outcome)))
+    text = prefixed("\n".join(after_throttling(of, outcome)))
     option = "--preset aws --limit 'ec2.DescribeVolumes unfiltered=0.5/s'"
     assert any(option in line for line in text.splitlines()), text
     assert "with --adaptive" in text

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from aioapiqueue.registry.spi import origin_of
 from aioapiqueue_run import gateway
-from aioapiqueue_run.cli.console import wrapped
 from aioapiqueue_run.cli.run.errors import NotStarted
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ async def _check_isolation() -> None:
     )
     _, why = await process.communicate()
     if process.returncode:
-        raise NotStarted(wrapped(f"--isolate: {why.decode().strip()}; nothing was started"))
+        raise NotStarted(f"--isolate: {why.decode().strip()}; nothing was started")
 
 
 class Gateway:
@@ -178,14 +177,13 @@ class Gateway:
                 line = await self._stdout.readline()
         ready = json.loads(line or b"{}")
         if hosts := ready.get("forbidden"):
-            raise NotStarted(wrapped(_OUT_OF_REACH.format(hosts=" and ".join(hosts))))
+            raise NotStarted(_OUT_OF_REACH.format(hosts=" and ".join(hosts)))
         if "port" not in ready:
             await self.end()
-            why = (
+            raise NotStarted(
                 f"the local proxy cannot start: {self._why()}; nothing was started. To run "
                 "without it: --no-any"
             )
-            raise NotStarted(wrapped(why))
         self._ready = ready
 
     def _why(self) -> str:

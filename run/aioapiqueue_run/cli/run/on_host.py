@@ -10,7 +10,6 @@ from anyio import to_thread
 
 from aioapiqueue import HostSchedule, SharedError
 from aioapiqueue.schedules.spi import HUB_DIR, Unreachable, reach
-from aioapiqueue_run.cli.console import wrapped
 from aioapiqueue_run.cli.run.errors import NotStarted
 from aioapiqueue_run.cli.run.outages import Outages
 
@@ -66,7 +65,7 @@ class OnHost:
             await to_thread.run_sync(_ensure_hub, abandon_on_cancel=True)
         except (SharedError, Unreachable) as error:
             why = f"{error}; nothing was started. To run without sharing limits: --private"
-            raise NotStarted(wrapped(why)) from None
+            raise NotStarted(why) from None
         yield
 
     def schedule(self, name: str) -> HostSchedule:

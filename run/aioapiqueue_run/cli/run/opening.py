@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue.registry.spi import DEFAULT_SHARE, is_host
 from aioapiqueue.spi import printable
-from aioapiqueue_run.cli.console import pluralize, unbroken, wrapped
+from aioapiqueue_run.cli.console import pluralize, unbroken
 from aioapiqueue_run.cli.run.gateway import is_installed, reachable_ports
 from aioapiqueue_run.cli.run.limits_in_words import service_in
 
@@ -55,7 +55,7 @@ def opening(plan: RunPlan) -> str:
             f"{printable(plan.launch.name)} is not Python: only Python programs that it starts are "
             f"{done}{remedy}"
         )
-    return "\n".join(map(wrapped, [_NO_LIMIT, *lines] if plan.by_default else lines))
+    return "\n".join([_NO_LIMIT, *lines] if plan.by_default else lines)
 
 
 def _isolated(plan: RunPlan) -> str:

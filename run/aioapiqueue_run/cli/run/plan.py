@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from aioapiqueue import Rate
 from aioapiqueue.registry import Registry
 from aioapiqueue.spi import CALLS
-from aioapiqueue_run.cli.console import wrapped
 from aioapiqueue_run.cli.hosts import host_problems
 from aioapiqueue_run.cli.run.errors import NotStarted
 from aioapiqueue_run.cli.run.gates import RunGate, read_gate
@@ -185,7 +184,7 @@ def _gateway(options: RunOptions, launch: Launch, registry: Registry) -> bool:
     if isolate and sys.platform != "linux":
         raise NotStarted(f"--isolate needs Linux, and this is {sys.platform}: use --any")
     if problems := host_problems(registry):
-        raise NotStarted("\n".join(map(wrapped, problems)))
+        raise NotStarted("\n".join(problems))
     # What needs the gateway, as the start of an error message.
     needs = ["--isolate"] * isolate + ["--any"] * (wanted is True)
     needs += [f"the limit of {host}" for host in registry.hosts]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.recording.spi import as_clock
 from aioapiqueue.spi import printable
-from aioapiqueue_run.cli.console import pluralize, prefixed, unbroken, wrapped
+from aioapiqueue_run.cli.console import pluralize, prefixed, unbroken
 from aioapiqueue_run.cli.run.activation import Why
 from aioapiqueue_run.cli.run.advice import (
     after_dry_run,
@@ -77,12 +77,10 @@ def about(inactive: Inactive, name: str, *, stopped: bool) -> str:
         name: the name of the program.
         stopped: whether the program is stopped because of it.
     """
-    text = wrapped(
-        _ABOUT[inactive.why].format(
-            who=f"{inactive.command or name} (process {inactive.pid})",
-            hint=_AWS_CLI if _is_aws_cli(name) else _NOT_ACTIVATED,
-            detail=inactive.detail,
-        )
+    text = _ABOUT[inactive.why].format(
+        who=f"{inactive.command or name} (process {inactive.pid})",
+        hint=_AWS_CLI if _is_aws_cli(name) else _NOT_ACTIVATED,
+        detail=inactive.detail,
     )
     if inactive.why is Why.LATE:
         return text
@@ -164,7 +162,7 @@ def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
             end += f"; aioapiqueue run exits with {code}, {_BECAUSE[code]}"
     total = total_of("", outcome.figures)
     if not total.calls:
-        return wrapped(f"no {_calls(plan)} counted; {end}")
+        return f"no {_calls(plan)} counted; {end}"
     calls = _calls(plan, total.calls)
     if plan.dry_run:
         calls += " counted"
@@ -175,7 +173,7 @@ def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
     end = f"{total.throttled:,} throttled, {pluralize(total.errors, 'other error')}; {end}"
     if total.refused:
         end = f"{total.refused:,} refused (not sent), {end}"
-    return f"{wrapped(calls)}\n{wrapped(end)}"
+    return f"{calls}\n{end}"
 
 
 _BECAUSE: dict[int, str] = {

@@ -8,7 +8,6 @@ import hashlib
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue_run.cli.console import wrapped
 from aioapiqueue_run.cli.run.errors import NotStarted
 from aioapiqueue_run.cli.run.outages import Outages
 from aioapiqueue_run.cli.run.shared_errors import explained
@@ -71,8 +70,7 @@ class Shared:
                     await self._check()
             except Exception as error:  # noqa: BLE001 - it may quote the password: never shown raw
                 why = explained(error, self.address, _CHECK_SECONDS)
-                text = f"--shared: {self}: {why}; nothing was started"
-                raise NotStarted(wrapped(text)) from None
+                raise NotStarted(f"--shared: {self}: {why}; nothing was started") from None
             yield
 
     async def _check(self) -> None:

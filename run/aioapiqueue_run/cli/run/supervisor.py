@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from aioapiqueue.spi import printable
-from aioapiqueue_run.cli.console import MAX_LISTED, PREFIX, WIDTH, wrapped
+from aioapiqueue_run.cli.console import MAX_LISTED, PREFIX, WIDTH
 from aioapiqueue_run.cli.run.activation import Activation, Why
 from aioapiqueue_run.cli.run.errors import ExitCode, NotStarted
 from aioapiqueue_run.cli.run.estimate import PacedEstimate
@@ -101,7 +101,7 @@ class _Run:
         """Explain why the program has not ended after Ctrl-C."""
         self._plan.log.say(
             f"interrupted: waiting for {printable(self._plan.launch.name)} to end. Its calls are "
-            "still paced;\nanother Ctrl-C is also passed on to it"
+            "still paced; another Ctrl-C is also passed on to it"
         )
 
     async def open(self, stack: contextlib.AsyncExitStack) -> None:
@@ -137,7 +137,7 @@ class _Run:
                 self._environment |= gateway.environment(kept)
         except (OSError, RuntimeError, ValueError) as error:
             why = f"the hub, which paces calls, cannot start: {error}; nothing was started"
-            raise NotStarted(wrapped(why)) from None
+            raise NotStarted(why) from None
 
     async def to_its_end(self, signals: Signals) -> None:
         """Start the program, wait for its end, and note the outcome.
@@ -217,7 +217,7 @@ class _Run:
 
     async def _stop_after(self, lost: Callable[[], Awaitable[str]]) -> None:
         """End the program after the loss of what paces it."""
-        self._fail(wrapped(f"{await lost()}; the program is stopped"))
+        self._fail(f"{await lost()}; the program is stopped")
         await self._stop()
 
     async def _hub_lost(self) -> str:
@@ -241,9 +241,7 @@ class _Run:
         await gateway.end()
         self.outcome.gateway = gateway.counts
         if gateway.fault:
-            self._plan.log.say(
-                wrapped(f"error in the local proxy, please report it: {gateway.fault}")
-            )
+            self._plan.log.say(f"error in the local proxy, please report it: {gateway.fault}")
 
     async def _stop(self) -> None:
         """End the program and its children."""

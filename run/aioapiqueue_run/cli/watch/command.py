@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from aioapiqueue.schedules.spi import HUB_DIR, HubLocation, check_system
-from aioapiqueue_run.cli.console import refuse, wrapped
+from aioapiqueue_run.cli.console import refuse
 
 __all__ = ["watch"]
 
@@ -53,7 +53,7 @@ def watch(
         )
     # A stream that is closed is None.
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
-        refuse(wrapped("watch needs a terminal; in scripts use aioapiqueue hub status --json"))
+        refuse("watch needs a terminal; in scripts use aioapiqueue hub status --json")
     from aioapiqueue_run.cli.watch.screen import Watch  # noqa: PLC0415 - the extra
 
     app = Watch(place, every=every, words=only)
