@@ -8,6 +8,7 @@ from aioapiqueue.registry import Registry
 from aioapiqueue_run.cli.run.launch import Launch
 from aioapiqueue_run.cli.run.log import Log
 from aioapiqueue_run.cli.run.model import RunPlan
+from aioapiqueue_run.cli.run.options import RunOptions
 
 __all__ = ["plan_of"]
 
@@ -23,8 +24,6 @@ def plan_of(registry: Registry | None = None, **changes: Any) -> RunPlan:
         "dry_run": False,
         "shared": None,
         "on_host": None,
-        "live": False,
-        "grace": 10.0,
-        "allow_inactive": False,
+        "given": RunOptions(["scan"]),
     }
     return RunPlan(**(defaults | changes))

@@ -21,6 +21,7 @@ from aioapiqueue_run.cli.run.advice import (
 from aioapiqueue_run.cli.run.estimate import PacedEstimate
 from aioapiqueue_run.cli.run.launch import Launch
 from aioapiqueue_run.cli.run.model import Outcome
+from aioapiqueue_run.cli.run.options import RunOptions
 from aioapiqueue_run.cli.run.recorder import CALLS, ERRORS, THROTTLED, RunRecorder, SeriesName
 from aioapiqueue_run.hub import CallStats, Ended, Request
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
@@ -167,19 +168,15 @@ def test_nothing_throttled_no_advice():
     assert record.found == []
 
 
-def plan(*limits, by_default=False, dry_run=True, options=None, **more):
+def plan(*limits, dry_run=True):
     """What was to be run."""
-    registry = Registry.parse('preset = "aws"') if by_default else Registry.from_options(limits)
-    if options is None:
-        options = [part for limit in limits for part in ("--limit", limit)]
+    command = ["scout", "aws", "--name", "a b"]
     return plan_of(
-        registry,
-        command=["scout", "aws", "--name", "a b"],
+        Registry.from_options(limits) if limits else Registry.parse('preset = "aws"'),
+        command=command,
         launch=Launch("/bin/scout", "scout", python=True),
         dry_run=dry_run,
-        options=options,
-        by_default=by_default,
-        **more,
+        given=RunOptions(command, limit=[*limits] or None),
     )
 
 
@@ -220,7 +217,7 @@ def suggested(of, outcome):
 
 def test_suggestion_keeps_the_preset():
     """A limit beside what AWS publishes does not take its place: EC2 stays paced."""
-    of = plan(by_default=True)
+    of = plan()
     options = ["--preset", "aws", "--limit", "iam.ListUsers=5/s"]
     assert suggested(of, outcome_of(of, "ListUsers")) == [options]
     outcome = outcome_of(of, "DescribeVolumes", service="ec2", throttled=29)
@@ -262,7 +259,7 @@ def test_limits_of_calls_at_once_are_not_judged():
 
 def test_advice_after_a_paced_run():
     """The option stays in one line, and goes beside the preset where that was the default."""
-    of = plan(by_default=True, dry_run=False)
+    of = plan(dry_run=False)
     outcome = outcome_of(of, "DescribeVolumes", service="ec2", throttled=29)
     text = prefixed("\n".join(after_throttling(of, outcome)))
     option = "--preset aws --limit 'ec2.DescribeVolumes unfiltered=0.5/s'"

@@ -195,6 +195,6 @@ def test_what_is_summed_has_a_row():
     assert cells(text, [OTHERS])[0] == "5"
     assert cells(text, [f"{OTHERS},", "not", "paced"])[0] == "7"
     assert [one["calls"] for one in map(figure_as_json, figures[1:])] == [5, 7]
-    plan = plan_of(dry_run=True, allow_inactive=True)
+    plan = plan_of(dry_run=True)
     said = " ".join(remarks(plan, Outcome(figures=figures)))
     assert "(others) adds up calls of further kinds" in said

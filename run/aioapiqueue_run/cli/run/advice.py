@@ -152,7 +152,7 @@ def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
     found = find_throttled(outcome.recorder.series, plan.registry.hosts)
     estimate = outcome.recorder.estimate
     # If a --limit is given, the default preset no longer applies, so name it.
-    preset = "--preset aws " if plan.by_default else ""
+    preset = "--preset aws " if plan.given.has_no_limit else ""
     for one in found[:_MOST_NAMED]:
         lanes = one.lanes[0] if len(one.lanes) == 1 else f"{len(one.lanes):,} operations"
         text = f"{one.service} {lanes}: throttled {pluralize(one.throttled, 'time')}"
@@ -215,5 +215,5 @@ def published_of(service: str, lane: str) -> PublishedLimit | None:
 
 def command_to_copy(plan: RunPlan) -> str:
     """Return the command of the paced run."""
-    words = ["aioapiqueue", "run", *plan.options, "--", *plan.command]
+    words = ["aioapiqueue", "run", *plan.given.as_words(), "--", *plan.command]
     return " ".join(map(as_argument, words))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aioapiqueue_run.cli.run.launch import Launch
     from aioapiqueue_run.cli.run.log import Log
     from aioapiqueue_run.cli.run.on_host import OnHost
+    from aioapiqueue_run.cli.run.options import RunOptions
     from aioapiqueue_run.cli.run.output_file import OutputFile
     from aioapiqueue_run.cli.run.queue_feed import Changes
     from aioapiqueue_run.cli.run.shared_server import Shared
@@ -37,18 +38,12 @@ class RunPlan:
         dry_run: whether calls are only counted.
         shared: the server that shares the limits with other hosts; None in a dry run.
         on_host: the host hub that shares the limits; None: they are not shared.
+        given: all options, with the address of the shared server as it may be shown.
         live: whether to show a status line in the terminal.
-        grace: the longest time from the start of a Python to its hello, in seconds.
-        allow_inactive: whether to warn only, if something is not paced.
-        each_minute: whether to write a line each minute if there is no status line.
         gates: the conditions that make the run fail.
-        options: the options of limits and pacing, to repeat the run.
-        by_default: whether the limits are those without any option.
         changes: observes the queues of the registry; None: nothing does.
         gateway: whether to start the gateway, for programs that are not Python.
-        isolate: whether the program can reach nothing but the gateway.
         files: the files of --json, --log and --report, by option.
-        show_accounts: whether the file of --report shows account ids in full.
     """
 
     command: Sequence[str]
@@ -59,18 +54,12 @@ class RunPlan:
     dry_run: bool
     shared: Shared | None
     on_host: OnHost | None
-    live: bool
-    grace: float
-    allow_inactive: bool
-    each_minute: bool = False
+    given: RunOptions
+    live: bool = False
     gates: Sequence[RunGate] = ()
-    options: Sequence[str] = ()
-    by_default: bool = False
     changes: Changes | None = None
     gateway: bool = False
-    isolate: bool = False
     files: Mapping[str, OutputFile] = dataclasses.field(default_factory=dict)
-    show_accounts: bool = False
 
     @property
     def counts_all(self) -> bool:

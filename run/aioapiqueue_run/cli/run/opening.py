@@ -41,7 +41,7 @@ def opening(plan: RunPlan) -> str:
             f"shared through {plan.shared}; if it becomes unreachable, {plan.shared.meanwhile}"
         )
     done = "counted" if plan.dry_run else "paced"
-    if plan.isolate:
+    if plan.given.isolate:
         lines.append(_isolated(plan))
     elif plan.gateway:
         what = "requests to these hosts" if hosts else "programs that are not Python"
@@ -55,7 +55,7 @@ def opening(plan: RunPlan) -> str:
             f"{printable(plan.launch.name)} is not Python: only Python programs that it starts are "
             f"{done}{remedy}"
         )
-    return "\n".join([_NO_LIMIT, *lines] if plan.by_default else lines)
+    return "\n".join([_NO_LIMIT, *lines] if plan.given.has_no_limit else lines)
 
 
 def _isolated(plan: RunPlan) -> str:

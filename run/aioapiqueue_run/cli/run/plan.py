@@ -64,10 +64,9 @@ def make_plan(options: RunOptions) -> RunPlan:
     gateway = _gateway(options, launch, registry)
     # A URL from the variable is not repeated: it will be set again. Another one has no password.
     named = server is not None and options.shared != os.environ.get(SHARED_VARIABLE)
-    repeated = dataclasses.replace(options, shared=str(server) if named else None)
+    given = dataclasses.replace(options, shared=str(server) if named else None)
     # Last, so that no error above leaves an empty file.
     files = open_files({"--log": options.log, "--json": options.json, "--report": options.report})
-    live = not options.no_live and options.log is None and StatusLine.possible(2)
     return RunPlan(
         command=options.command,
         launch=launch,
@@ -78,17 +77,11 @@ def make_plan(options: RunOptions) -> RunPlan:
         dry_run=options.dry_run,
         shared=shared,
         on_host=on_host,
-        live=live,
-        each_minute=not (live or options.no_live),
-        grace=options.grace,
-        allow_inactive=options.allow_inactive,
+        given=given,
+        live=not options.no_live and options.log is None and StatusLine.possible(2),
         gates=gates,
-        options=repeated.as_words(),
-        by_default=options.has_no_limit,
         changes=changes,
         gateway=gateway,
-        isolate=options.isolate,
-        show_accounts=options.show_accounts,
     )
 
 

@@ -95,14 +95,14 @@ def verdict(plan: RunPlan, outcome: Outcome) -> int:
     code = outcome.code or 0
     if code:
         return code
-    if not_paced(plan, outcome) and not plan.allow_inactive:
+    if not_paced(plan, outcome) and not plan.given.allow_inactive:
         return ExitCode.INACTIVE
     return ExitCode.GATE if any(one.failed for one in outcome.judged) else 0
 
 
 def not_paced(plan: RunPlan, outcome: Outcome) -> int:
     """Return the number of Pythons that were not paced; 1 if nothing at all was paced."""
-    if plan.isolate:  # no call could bypass the gateway
+    if plan.given.isolate:  # no call could bypass the gateway
         return 0
     if outcome.gateway is None:
         nothing = not outcome.processes or _has_own_botocore(plan, outcome)
@@ -291,7 +291,7 @@ def _of_gateway(plan: RunPlan, outcome: Outcome, done: str) -> Iterator[str]:
     if seen is None:
         yield "WARNING: the local proxy ended unexpectedly: its figures are missing"
         return
-    came = seen["calls"] or seen["asked_before"] or seen["connections"] or plan.isolate
+    came = seen["calls"] or seen["asked_before"] or seen["connections"] or plan.given.isolate
     if not came and not _hooked(plan, outcome):
         yield (
             f"nothing was {done}: nothing reached the local proxy. Either the program made no "
@@ -309,7 +309,7 @@ def _of_gateway(plan: RunPlan, outcome: Outcome, done: str) -> Iterator[str]:
     if hosts := _to_hosts(seen["unknown_hosts"], "request"):
         yield f"WARNING: refused: {hosts}: unknown AWS service or operation; upgrade aioapiqueue"
     if hosts := _to_hosts(seen["untrusted"], "connection"):
-        remedy = "see" if plan.isolate else "try --isolate, or see"
+        remedy = "see" if plan.given.isolate else "try --isolate, or see"
         yield (
             f"WARNING: {hosts} closed: the program does not trust the proxy's certificate, or "
             f"speaks only HTTP/2; {remedy} aioapiqueue docs gateway"
@@ -329,7 +329,7 @@ def _to_hosts(numbers: Mapping[str, int], what: str) -> str:
 def _why_unused(plan: RunPlan, outcome: Outcome) -> str:
     """Return why limits may have applied to no call, and what to do."""
     called = {one.service for one in outcome.figures}
-    if outcome.gateway is not None and not (plan.isolate or called.issuperset(plan.registry.hosts)):
+    if outcome.gateway is not None and not (plan.given.isolate or called.issuperset(plan.registry.hosts)):
         return ". If the program calls these hosts, it may ignore HTTPS_PROXY: use --isolate"
     unpaced = any(not one.paced for one in outcome.figures)
     return ". Compare their names with the calls in the table" if unpaced else ""

@@ -130,7 +130,7 @@ class _Run:
                     hub.path,
                     directory,
                     plan.registry,
-                    isolate=plan.isolate,
+                    isolate=plan.given.isolate,
                     intercepts_all=plan.counts_all,
                 )
                 self._gateway = await stack.enter_async_context(gateway.open())
@@ -152,7 +152,7 @@ class _Run:
             launch, command = self._gateway.command(launch, command)
         self._program = await Program.start(launch, command, self._environment)
         self._activation = Activation(
-            self._program.pid, self._hub.processes, python=plan.launch.python, grace=plan.grace
+            self._program.pid, self._hub.processes, python=plan.launch.python, grace=plan.given.grace
         )
         try:
             # First within the `try`: a signal that arrived before may stop the program at once.
@@ -192,7 +192,7 @@ class _Run:
                 group.start_soon(self._stop_after, self._gateway.broken)
             if self._plan.live:
                 group.start_soon(self._show, progress)
-            if self._plan.each_minute:
+            elif not self._plan.given.no_live:
                 group.start_soon(self._report_each_minute, progress)
             await self._program.wait()
             group.cancel_scope.cancel()
@@ -205,7 +205,7 @@ class _Run:
             # A child may be a helper that calls no API, but what a launcher executes is the program
             # proper. A process that is late is paced by now.
             fatal = inactive.program or inactive.why is Why.EXEC
-            stop = fatal and inactive.why is not Why.LATE and not plan.allow_inactive
+            stop = fatal and inactive.why is not Why.LATE and not plan.given.allow_inactive
             if self._gateway is not None:
                 continue  # the gateway may pace it: its counts show that at the end
             if stop or len(found) <= MAX_LISTED:
