@@ -329,7 +329,9 @@ def _to_hosts(numbers: Mapping[str, int], what: str) -> str:
 def _why_unused(plan: RunPlan, outcome: Outcome) -> str:
     """Return why limits may have applied to no call, and what to do."""
     called = {one.service for one in outcome.figures}
-    if outcome.gateway is not None and not (plan.given.isolate or called.issuperset(plan.registry.hosts)):
+    if outcome.gateway is not None and not (
+        plan.given.isolate or called.issuperset(plan.registry.hosts)
+    ):
         return ". If the program calls these hosts, it may ignore HTTPS_PROXY: use --isolate"
     unpaced = any(not one.paced for one in outcome.figures)
     return ". Compare their names with the calls in the table" if unpaced else ""

@@ -152,7 +152,10 @@ class _Run:
             launch, command = self._gateway.command(launch, command)
         self._program = await Program.start(launch, command, self._environment)
         self._activation = Activation(
-            self._program.pid, self._hub.processes, python=plan.launch.python, grace=plan.given.grace
+            self._program.pid,
+            self._hub.processes,
+            python=plan.launch.python,
+            grace=plan.given.grace,
         )
         try:
             # First within the `try`: a signal that arrived before may stop the program at once.
