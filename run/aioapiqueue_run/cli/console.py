@@ -22,8 +22,10 @@ __all__ = [
     "FAILED",
     "MAX_LISTED",
     "PREFIX",
+    "USAGE_ERROR",
     "WIDTH",
     "as_argument",
+    "check_writable",
     "console",
     "pluralize",
     "prefixed",
@@ -31,7 +33,6 @@ __all__ = [
     "say",
     "short",
     "unbroken",
-    "why_unwritable",
 ]
 
 PREFIX = "aioapiqueue: "
@@ -92,22 +93,11 @@ def refuse(why: str, code: int = USAGE_ERROR) -> NoReturn:
     raise typer.Exit(code)
 
 
-def why_unwritable(path: Path) -> str | None:
-    """Return why a file cannot be written, as far as that is known in advance; None if it can."""
-    try:
-        if path.is_dir():
-            return "is a directory"
-        if not path.parent.is_dir():
-            return f"cannot be written: there is no directory {path.parent}"
-        try:
-            path.stat()  # `exists` hides errors from Python 3.14 on
-        except FileNotFoundError:
-            path = path.parent
-        if not os.access(path, os.W_OK):  # the file, or the directory for a new one
-            return "cannot be written"
-    except OSError as error:  # a name that is too long
-        return f"cannot be written: {error.strerror}"
-    return None
+def check_writable(option: str, path: Path) -> None:
+    """Refuse a file that cannot be written, as far as that is known before the work begins."""
+    known = path if os.path.lexists(path) else path.parent
+    if os.path.isdir(path) or not os.access(known, os.W_OK):  # noqa: PTH112 - it raises no errors
+        refuse(f"{option}: {path} cannot be written: check its name and its directory")
 
 
 _LATIN = re.compile(r"[\x80-\xa0\xad]")

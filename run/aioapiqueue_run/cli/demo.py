@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from aioapiqueue import Rate
-from aioapiqueue_run.cli.console import FAILED, console, refuse, why_unwritable
+from aioapiqueue_run.cli.console import FAILED, check_writable, console, refuse
 
 __all__ = ["demo"]
 
@@ -65,8 +65,8 @@ def demo(
     if pace != Rate(pace.calls, pace.per):
         refuse(f"--rate: {rate!r} has a burst or a unit: use a plain rate, such as 16/s")
     for option, file in (("--json", json_file), ("--report", report)):
-        if file and (problem := why_unwritable(file)):
-            refuse(f"{option}: {file} {problem}")
+        if file:
+            check_writable(option, file)
     if json_file and report and json_file.resolve() == report.resolve():
         refuse(f"--report: {report} is also the file of --json: choose another")
     if importlib.util.find_spec("aiobotocore") is None:
