@@ -27,6 +27,7 @@ __all__ = [
     "as_argument",
     "check_writable",
     "console",
+    "not_installed",
     "pluralize",
     "prefixed",
     "refuse",
@@ -120,6 +121,20 @@ def as_argument(text: str) -> str:
     # Not as `\xa0`: in a shell, that is one byte, but the character has two bytes in UTF-8.
     text = _LATIN.sub(lambda one: f"\\u{ord(one[0]):04x}", text)
     return f"$'{printable(text)}'"
+
+
+def not_installed(thing: str, extra: str, packages: str) -> str:
+    """Return the end of a sentence: what is needed, and how to install it.
+
+    Args:
+        thing: what is needed.
+        extra: the extra of aioapiqueue that has it.
+        packages: the packages of this extra, as pipx takes them.
+    """
+    return (
+        f"{thing}, which is not installed: pip install 'aioapiqueue[{extra}]' (with pipx: pipx "
+        f"inject aioapiqueue {packages})"
+    )
 
 
 def console() -> Console:

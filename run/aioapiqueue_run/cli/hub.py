@@ -31,7 +31,7 @@ from aioapiqueue_run.cli.console import (
 )
 from aioapiqueue_run.cli.help import Command, CommandGroup
 
-__all__ = ["app"]
+__all__ = ["app", "ask_hub"]
 
 app = typer.Typer(
     name="hub",
@@ -197,12 +197,25 @@ def _check() -> None:
 
 def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
     _check()
+    answer = ask_hub(hello, none=none)
+    if isinstance(answer, str):
+        refuse(answer, FAILED)
+    return answer
+
+
+def ask_hub(hello: dict[str, Any], *, none: str) -> dict[str, Any] | str:
+    """Return the host hub's answer to a request, or a message why there is none.
+
+    Args:
+        hello: the request.
+        none: the message if no hub is running.
+    """
     try:
         answer = command(HubLocation(os.environ.get(HUB_DIR)), hello)
     except (OSError, ValueError) as error:  # a ValueError: no place for a hub, or no JSON
-        refuse(f"cannot reach the hub: {error}", FAILED)
+        return f"cannot reach the hub: {error}"
     if answer is None:
-        refuse(none, FAILED)
+        return none
     if "refused" in answer:
-        refuse(f"the hub refused the request: {printable(answer['refused'])}", FAILED)
+        return f"the hub refused the request: {printable(answer['refused'])}"
     return answer

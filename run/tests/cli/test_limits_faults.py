@@ -164,7 +164,8 @@ def test_missing_library_is_named(discover, monkeypatch):
     monkeypatch.setitem(sys.modules, "aiobotocore.config", None)
     ended = discover()
     assert ended.exit_code == 1
-    assert 'needs aiobotocore: pip install "aioapiqueue[aws,cli]"' in ended.stderr
+    assert "discover needs aiobotocore, which is not installed" in ended.stderr
+    assert "pip install 'aioapiqueue[aws,cli]'" in ended.stderr
     assert "(with pipx: pipx inject aioapiqueue aiobotocore)" in ended.stderr
 
 

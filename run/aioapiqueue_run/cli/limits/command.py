@@ -30,6 +30,7 @@ from aioapiqueue_run.cli.console import (
     USAGE_ERROR,
     check_writable,
     console,
+    not_installed,
     pluralize,
     refuse,
     say,
@@ -284,11 +285,7 @@ def _fetch(
         from aioapiqueue_run.cli.limits.service_quotas import QuotasError, fetch_quotas  # noqa: PLC0415
     except ImportError as error:
         needed = str(error.name).partition(".")[0]
-        refuse(
-            f'discover needs {needed}: pip install "aioapiqueue[aws,cli]" (with pipx: pipx inject '
-            "aioapiqueue aiobotocore). Nothing was written.",
-            FAILED,
-        )
+        refuse(f"discover needs {not_installed(needed, 'aws,cli', 'aiobotocore')}", FAILED)
     try:
         return asyncio.run(fetch_quotas(services, region=region, seconds=timeout))
     except QuotasError as error:

@@ -16,8 +16,6 @@ from aioapiqueue_run.cli.run.outages import Outages
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from aioapiqueue.schedules.spi import Delay
-
 __all__ = ["OnHost"]
 
 
@@ -75,16 +73,6 @@ class OnHost:
         return schedule
 
     @property
-    def delays(self) -> dict[tuple[str, Delay], tuple[int, float]]:
-        """The limits of other runs that delayed calls, by queue: number of calls, and seconds."""
-        found = [
-            ((schedule.name, delay), figures)
-            for schedule in self._schedules
-            for delay, figures in schedule.delays.items()
-        ]
-        return dict(sorted(found, key=lambda one: -one[1][1]))  # the longest delay first
-
-    @property
     def shared_with(self) -> dict[str, list[str]]:
         """The queues that each other run used at the same time, by its program and process."""
         found: dict[str, list[str]] = {}
@@ -95,20 +83,14 @@ class OnHost:
 
     def as_json(self) -> dict[str, Any]:
         """Return all figures for the JSON. Times are in seconds."""
-        return {
-            "times_lost": self.outages.times,
-            "delays": [
-                {
-                    "queue": queue,
-                    "lane": delay.lane,
-                    "limit": delay.limit,
-                    "whose": delay.whose,
-                    "calls": calls,
-                    "seconds": seconds,
-                }
-                for (queue, delay), (calls, seconds) in self.delays.items()
-            ],
-        }
+        # The limits of other runs that delayed calls, the longest delay first.
+        delays = [
+            {"queue": schedule.name, **delay._asdict(), "calls": calls, "seconds": seconds}
+            for schedule in self._schedules
+            for delay, (calls, seconds) in schedule.delays.items()
+        ]
+        delays.sort(key=lambda one: -one["seconds"])
+        return {"times_lost": self.outages.times, "delays": delays}
 
 
 def _ensure_hub() -> None:

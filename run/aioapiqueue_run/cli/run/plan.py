@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from aioapiqueue import Rate
 from aioapiqueue.registry import Registry
 from aioapiqueue.spi import CALLS
+from aioapiqueue_run.cli.console import not_installed
 from aioapiqueue_run.cli.hosts import host_problems
 from aioapiqueue_run.cli.run.errors import NotStarted
 from aioapiqueue_run.cli.run.gates import RunGate, read_gate
@@ -128,10 +129,7 @@ def _shared(options: RunOptions) -> Shared | None:
     if options.private:
         raise NotStarted("--private and --shared cannot be combined: remove one of them")
     if importlib.util.find_spec("redis") is None:
-        raise NotStarted(
-            "--shared needs redis-py, which is not installed: pip install 'aioapiqueue[redis]' "
-            "(with pipx: pipx inject aioapiqueue redis)"
-        )
+        raise NotStarted(f"--shared needs {not_installed('redis-py', 'redis', 'redis')}")
     from aioapiqueue_run.cli.run.shared_address import read_address  # noqa: PLC0415 - the extra
 
     with _invalid("--shared: "):
@@ -184,11 +182,8 @@ def _gateway(options: RunOptions, launch: Launch, registry: Registry) -> bool:
     if needs and wanted is False:
         raise NotStarted(f"{needs[0]} and --no-any cannot be combined: remove one of them")
     if needs and not is_installed():
-        raise NotStarted(
-            f"{needs[0]} needs the gateway extra, which is not installed: pip "
-            "install 'aioapiqueue[gateway]' (with pipx: pipx inject aioapiqueue cryptography h11 "
-            "http-sf)"
-        )
+        extra = not_installed("the gateway extra", "gateway", "cryptography h11 http-sf")
+        raise NotStarted(f"{needs[0]} needs {extra}")
     if wanted is None and not needs:
         return not launch.python and is_installed()
     return bool(needs)
