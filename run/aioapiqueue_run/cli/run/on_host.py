@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from aioapiqueue_run.cli.run.errors import NotStarted
 from aioapiqueue_run.cli.run.outages import Outages
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
 __all__ = ["OnHost"]
 
@@ -47,8 +46,7 @@ class OnHost:
         lost = "lost the host hub, which enforces the limits: calls wait for another hub"
         self.outages = Outages(lambda _: lost, "connected to the hub again")
 
-    @contextlib.asynccontextmanager
-    async def open(self, say: Callable[[str], None]) -> AsyncIterator[None]:
+    async def start(self, say: Callable[[str], None]) -> None:
         """Make sure that a hub runs, before anything else is started.
 
         Args:
@@ -64,7 +62,6 @@ class OnHost:
         except (SharedError, Unreachable) as error:
             why = f"{error}; nothing was started. To run without sharing limits: --private"
             raise NotStarted(why) from None
-        yield
 
     def schedule(self, name: str) -> HostSchedule:
         """Return the schedule of a queue."""

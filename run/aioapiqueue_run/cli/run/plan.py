@@ -45,10 +45,6 @@ def make_plan(options: RunOptions) -> RunPlan:
             problem, with its remedy.
     """
     _check_system()
-    if not options.grace > 0:  # refuses NaN, too
-        raise NotStarted(
-            f"--grace: {options.grace:g} is invalid: expected a number of seconds above 0"
-        )
     gates = _gates(options)
     server = _shared(options)
     # A dry run paces nothing, and so shares nothing.

@@ -110,7 +110,7 @@ class _Run:
         if plan.shared is not None:
             await stack.enter_async_context(plan.shared.open(plan.registry, plan.log.say))
         if plan.on_host is not None:
-            await stack.enter_async_context(plan.on_host.open(plan.log.say))
+            await plan.on_host.start(plan.log.say)
         # Closed in the opposite order: first the gateway and the hub, so that no call starts any
         # more, then the queues, and last the server that they use.
         stack.push_async_callback(plan.registry.aclose, drain=False)
