@@ -39,7 +39,6 @@ class RunPlan:
         shared: the server that shares the limits with other hosts; None in a dry run.
         on_host: the host hub that shares the limits; None: they are not shared.
         given: all options, with the address of the shared server as it may be shown.
-        live: whether to show a status line in the terminal.
         gates: the conditions that make the run fail.
         changes: observes the queues of the registry; None: nothing does.
         gateway: whether to start the gateway, for programs that are not Python.
@@ -55,7 +54,6 @@ class RunPlan:
     shared: Shared | None
     on_host: OnHost | None
     given: RunOptions
-    live: bool = False
     gates: Sequence[RunGate] = ()
     changes: Changes | None = None
     gateway: bool = False

@@ -18,21 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["OnHost"]
 
 
-class _RunSchedule(HostSchedule):
-    """The schedule of a queue of `run`. Its quotas are separate from those of library users.
-
-    Args:
-        name: the name of the queue.
-        program: the name of the program.
-    """
-
-    kind = "run"
-
-    def __init__(self, name: str, program: str) -> None:
-        super().__init__(name)
-        self.program = program
-
-
 class OnHost:
     """Gives each queue its schedule; `outages` observes the queues.
 
@@ -42,7 +27,7 @@ class OnHost:
 
     def __init__(self, program: str) -> None:
         self._program = program
-        self._schedules: list[_RunSchedule] = []
+        self._schedules: list[HostSchedule] = []
         lost = "lost the host hub, which enforces the limits: calls wait for another hub"
         self.outages = Outages(lambda _: lost, "connected to the hub again")
 
@@ -65,7 +50,9 @@ class OnHost:
 
     def schedule(self, name: str) -> HostSchedule:
         """Return the schedule of a queue."""
-        schedule = _RunSchedule(name, self._program)
+        schedule = HostSchedule(name)
+        # These quotas are separate from those of library users.
+        schedule.kind, schedule.program = "run", self._program
         self._schedules.append(schedule)
         return schedule
 

@@ -26,7 +26,6 @@ from aioapiqueue_run.cli.run.on_host import OnHost
 from aioapiqueue_run.cli.run.output_file import open_files
 from aioapiqueue_run.cli.run.queue_feed import Changes
 from aioapiqueue_run.cli.run.shared_server import SHARED_VARIABLE, Shared
-from aioapiqueue_run.cli.run.status_line import StatusLine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +74,6 @@ def make_plan(options: RunOptions) -> RunPlan:
         shared=shared,
         on_host=on_host,
         given=given,
-        live=not options.no_live and options.log is None and StatusLine.possible(2),
         gates=gates,
         changes=changes,
         gateway=gateway,

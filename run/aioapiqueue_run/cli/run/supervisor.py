@@ -193,10 +193,8 @@ class _Run:
             group.start_soon(self._stop_after, self._hub_lost)
             if self._gateway is not None:
                 group.start_soon(self._stop_after, self._gateway.broken)
-            if self._plan.live:
+            if not self._plan.given.no_live:
                 group.start_soon(self._show, progress)
-            elif not self._plan.given.no_live:
-                group.start_soon(self._report_each_minute, progress)
             await self._program.wait()
             group.cancel_scope.cancel()
 
@@ -267,17 +265,14 @@ class _Run:
                 while process is not None and process.ended is None:  # noqa: ASYNC110
                     await asyncio.sleep(_LAST_MESSAGES_SECONDS / 50)
 
-    async def _report_each_minute(self, progress: Progress) -> None:
-        """Write a line each minute, so that a log shows the progress of the run."""
+    async def _show(self, progress: Progress) -> None:
+        """Show the status line; without a terminal, write a message each minute for the log."""
+        while self._plan.given.log is None and StatusLine.possible(2):
+            self._line.show(progress.line)
+            await asyncio.sleep(_SHOW_SECONDS)
         while True:
             await asyncio.sleep(_EACH_SECONDS)
             self._plan.log.say(progress.line(WIDTH - len(PREFIX)))
-
-    async def _show(self, progress: Progress) -> None:
-        """Show the status line, at intervals."""
-        while True:
-            self._line.show(progress.line)
-            await asyncio.sleep(_SHOW_SECONDS)
 
 
 def _identity(path: Path) -> tuple[int, int]:
