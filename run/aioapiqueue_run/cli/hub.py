@@ -115,10 +115,10 @@ def start() -> None:
 
     Exits with 1 if the hub cannot be started.
     """
-    _check()
     try:
+        check_system()
         reached = reach({"command": "keep"}, override=os.environ.get(HUB_DIR))
-    except (SharedError, Unreachable) as error:
+    except (SharedError, Unreachable, RuntimeError) as error:
         refuse(str(error), FAILED)
     reached.sock.close()  # the hub goes on without clients, because of "keep"
     typer.echo(
@@ -188,15 +188,7 @@ def _change(name: str, what: str) -> None:
         refuse(f"{why}: to list the quotas, run aioapiqueue hub status", FAILED)
 
 
-def _check() -> None:
-    try:
-        check_system()
-    except RuntimeError as error:
-        refuse(str(error))
-
-
 def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
-    _check()
     answer = ask_hub(hello, none=none)
     if isinstance(answer, str):
         refuse(answer, FAILED)
@@ -211,8 +203,10 @@ def ask_hub(hello: dict[str, Any], *, none: str) -> dict[str, Any] | str:
         none: the message if no hub is running.
     """
     try:
+        check_system()
         answer = command(HubLocation(os.environ.get(HUB_DIR)), hello)
-    except (OSError, ValueError) as error:  # a ValueError: no place for a hub, or no JSON
+    # A ValueError: no place for a hub, or no JSON.
+    except (OSError, ValueError, RuntimeError) as error:
         return f"cannot reach the hub: {error}"
     if answer is None:
         return none

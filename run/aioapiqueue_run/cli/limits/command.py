@@ -72,7 +72,7 @@ _Service = Annotated[
 ]
 _Share = Annotated[
     str | None,
-    typer.Option(metavar="PERCENT", help="Share of the published limits to use. Default: 50%."),
+    typer.Option(metavar="PERCENT", help="Share of these limits to use. Default: 50%."),
 ]
 
 
@@ -217,10 +217,7 @@ def discover(
             metavar="REGION", help="Region of the quotas. Default: that of the environment."
         ),
     ] = None,
-    share: Annotated[
-        str | None,
-        typer.Option(metavar="PERCENT", help="Share of the granted limits to use. Default: 50%."),
-    ] = None,
+    share: _Share = None,
     timeout: Annotated[
         float,
         typer.Option(metavar="SECONDS", parser=seconds, help="Give up after this time."),
