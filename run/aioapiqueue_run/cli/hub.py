@@ -79,7 +79,7 @@ def _show(quota: dict[str, Any]) -> None:
 
     kind = {"run": " (run)", "name": ""}.get(quota["kind"], "")
     limits = ", ".join(quota["limits"]) or "no overall limit"
-    paused = " (paused)" if quota.get("paused") else ""  # a hub of an earlier version has no key
+    paused = " (paused)" if quota["paused"] else ""
     typer.echo()
     line(f"{quota['name']}{kind}{paused}: {limits}")
     lanes = {key: limits for key, limits in quota["lanes"].items() if limits}

@@ -259,15 +259,6 @@ def test_rates_are_of_what_started_between_two_looks():
     assert row.rates == ()
 
 
-def test_earlier_hub_is_shown_as_far_as_it_says():
-    """A hub of a version before does not know of waits and pauses."""
-    quota = status(1)["quotas"][0]
-    for name in ("waits", "throttled", "rate", "paused", "held"):
-        del quota[name]
-    (row,) = History().rows({"pid": 1, "quotas": [quota]}, 0.0)
-    assert (row.p99, row.throttled, row.paused, row.held) == (0.0, 0, False, 0.0)
-
-
 def row_of(name, **changes):
     """A row."""
     defaults = {
