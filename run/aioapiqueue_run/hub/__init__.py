@@ -5,9 +5,21 @@ A `Hub` listens on a Unix domain socket. The bootstrap (`bootstrap/sitecustomize
 docs/hub.md describes the protocol.
 """
 
+from aioapiqueue_run.hub.queue_feed import Changes, QueueFeed
 from aioapiqueue_run.hub.records import OTHERS, CallStats, Kind, Process
 from aioapiqueue_run.hub.request import Request
 from aioapiqueue_run.hub.server import Hub
 from aioapiqueue_run.hub.watcher import Ended, Watcher
 
-__all__ = ["OTHERS", "CallStats", "Ended", "Hub", "Kind", "Process", "Request", "Watcher"]
+__all__ = [
+    "OTHERS",
+    "CallStats",
+    "Changes",
+    "Ended",
+    "Hub",
+    "Kind",
+    "Process",
+    "QueueFeed",
+    "Request",
+    "Watcher",
+]

@@ -33,7 +33,6 @@ from aioapiqueue_run.cli.run.model import RunPlan
 from aioapiqueue_run.cli.run.on_host import OnHost
 from aioapiqueue_run.cli.run.opening import opening
 from aioapiqueue_run.cli.run.output_file import OutputFile, OutputFiles, Unwritable
-from aioapiqueue_run.cli.run.queue_feed import Changes
 from aioapiqueue_run.cli.run.report import (
     headline,
     measure,
@@ -44,6 +43,7 @@ from aioapiqueue_run.cli.run.report import (
 )
 from aioapiqueue_run.cli.run.shared_server import SHARED_VARIABLE, Shared
 from aioapiqueue_run.cli.run.status_line import StatusLine
+from aioapiqueue_run.hub import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from aioapiqueue_run.cli.run.launch import Launch
     from aioapiqueue_run.cli.run.log import Log
     from aioapiqueue_run.cli.run.on_host import OnHost
-    from aioapiqueue_run.cli.run.queue_feed import Changes
     from aioapiqueue_run.cli.run.shared_server import Shared
-    from aioapiqueue_run.hub import CallStats, Process
+    from aioapiqueue_run.hub import CallStats, Changes, Process
 
 __all__ = ["Outcome", "RunPlan"]
 

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue.recording.spi import TimeSeries
 from aioapiqueue_run.cli.run.figures import Peaks, lane_of
-from aioapiqueue_run.cli.run.queue_feed import QueueFeed
-from aioapiqueue_run.hub import Ended, Watcher
+from aioapiqueue_run.hub import Ended, QueueFeed, Watcher
 
 if TYPE_CHECKING:
     from aioapiqueue.recording.spi import Recording
     from aioapiqueue.registry import Registry
     from aioapiqueue_run.cli.run.estimate import PacedEstimate
-    from aioapiqueue_run.cli.run.queue_feed import Changes
-    from aioapiqueue_run.hub import CallStats, Request
+    from aioapiqueue_run.hub import CallStats, Changes, Request
 
 __all__ = ["CALLS", "THROTTLED", "RunRecorder", "SeriesName"]
 

@@ -9,7 +9,7 @@ from aioapiqueue import Concurrency
 from aioapiqueue.recording.spi import CHANGE_KINDS, Recording
 from aioapiqueue.registry.spi import bucket_of
 from aioapiqueue.spi import CALLS, QueueReader, lane_states
-from aioapiqueue_run.hub import Ended
+from aioapiqueue_run.hub.watcher import Ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from aioapiqueue import Event, Limit
     from aioapiqueue.recording.spi import QueueRecord
     from aioapiqueue.registry import Registry
-    from aioapiqueue_run.hub import CallStats, Request
+    from aioapiqueue_run.hub.records import CallStats
+    from aioapiqueue_run.hub.request import Request
 
     _Limits = Callable[[str | None], tuple[tuple[Limit, ...], bool]]
 
