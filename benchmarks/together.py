@@ -158,7 +158,7 @@ def check(
         report.target(f"{what}snapshots reported", one.reported, least=snapshots, most=snapshots)
         report.target(f"{what}public ones found", one.public_found, least=public, most=public)
         report.target(f"{what}exit code", one.exit_code, most=0)
-    throttled = {key: gate.counts[key].throttled for key in (SCANNER_KEY, LIBRARY_KEY)}
+    throttled = {key: gate.counts_of(key).throttled for key in (SCANNER_KEY, LIBRARY_KEY)}
     report.target("calls of both scans that were throttled", throttled[SCANNER_KEY], most=0)
     report.target("calls of the library that were throttled", throttled[LIBRARY_KEY], most=0)
     arrived = [call for call in gate.ec2_calls if call.key == SCANNER_KEY]

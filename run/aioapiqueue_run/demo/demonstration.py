@@ -136,7 +136,7 @@ async def _scan(
             await paced.run(plan, moto.snapshot)
     return plan, {
         way.name: dataclasses.replace(
-            way.figures, **dataclasses.asdict(gate.counts[way.scanner_key])
+            way.figures, **dataclasses.asdict(gate.counts_of(way.scanner_key))
         )
         for way in ways
     }

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import re
 import time
-from collections import defaultdict
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs
 
@@ -116,13 +116,13 @@ def _kind(action: str, parameters: Collection[str]) -> str:
     )
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(frozen=True)
 class KeyCounts:
     """The HTTP requests of one access key: all, those to EC2, and those that were throttled."""
 
-    calls: int = 0
-    ec2_calls: int = 0
-    throttled: int = 0
+    calls: int
+    ec2_calls: int
+    throttled: int
 
 
 class Ec2Call(NamedTuple):
@@ -133,7 +133,7 @@ class Ec2Call(NamedTuple):
         action: the action, such as `DescribeSnapshots`.
         parameters: the values of the form by name, as EC2's query protocol writes them.
         arrived: the time of `time.monotonic` at which it arrived.
-        status: the HTTP status of the response; 503 if the proxy throttled it.
+        status: the HTTP status of the response.
     """
 
     key: str
@@ -141,6 +141,11 @@ class Ec2Call(NamedTuple):
     parameters: Mapping[str, list[str]]
     arrived: float
     status: int
+
+    @property
+    def throttled(self) -> bool:
+        """Whether the proxy throttled it."""
+        return self.status == 503  # noqa: PLR2004 - as EC2 does
 
 
 class ThrottlingProxy:
@@ -153,7 +158,7 @@ class ThrottlingProxy:
         scale: the limits as a multiple of EC2's. Default: 1.
 
     Attributes:
-        counts: the requests of each access key.
+        requests: number of requests of each access key, to all services.
         ec2_calls: the requests to EC2, in the order of their responses.
     """
 
@@ -166,11 +171,16 @@ class ThrottlingProxy:
         scale: float = 1.0,
     ) -> None:
         self._watch = watch
-        self.counts: defaultdict[str, KeyCounts] = defaultdict(KeyCounts)
+        self.requests: Counter[str] = Counter()
         self.ec2_calls: list[Ec2Call] = []
         self._upstream = upstream
         self._accounts = accounts
         self._buckets = MockBuckets(scale=scale)
+
+    def counts_of(self, key: str) -> KeyCounts:
+        """Return the number of requests of an access key."""
+        throttled = [call.throttled for call in self.ec2_calls if call.key == key]
+        return KeyCounts(self.requests[key], len(throttled), sum(throttled))
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:
@@ -198,11 +208,9 @@ class ThrottlingProxy:
         body = await request.read()
         credential = _CREDENTIAL.search(request.headers.get("Authorization", ""))
         key, region, service = credential.groups() if credential else ("", "", "")
-        counts = self.counts[key]
-        counts.calls += 1
+        self.requests[key] += 1
         if service != "ec2":
             return await self._forward(request, body, session)
-        counts.ec2_calls += 1
         now = time.monotonic()
         form = parse_qs(body.decode(), keep_blank_values=True)
         action = form.get("Action", [""])[0]
@@ -210,7 +218,6 @@ class ThrottlingProxy:
         if self._buckets.try_consume(account, region, action, form, now):
             answer = await self._forward(request, body, session)
         else:
-            counts.throttled += 1
             text = _REFUSAL.format(account=account, action=action)
             answer = web.Response(status=503, content_type="text/xml", charset="utf-8", text=text)
         call = Ec2Call(key, action, form, now, answer.status)

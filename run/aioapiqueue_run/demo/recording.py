@@ -10,9 +10,9 @@ from aioapiqueue.recording.spi import Recording, as_iso
 from aioapiqueue.spi import CALLS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from aioapiqueue import Event, Limit, Rate
+    from aioapiqueue import Event, Rate
     from aioapiqueue.recording.spi import QueueRecord
     from aioapiqueue_run.demo.gate import Ec2Call
 
@@ -30,7 +30,6 @@ class Scans:
     def __init__(self) -> None:
         self._recording: Recording | None = None
         self._records: dict[str, QueueRecord] = {}
-        self._limits: dict[str, Rate] = {}
         self._names: dict[str, str] = {}
 
     def begin(self, names: Mapping[str, str], limits: Mapping[str, Rate], served: Rate) -> None:
@@ -47,12 +46,18 @@ class Scans:
             limit = limits.get(name)
             label = name if limit else f"{name}: EC2 calls (the account allows {served} per action)"
             self._records[name] = recording.record(
-                label, paced=limit is not None, limits_of=_limits_of(limit or served)
+                label, paced=limit is not None, limits=(limit or served,)
             )
 
     def observer_for(self, name: str) -> _ScanObserver:
         """Return an observer of the queue of a scan."""
-        return _ScanObserver(self._records, name)
+        return _ScanObserver(self, name)
+
+    def count_start(self, name: str, waited: float, at: float) -> None:
+        """Count a call of a scan that starts, if the scans have begun."""
+        if self._recording is not None:
+            counts = self._records[name].counts_of()
+            self._recording.started(counts, _ONE_CALL, waited, at)
 
     def count_request(self, call: Ec2Call) -> None:
         """Count a request to EC2 at the proxy."""
@@ -61,9 +66,9 @@ class Scans:
             return
         record = self._records[name]
         if not record.paced:
-            record.started((), _ONE_CALL, 0.0, call.arrived)
-        if call.status == _REFUSED:
-            record.tally("throttled", (), call.arrived)
+            self.count_start(name, 0.0, call.arrived)
+        if call.throttled:
+            self._begun.tally(record.counts_of(), "throttled", call.arrived)
 
     def as_json(self, seconds_of: Mapping[str, float]) -> dict[str, Any]:
         """Return all figures of a report except its verdict.
@@ -71,8 +76,7 @@ class Scans:
         Args:
             seconds_of: the duration of each scan.
         """
-        assert self._recording is not None  # noqa: S101 - the scans have begun
-        recording, now = self._recording, time.monotonic()
+        recording, now = self._begun, time.monotonic()
         found = recording.as_json(now)
         seconds = found["times"]["seconds"]
         # The scans run independently, so estimates for all of them together mean nothing.
@@ -88,26 +92,24 @@ class Scans:
             **found,
         }
 
-
-_REFUSED = 503
-
-
-def _limits_of(limit: Limit) -> Callable[[str | None], tuple[tuple[Limit, ...], bool]]:
-    return lambda _: ((limit,), False)
+    @property
+    def _begun(self) -> Recording:
+        assert self._recording is not None  # noqa: S101 - the scans have begun
+        return self._recording
 
 
 class _ScanObserver:
     """Counts the calls of one queue.
 
     Args:
-        records: the records of the scans by their names. They may be added later.
+        scans: the scans, which may begin later.
         name: the name of the scan.
     """
 
     event_kinds = ()
 
-    def __init__(self, records: Mapping[str, QueueRecord], name: str) -> None:
-        self._records = records
+    def __init__(self, scans: Scans, name: str) -> None:
+        self._scans = scans
         self._name = name
 
     def on_event(self, event: Event, /) -> None:
@@ -115,9 +117,7 @@ class _ScanObserver:
 
     def record_start(self, _keys: Sequence[object], waited: float, /) -> None:
         """Count a call that starts."""
-        record = self._records.get(self._name)
-        if record is not None:
-            record.started((), _ONE_CALL, waited, time.monotonic())
+        self._scans.count_start(self._name, waited, time.monotonic())
 
     def record_end(
         self, _keys: Sequence[object], _waited: float, _duration: float, _outcome: str, /

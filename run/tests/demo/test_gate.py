@@ -178,9 +178,9 @@ async def test_botocore_is_served_until_empty(upstream, models):
         assert sum(others) == 0
         async with aiohttp.ClientSession() as session, session.get(front) as answer:
             assert answer.status == 404
-    counts = gate.counts["SCANNER"]
+    counts = gate.counts_of("SCANNER")
     assert (counts.calls, counts.ec2_calls, counts.throttled) == (110, 110, 10)
-    assert gate.counts["BYSTANDER"].throttled == 5
+    assert gate.counts_of("BYSTANDER").throttled == 5
     assert len(seen) == 100 + 1 + 1
     calls = gate.ec2_calls
     assert Counter((call.key, call.status) for call in calls) == {
@@ -218,7 +218,7 @@ async def test_other_services_pass_through_unchanged(upstream):
     assert headers["Authorization"] == authorization
     assert headers["X-Amz-Date"] == "20260101T000000Z"
     assert headers["Host"] == front.removeprefix("http://")
-    counts = gate.counts["KEY"]
+    counts = gate.counts_of("KEY")
     assert (counts.calls, counts.ec2_calls, counts.throttled) == (150, 0, 0)
 
 

@@ -139,9 +139,9 @@ def test_share_leaves_room_for_others(run, aws, python, stalls):
             finally:
                 over.set()
     assert ended.code == 0, ended.err
-    assert gate.counts[other].calls == 18 + bystander.result()
-    assert gate.counts[SCANNER].calls == 90
-    assert gate.counts[SCANNER].throttled == gate.counts[other].throttled == 0
+    assert gate.counts_of(other).calls == 18 + bystander.result()
+    assert gate.counts_of(SCANNER).calls == 90
+    assert gate.counts_of(SCANNER).throttled == gate.counts_of(other).throttled == 0
     # 80 at once, 16 a second after that, beside others who call; with a fixed 100 ms, 8.9 s.
     arrivals = sorted(at for at, _ in aws.arrivals)
     assert arrivals[-1] - run.begun >= 10 / 16 - CATCH_UP
@@ -153,7 +153,7 @@ def calls_beside(ec2, gate, over):
     ask = functools.partial(
         ec2.describe_snapshot_attribute, SnapshotId="snap-1", Attribute="productCodes"
     )
-    wait_until(lambda: over.is_set() or gate.counts[SCANNER].calls >= 80)
+    wait_until(lambda: over.is_set() or gate.counts_of(SCANNER).calls >= 80)
     for _ in range(18):
         ask()
     count = 0

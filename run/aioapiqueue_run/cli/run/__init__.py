@@ -2,7 +2,7 @@
 
 `command` reads the options into a `RunPlan`. `supervisor` opens the hub and the gateway, starts the
 program and watches it until its end; `activation` finds Python processes that are not paced. The
-hub tells `recorder` of every call. In the end, `report` composes the messages and the exit code,
+hub counts every call. In the end, `report` composes the messages and the exit code,
 `json_report` and `html_report` the files.
 """
 

@@ -6,11 +6,10 @@ import dataclasses
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from aioapiqueue.recording.spi import as_clock
+from aioapiqueue.recording.spi import FIELDS, added_up, as_clock
 from aioapiqueue.registry.spi import (
     canonical,
     enforceable,
@@ -19,18 +18,16 @@ from aioapiqueue.registry.spi import (
     target_called,
     target_of,
 )
-from aioapiqueue.spi import CALLS as CALLS_UNIT
+from aioapiqueue.spi import CALLS
 from aioapiqueue_run.cli.console import as_argument, pluralize, short, unbroken
-from aioapiqueue_run.cli.run.recorder import CALLS, THROTTLED
 from aioapiqueue_run.hub import OTHERS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from aioapiqueue.recording.spi import TimeSeries
+    from aioapiqueue.recording.spi import Points
     from aioapiqueue.registry import PublishedLimit
     from aioapiqueue_run.cli.run.model import Outcome, RunPlan
-    from aioapiqueue_run.cli.run.recorder import SeriesName
     from aioapiqueue_run.hub import CallStats
 
 __all__ = [
@@ -96,62 +93,54 @@ class ThrottledCalls:
         return f"{self.name}={math.floor(rate * scale + 1e-9) / scale:g}/{unit}"
 
 
-_Points = dict[int, Sequence[float]]
+_STARTED, _THROTTLED = map(FIELDS.index, ("started", "throttled"))
 
 
 def find_throttled(
-    series: TimeSeries[SeriesName], hosts: Mapping[str, Collection[str]]
+    figures: Iterable[CallStats], step: float, hosts: Mapping[str, Collection[str]]
 ) -> list[ThrottledCalls]:
     """Return the throttled calls, the most throttled first.
 
     Args:
-        series: the time series of the run.
+        figures: the figures of the run.
+        step: the step of their time series, in seconds.
         hosts: the lanes of each host. Requests outside them count for the whole host.
     """
-    services: defaultdict[str, defaultdict[str, list[SeriesName]]]
+    services: defaultdict[str, defaultdict[str, list[CallStats]]]
     services = defaultdict(lambda: defaultdict(list))
-    for name, points in series.series.items():
-        if name.service != OTHERS and any(point[THROTTLED] for point in points.values()):
-            services[name.service][name.lane].append(name)
+    for one in figures:
+        if one.service != OTHERS and one.throttled:
+            services[one.service][one.lane_name].append(one)
     found: list[ThrottledCalls] = []
     for service, lanes in services.items():
-        groups: list[tuple[tuple[str, ...], list[SeriesName]]]
+        groups: list[tuple[tuple[str, ...], list[CallStats]]]
         # Any operation of AWS can get a limit of its own. Of a host, only the lanes that the user
         # has named can: other requests are recorded under their method.
         own = hosts.get(service, lanes)
-        groups = [((lane,), names) for lane, names in lanes.items() if lane in own]
+        groups = [((lane,), those) for lane, those in lanes.items() if lane in own]
         if rest := [lane for lane in lanes if lane not in own]:
-            groups.append((tuple(rest), [name for lane in rest for name in lanes[lane]]))
+            groups.append((tuple(rest), [one for lane in rest for one in lanes[lane]]))
         if len(lanes) > _MOST_LANES:
-            groups = [(tuple(lanes), [name for names in lanes.values() for name in names])]
-        for lane_names, names in groups:
+            groups = [(tuple(lanes), [one for those in lanes.values() for one in those])]
+        for lane_names, those in groups:
             # A limit applies to each Region and account by itself, so suggest the lowest rate.
-            places: defaultdict[object, list[_Points]] = defaultdict(list)
-            for name in names:
-                places[name.region, name.account].append(dict(series.series[name]))
-            sums = [_added_up(each) for each in places.values()]
-            rates = [rate for one in sums if (rate := _accepted(one, series.step)) is not None]
-            throttled = int(sum(point[THROTTLED] for one in sums for point in one.values()))
+            places: defaultdict[object, list[CallStats]] = defaultdict(list)
+            for one in those:
+                places[one.region, one.account].append(one)
+            series = [added_up(each).over_time[CALLS] for each in places.values()]
+            rates = [rate for one in series if (rate := _accepted(one, step)) is not None]
+            throttled = sum(one.throttled for one in those)
             accepted, whole = min(rates, default=None), lane_names[0] not in own
             found.append(ThrottledCalls(service, lane_names, throttled, accepted, whole))
     return sorted(found, key=lambda one: (-one.throttled, one.name))
 
 
-def _added_up(each: Iterable[_Points]) -> _Points:
-    total: _Points = {}
-    for points in each:
-        for number, point in points.items():
-            known = total.get(number)
-            total[number] = point if known is None else [*map(sum, zip(known, point, strict=True))]
-    return total
-
-
-def _accepted(points: _Points, step: float) -> float | None:
+def _accepted(points: Points, step: float) -> float | None:
     """Return the calls a second accepted while others were throttled; None if there are too few."""
     # Only stretches in which calls were throttled all the time show the rate of the server: pauses
     # of the program would make it look lower.
     stretches: list[list[int]] = []
-    for number in sorted(number for number, point in points.items() if point[THROTTLED]):
+    for number in sorted(number for number, point in points.items() if point[_THROTTLED]):
         if stretches and number - stretches[-1][-1] <= _LONGEST_GAP:
             stretches[-1].append(number)
         else:
@@ -160,14 +149,18 @@ def _accepted(points: _Points, step: float) -> float | None:
     for first, *_, last in (one for one in stretches if len(one) > 1):
         if last - first + 1 >= _FEWEST_STEPS:
             between = [points.get(number) for number in range(first + 1, last)]
-            served += sum(point[CALLS] - point[THROTTLED] for point in between if point)
+            served += sum(point[_STARTED] - point[_THROTTLED] for point in between if point)
             steps += len(between)
     return served / (steps * step) if served >= _FEWEST_CALLS else None
 
 
+def _throttled(plan: RunPlan, outcome: Outcome) -> list[ThrottledCalls]:
+    return find_throttled(outcome.figures, outcome.recording.series.step, plan.registry.hosts)
+
+
 def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
     """Yield the rates that were accepted while calls were throttled, and limits to try."""
-    found = find_throttled(outcome.recorder.series, plan.registry.hosts)
+    found = _throttled(plan, outcome)
     # If a --limit is given, the default preset no longer applies, so name it.
     preset = "--preset aws " if plan.by_default else ""
     for one in found[:_MOST_NAMED]:
@@ -197,7 +190,7 @@ def after_dry_run(outcome: Outcome, *, suggested: Collection[str] = ()) -> Itera
         outcome: the outcome of the dry run.
         suggested: the limits that `command_to_copy` adds. The estimate ignores them.
     """
-    estimate = outcome.recorder.estimate
+    estimate = outcome.estimate
     if estimate is None or not outcome.figures:
         return
     over = [*_over_published(outcome)]
@@ -239,7 +232,7 @@ def _over_published(outcome: Outcome) -> Iterator[str]:
     figures: dict[tuple[str, str], PublishedLimit] = {}
     for one in outcome.figures:
         for name, figure in _published_for(one.service, one.lane or one.operation):
-            if figure.rate.unit == CALLS_UNIT and not figure.cost:
+            if figure.rate.unit == CALLS and not figure.cost:
                 figures[one.service, name] = figure
                 region = one.region if "region" in figure.scope else None
                 groups[one.service, name, region, one.account].append(one)
@@ -320,8 +313,8 @@ def command_to_copy(plan: RunPlan, outcome: Outcome) -> str:
 def limits_to_try(plan: RunPlan, outcome: Outcome) -> dict[str, str]:
     """Return the limits to add after a dry run, by the calls that they apply to."""
     limits = dict[str, str]()
-    estimate = outcome.recorder.estimate
-    for one in find_throttled(outcome.recorder.series, plan.registry.hosts)[:_MOST_NAMED]:
+    estimate = outcome.estimate
+    for one in _throttled(plan, outcome)[:_MOST_NAMED]:
         if one.limit is None or one.accepted is None or estimate is None:
             continue
         if max(estimate.strictest(one.service, lane) for lane in one.lanes) > one.accepted:

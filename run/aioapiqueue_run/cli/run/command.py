@@ -43,7 +43,7 @@ from aioapiqueue_run.cli.run.report import (
 )
 from aioapiqueue_run.cli.run.shared_server import SHARED_VARIABLE, Shared
 from aioapiqueue_run.cli.run.status_line import StatusLine
-from aioapiqueue_run.hub import Changes
+from aioapiqueue_run.hub import QueueFeed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -300,14 +300,14 @@ def run(
     program = PurePath(command[0]).name
     on_host = None if private or dry_run or through is not None else OnHost(program)
     used = on_host or (None if dry_run else through)
-    changes = Changes()
+    queues = QueueFeed(paced=not dry_run)
     registry = _registry(
         limit or [],
         limits,
         preset,
         share,
         used,
-        changes=changes,
+        queues=queues,
         check=not no_check,
         adaptive=adaptive,
     )
@@ -339,7 +339,7 @@ def run(
         gates=gates,
         options=options,
         by_default=by_default,
-        changes=changes,
+        queues=queues,
         gateway=gateway,
         isolate=isolate,
     )
@@ -505,7 +505,7 @@ def _registry(
     share: str | None,
     shared: Shared | OnHost | None,
     *,
-    changes: Changes,
+    queues: QueueFeed,
     check: bool,
     adaptive: bool,
 ) -> Registry:
@@ -520,7 +520,7 @@ def _registry(
             base=base,
             check=check,
             adaptive=adaptive,
-            observers=[changes] if shared is None else [shared, changes],
+            observers=[queues] if shared is None else [shared, queues],
             schedules=shared.schedule if shared else None,
         )
     except LimitsError as error:

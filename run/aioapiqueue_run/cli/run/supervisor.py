@@ -25,7 +25,6 @@ from aioapiqueue_run.cli.run.limits_applied import judged
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.program import Program, Signals
 from aioapiqueue_run.cli.run.progress import Progress
-from aioapiqueue_run.cli.run.recorder import RunRecorder
 from aioapiqueue_run.cli.run.report import about
 from aioapiqueue_run.cli.run.shared_server import SHARED_VARIABLE
 from aioapiqueue_run.cli.run.status_line import StatusLine
@@ -70,20 +69,22 @@ async def supervise(plan: RunPlan) -> Outcome:
 
     asyncio.get_running_loop().set_exception_handler(failed)
     estimate = PacedEstimate(plan.registry) if plan.dry_run else None
-    recorder = RunRecorder(estimate, registry=plan.registry, changes=plan.changes)
-    outcome = Outcome(recorder=recorder)
     line = StatusLine(2)
     # Signals are outermost: one that arrives during the clean-up must not interrupt it.
     with Signals(suspend=line.leave, still_running=still_running) as signals:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(line.leave)
-            opened = await _open(plan, outcome.recorder, stack)
+            opened = await _open(plan, estimate, stack)
             if signals.early is not None:
                 raise NotStarted(
                     f"ended by a signal before {printable(plan.launch.name)} was started",
                     code=128 + signals.early,
                 )
-            outcome.recorder.begin(time.monotonic())  # the time until here is not the program's
+            outcome = Outcome(recording=opened.hub.recording, estimate=estimate)
+            now = time.monotonic()  # the time until here is not the program's
+            outcome.recording.begin(now=now, began=time.time())
+            if estimate is not None:
+                estimate.begin(now)
             launch, command = plan.launch, plan.command
             if opened.gateway is not None:
                 launch, command = opened.gateway.command(launch, command)
@@ -108,7 +109,9 @@ class _OpenHub(NamedTuple):
     gateway: Gateway | None
 
 
-async def _open(plan: RunPlan, recorder: RunRecorder, stack: contextlib.AsyncExitStack) -> _OpenHub:
+async def _open(
+    plan: RunPlan, estimate: PacedEstimate | None, stack: contextlib.AsyncExitStack
+) -> _OpenHub:
     """Open the hub and the gateway, until the stack is closed."""
     if plan.shared is not None and not plan.dry_run:
         await stack.enter_async_context(plan.shared.open(plan.registry, plan.log.say))
@@ -119,7 +122,13 @@ async def _open(plan: RunPlan, recorder: RunRecorder, stack: contextlib.AsyncExi
     stack.push_async_callback(plan.registry.aclose, drain=False)
     try:
         directory = stack.enter_context(_directory())
-        hub = Hub(plan.registry, directory=directory, count_only=plan.dry_run, watcher=recorder)
+        hub = Hub(
+            plan.registry,
+            directory=directory,
+            count_only=plan.dry_run,
+            queues=plan.queues,
+            watcher=estimate,
+        )
         await stack.enter_async_context(hub)
         # The program must not get the password of the shared server, nor secrets of another run.
         unwanted = {SHARED_VARIABLE, "AIOAPIQUEUE_MARK", "AIOAPIQUEUE_GATEWAY"}
@@ -189,9 +198,10 @@ class _Run:
         # Before the figures are read: the last requests report their outcomes as it ends.
         await self._end_gateway()
         now = time.monotonic()
-        outcome.seconds = now - outcome.recorder.series.began
-        if outcome.recorder.estimate is not None:
-            outcome.paced_seconds = outcome.recorder.estimate.seconds(now)
+        outcome.seconds = now - outcome.recording.now
+        if outcome.estimate is not None:
+            outcome.paced_seconds = outcome.estimate.seconds(now)
+        outcome.recording.series.reach(now)  # first: it may add up points
         outcome.figures = judged(self._hub.figures, self._plan.registry)
         outcome.buckets = self._hub.buckets
         if self._plan.shared is not None and not self._plan.dry_run:
