@@ -13,7 +13,7 @@ from aioapiqueue.recording._series import Points, add_points
 from aioapiqueue.recording._waits import WaitTimes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
 Tally = Literal["throttled", "errors", "refused", "cancelled"]
 TALLIES: tuple[Tally, ...] = ("throttled", "errors", "refused", "cancelled")
@@ -21,7 +21,6 @@ TALLIES: tuple[Tally, ...] = ("throttled", "errors", "refused", "cancelled")
 were cancelled or timed out while they waited."""
 FIELDS = ("used", "started", "waited", "throttled", "errors", "refused")
 """The counts in each point of a time series."""
-USED, STARTED, WAITED = range(3)
 
 _SUMS = ("waits", "waiting", "running", "answers", *TALLIES)
 
@@ -72,20 +71,22 @@ class CallTotals:
         """Longest of these waits, in seconds."""
         return self.wait_times.longest
 
-    def merge(self, other: CallTotals) -> None:
-        """Add the counts of other calls."""
+    def merge(self, other: CallTotals, *, series: bool = True) -> None:
+        """Add the counts of other calls, by default with their time series."""
         self.wait_times.merge(other.wait_times)
         for name in _SUMS:
             if more := getattr(other, name):
                 setattr(self, name, getattr(self, name) + more)
         for unit, amount in other.used.items():
             self.used[unit] = self.used.get(unit, 0) + amount
-        for unit, points in other.over_time.items():
+        for unit, points in other.over_time.items() if series else ():
             add_points(self.over_time.setdefault(unit, {}), points)
 
 
-def added_up(each: Iterable[CallTotals]) -> CallTotals:
-    """Return the sum of counts."""
+def added_up(each: Sequence[CallTotals]) -> CallTotals:
+    """Return the sum of counts, to be read only: of one, it is the same object."""
+    if len(each) == 1:
+        return each[0]
     total = CallTotals()
     for one in each:
         total.merge(one)

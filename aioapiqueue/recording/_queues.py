@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aioapiqueue import Concurrency
 from aioapiqueue.recording._changes import ChangeHistory, QueueChange
-from aioapiqueue.recording._counts import FIELDS, STARTED, TALLIES, USED, WAITED, CallTotals
+from aioapiqueue.recording._counts import FIELDS, TALLIES, CallTotals, added_up
 from aioapiqueue.recording._rates import OverTime, allowed_over_time, most_in
 from aioapiqueue.recording._series import TimeSeries
 from aioapiqueue.recording._unpaced import UnpacedTime
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from aioapiqueue.recording._series import Points
     from aioapiqueue.spi import seam
 
-_WAITED = 0.010
+_USED, _STARTED, _WAITED = range(3)
+"""The indices of these fields in a point."""
+_DELAY = 0.010
 """Seconds; a shorter wait is only the way to the queue or to a hub."""
 _MOST_LANE_SETS = 10_000
 """Most sets of lanes, of all queues together, whose calls are counted by lane: some 20 MB."""
@@ -199,10 +201,11 @@ class QueueRecord:
         Args:
             seconds: the duration of the recording.
         """
-        sums = {lane: CallTotals() for lane in self._limits}
+        kinds: dict[str | None, list[CallTotals]] = {lane: [] for lane in self._limits}
         for lanes, counts in self._kinds:
             for lane in (None, *lanes):
-                sums[lane].merge(counts)
+                kinds[lane].append(counts)
+        sums = {lane: added_up(each) for lane, each in kinds.items()}
         busiest = sorted(
             ((lane, counts) for lane, counts in sums.items() if lane is not None),
             key=lambda one: (-one[1].calls, one[0]),
@@ -246,8 +249,8 @@ def _series(points: Points, limits: LaneLimits, unit: str) -> dict[str, Any]:
     for place, name in enumerate(FIELDS):
         values = [_plain(points[step][place]) for step in steps]
         # Most calls cost 1, so "started" is mostly a copy of "used": it is left out then.
-        is_copy = place == STARTED and values == found["used"]
-        if place == USED or (any(values) and not is_copy):
+        is_copy = place == _STARTED and values == found["used"]
+        if place == _USED or (any(values) and not is_copy):
             found[name] = values
     if not limits.per_key:
         pairs = allowed_over_time(limits.over_time.pairs, limits.adaptive_rates.pairs, unit)
@@ -284,36 +287,36 @@ class Recording:
     ) -> None:
         """Count a call that starts."""
         counts.wait_times.add(waited)
-        counts.waits += waited >= _WAITED
+        counts.waits += waited >= _DELAY
         point = self._point(counts, CALLS, now)
         # `costs` lists calls first, so `point` is used up before the next one, which may double the
         # step and drop this list.
-        point[STARTED] += 1
-        point[WAITED] += waited
+        point[_STARTED] += 1
+        point[_WAITED] += waited
         for unit, cost in costs.items():
             counts.used[unit] = counts.used.get(unit, 0) + cost
             if unit == CALLS:
-                point[USED] += cost
+                point[_USED] += cost
             elif cost:
-                self._point(counts, unit, now)[USED] += cost
+                self._point(counts, unit, now)[_USED] += cost
 
     def used(self, counts: CallTotals, costs: Mapping[str, float], now: float) -> None:
         """Add to the units that calls have used; a negative amount takes back an excess."""
         for unit, cost in costs.items():
             counts.used[unit] = counts.used.get(unit, 0) + cost
             if cost:
-                self._point(counts, unit, now)[USED] += cost
+                self._point(counts, unit, now)[_USED] += cost
 
     def not_started(
         self, counts: CallTotals, costs: Mapping[str, float], waited: float, at: float
     ) -> None:
         """Take back a call that was counted as started at `at`, but was not sent after all."""
         counts.wait_times.remove(waited)
-        counts.waits -= waited >= _WAITED
+        counts.waits -= waited >= _DELAY
         # Subtracted where it was added: another step could fall below 0.
         point = self._point(counts, CALLS, at)
-        point[STARTED] -= 1
-        point[WAITED] -= waited
+        point[_STARTED] -= 1
+        point[_WAITED] -= waited
         self.used(counts, {unit: -cost for unit, cost in costs.items()}, at)
 
     def tally(self, counts: CallTotals, name: Tally, now: float) -> None:

@@ -5,20 +5,9 @@ A `Hub` listens on a Unix domain socket. The bootstrap (`bootstrap/sitecustomize
 docs/hub.md describes the protocol.
 """
 
-from aioapiqueue_run.hub.queue_feed import QueueFeed
 from aioapiqueue_run.hub.records import OTHERS, CallStats, Kind, Process
 from aioapiqueue_run.hub.request import Request
 from aioapiqueue_run.hub.server import Hub
 from aioapiqueue_run.hub.watcher import Ended, Watcher
 
-__all__ = [
-    "OTHERS",
-    "CallStats",
-    "Ended",
-    "Hub",
-    "Kind",
-    "Process",
-    "QueueFeed",
-    "Request",
-    "Watcher",
-]
+__all__ = ["OTHERS", "CallStats", "Ended", "Hub", "Kind", "Process", "Request", "Watcher"]

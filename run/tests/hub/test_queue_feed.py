@@ -6,8 +6,9 @@ import pytest
 
 from aioapiqueue import Event, Rate
 from aioapiqueue.registry import Registry
-from aioapiqueue_run.hub import OTHERS, CallStats, Ended, QueueFeed
+from aioapiqueue_run.hub import OTHERS, CallStats, Ended
 from aioapiqueue_run.hub.calls import Calls
+from aioapiqueue_run.hub.queue_feed import QueueFeed
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
 
 ACCOUNT = "111122223333"

@@ -43,7 +43,7 @@ from aioapiqueue_run.cli.run.report import (
 )
 from aioapiqueue_run.cli.run.shared_server import SHARED_VARIABLE, Shared
 from aioapiqueue_run.cli.run.status_line import StatusLine
-from aioapiqueue_run.hub import QueueFeed
+from aioapiqueue_run.hub.spi import QueueFeed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

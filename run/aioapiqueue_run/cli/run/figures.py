@@ -46,7 +46,7 @@ def _row(
     paced = any(one.paced for one in figures)
     total = CallStats(name, "", None, None, None, paced, peak=peak)
     for one in figures:
-        total.merge(one)
+        total.merge(one, series=False)
     return FigureRow(name, total, parts)
 
 

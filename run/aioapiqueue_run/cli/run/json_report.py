@@ -41,7 +41,7 @@ def json_report(plan: RunPlan, outcome: Outcome, code: int) -> dict[str, Any]:
         code: the exit code of `run`.
     """
     unused_limits = unused(outcome.figures, plan.registry)
-    waits = added_up(one for one in outcome.figures if one.paced).wait_times
+    waits = added_up([one for one in outcome.figures if one.paced]).wait_times
     recorded = recorded_queues(outcome)
     before, good = _worst(plan, outcome)
     before = f"{before}; " if before else ""

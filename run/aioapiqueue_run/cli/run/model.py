@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from aioapiqueue_run.cli.run.log import Log
     from aioapiqueue_run.cli.run.on_host import OnHost
     from aioapiqueue_run.cli.run.shared_server import Shared
-    from aioapiqueue_run.hub import CallStats, Process, QueueFeed
+    from aioapiqueue_run.hub import CallStats, Process
+    from aioapiqueue_run.hub.spi import QueueFeed
 
 __all__ = ["Outcome", "RunPlan"]
 

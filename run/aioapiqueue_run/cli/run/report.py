@@ -124,7 +124,7 @@ def measure(plan: RunPlan, outcome: Outcome) -> Measured:
     """Return the metrics of the run, for its gates."""
     measured = Measured(not_paced=not_paced(plan, outcome))
     total = added_up(outcome.figures)
-    paced = added_up(one for one in outcome.figures if one.paced)
+    paced = added_up([one for one in outcome.figures if one.paced])
     measured.answers, measured.throttled = total.answers, total.throttled
     measured.failed, measured.refused = total.errors, total.refused
     measured.waits, measured.unpaced = paced.wait_times, total.calls - paced.calls
