@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue.registry.spi import bucket_of, forget_idle
 from aioapiqueue_run.hub import protocol
-from aioapiqueue_run.hub.queue_feed import QueueFeed
+from aioapiqueue_run.hub.queue_records import QueueRecords
 from aioapiqueue_run.hub.records import OTHERS, TICKS, CallStats, PeakSecond
 from aioapiqueue_run.hub.request import Request
 from aioapiqueue_run.hub.watcher import Ended, Watcher, notify
@@ -43,12 +43,12 @@ class Calls:
         registry: Registry,
         *,
         count_only: bool,
-        queues: QueueFeed | None = None,
+        queues: QueueRecords | None = None,
         watcher: Watcher | None = None,
     ) -> None:
         self.requests: set[Request] = set()
         """The requests of all clients that wait or are in flight."""
-        self._queues = QueueFeed(paced=not count_only) if queues is None else queues
+        self._queues = QueueRecords(paced=not count_only) if queues is None else queues
         self.recording = self._queues.recording
         self._watcher = Watcher() if watcher is None else watcher
         self._registry = registry

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue.recording.spi import Recording
     from aioapiqueue.registry import Registry
-    from aioapiqueue_run.hub.queue_feed import QueueFeed
+    from aioapiqueue_run.hub.queue_records import QueueRecords
     from aioapiqueue_run.hub.records import CallStats, Process
     from aioapiqueue_run.hub.watcher import Watcher
 
@@ -70,7 +70,7 @@ class Hub:
         *,
         directory: Path,
         count_only: bool = False,
-        queues: QueueFeed | None = None,
+        queues: QueueRecords | None = None,
         watcher: Watcher | None = None,
     ) -> None:
         check_system()

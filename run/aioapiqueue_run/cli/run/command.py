@@ -43,7 +43,7 @@ from aioapiqueue_run.cli.run.report import (
 )
 from aioapiqueue_run.cli.run.shared_server import SHARED_VARIABLE, Shared
 from aioapiqueue_run.cli.run.status_line import StatusLine
-from aioapiqueue_run.hub.spi import QueueFeed
+from aioapiqueue_run.hub.spi import QueueRecords
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -300,7 +300,7 @@ def run(
     program = PurePath(command[0]).name
     on_host = None if private or dry_run or through is not None else OnHost(program)
     used = on_host or (None if dry_run else through)
-    queues = QueueFeed(paced=not dry_run)
+    queues = QueueRecords(paced=not dry_run)
     registry = _registry(
         limit or [],
         limits,
@@ -505,7 +505,7 @@ def _registry(
     share: str | None,
     shared: Shared | OnHost | None,
     *,
-    queues: QueueFeed,
+    queues: QueueRecords,
     check: bool,
     adaptive: bool,
 ) -> Registry:

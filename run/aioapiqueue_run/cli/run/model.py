@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aioapiqueue_run.cli.run.on_host import OnHost
     from aioapiqueue_run.cli.run.shared_server import Shared
     from aioapiqueue_run.hub import CallStats, Process
-    from aioapiqueue_run.hub.spi import QueueFeed
+    from aioapiqueue_run.hub.spi import QueueRecords
 
 __all__ = ["Outcome", "RunPlan"]
 
@@ -65,7 +65,7 @@ class RunPlan:
     gates: Sequence[RunGate] = ()
     options: Sequence[str] = ()
     by_default: bool = False
-    queues: QueueFeed | None = None
+    queues: QueueRecords | None = None
     gateway: bool = False
     isolate: bool = False
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from aioapiqueue.registry import PacedCall
     from aioapiqueue_run.hub.records import CallStats
 
-__all__ = ["QueueFeed"]
+__all__ = ["QueueRecords"]
 
 
-class QueueFeed:
+class QueueRecords:
     """Records the calls of a run by queue, and calls without a limit by service.
 
     Also an observer of queues, which notes what makes them faster or slower.

@@ -8,7 +8,7 @@ from aioapiqueue import Event, Rate
 from aioapiqueue.registry import Registry
 from aioapiqueue_run.hub import OTHERS, CallStats, Ended
 from aioapiqueue_run.hub.calls import Calls
-from aioapiqueue_run.hub.queue_feed import QueueFeed
+from aioapiqueue_run.hub.queue_records import QueueRecords
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
 
 ACCOUNT = "111122223333"
@@ -19,12 +19,12 @@ class Run:
 
     def __init__(self, text="", options=()):
         base = Registry.parse(text, source="limits.toml", check=False)
-        self.feed = QueueFeed(paced=True)
-        observers = [self.feed]
+        self.queues = QueueRecords(paced=True)
+        observers = [self.queues]
         registry = Registry.from_options(options, base=base, check=False, observers=observers)
         self.registry = registry
-        self.calls = Calls(registry, count_only=False, queues=self.feed)
-        self.feed.recording.begin(now=1000.0, began=0.0)
+        self.calls = Calls(registry, count_only=False, queues=self.queues)
+        self.queues.recording.begin(now=1000.0, began=0.0)
 
     def call(self, service, operation, at=0.0, outcome=Ended.ANSWERED, **counts):
         """Make a call that takes a tenth of a second."""
@@ -40,11 +40,11 @@ class Run:
         observed = self.registry.find(service, region=region, account=account)
         assert observed.name == queue
         event = Event(kind, queue, key, 0, 0, 1000.0 + at, 0.0, **details)
-        self.feed.for_queue(observed).on_event(event)
+        self.queues.for_queue(observed).on_event(event)
 
     def told(self):
         """What the report has, by the names of the queues."""
-        found = self.feed.recording.as_json(1010.0)
+        found = self.queues.recording.as_json(1010.0)
         return found, {one["queue"]: one for one in found["queues"]}
 
 
@@ -97,8 +97,8 @@ def test_what_is_summed_up_is_apart_by_limits():
     run = Run()
     for paced in (True, False):
         others = CallStats(OTHERS, OTHERS, None, None, None, paced)
-        run.feed.add(others)
-        run.feed.recording.tally(others, "refused", 1000.0)
+        run.queues.add(others)
+        run.queues.recording.tally(others, "refused", 1000.0)
     _, queues = run.told()
     assert {name: one["paced"] for name, one in queues.items()} == {
         f"{OTHERS} with limits": True,
