@@ -22,7 +22,7 @@ __all__ = ["Calls"]
 
 _MAX_STATS = 20_000
 """Most kinds of calls with counts of their own: about 400 operations in each of 17 Regions of three
-accounts. They take some 25 MB, or 65 MB if the waits of each vary widely."""
+accounts. They take some 57 MB, or 130 MB if the waits of each vary widely."""
 _MANY_KINDS = 1_000
 """Number of new kinds of calls after which idle queues are dropped. If each kind has a queue of its
 own, these take some 8 MB; with the lanes of EC2's preset, some 80 MB."""
