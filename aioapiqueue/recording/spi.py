@@ -2,7 +2,7 @@
 
 from aioapiqueue.recording._changes import CHANGE_KINDS
 from aioapiqueue.recording._counts import FIELDS, CallTotals, added_up
-from aioapiqueue.recording._queues import LimitsOf, QueueRecord, Recording
+from aioapiqueue.recording._queues import QueueRecord, Recording
 from aioapiqueue.recording._series import Points, TimeSeries
 from aioapiqueue.recording._text import as_clock, as_iso, as_percent, verdict_of
 from aioapiqueue.recording._unpaced import UnpacedTime
@@ -12,7 +12,6 @@ __all__ = [
     "CHANGE_KINDS",
     "FIELDS",
     "CallTotals",
-    "LimitsOf",
     "Points",
     "QueueRecord",
     "RecentWaits",
