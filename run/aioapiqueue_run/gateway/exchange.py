@@ -188,10 +188,7 @@ class Exchanges:
             return
         if request is None:
             self._counts.passed_by.count(origin.host)
-        watch = ResponseWatch()
-        await self._forward(incoming, up, b"", watch, of_aws=request is not None)
-        if request is not None:
-            self._turns.note_date(*watch.date)
+        await self._forward(incoming, up, b"", ResponseWatch(), of_aws=request is not None)
         await link.drain()
 
     async def _take(self, incoming: Incoming) -> HttpLink:
@@ -244,8 +241,6 @@ class Exchanges:
             self._counts.calls += 1
             await self._forward(incoming, up, body, watch, of_aws=call.of_aws)
             outcome = watch.outcome
-            if call.of_aws:
-                self._turns.note_date(*watch.date)
         except (ClientClosedError, asyncio.CancelledError):
             # The server has the request, but its response is not read any further.
             outcome = watch.outcome if watch.is_known else {}

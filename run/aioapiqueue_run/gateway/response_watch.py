@@ -49,8 +49,6 @@ class ResponseWatch:
         self._status = 0
         self._pairs: list[tuple[str, str]] = []
         self._headers: dict[str, str] = {}
-        self._arrived = 0.0
-        """When the headers arrived, as `time.time()`."""
         self._most = 0
         """Most bytes of the body that are kept."""
         self._body = bytearray()
@@ -64,12 +62,6 @@ class ResponseWatch:
     def is_known(self) -> bool:
         """Whether the status is known, and suffices as the outcome. For AWS it does not."""
         return self._status != 0 and self._call is not None and not self._call.of_aws
-
-    @property
-    def date(self) -> tuple[str, float]:
-        """The `Date` header ("" without one), and when it arrived, as `time.time()`."""
-        # Not the time at the end of the response, which may be a long download.
-        return self._headers.get("date", ""), self._arrived
 
     def take(self, event: h11.Event) -> None:
         """Read an event of the response."""
@@ -89,7 +81,6 @@ class ResponseWatch:
 
     def _head(self, response: h11.Response | h11.InformationalResponse) -> None:
         self._status = response.status_code
-        self._arrived = time.time()
         self._pairs = [
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers
         ]
