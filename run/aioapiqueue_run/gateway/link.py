@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import anyio
 import h11
 from anyio.abc import SocketAttribute
-
-from aioapiqueue_run.gateway.replayed import Replayed
+from anyio.streams.buffered import BufferedByteStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -25,6 +24,7 @@ __all__ = [
     "end_to_end_headers",
     "headers_of",
     "join",
+    "replayed",
 ]
 
 T = TypeVar("T")
@@ -241,7 +241,7 @@ class HttpLink:
 
     def detach(self) -> ByteStream:
         """Return the connection for another protocol, with the bytes that were read already."""
-        return Replayed(self.stream, self._http.trailing_data[0])
+        return replayed(self.stream, self._http.trailing_data[0])
 
     async def drain(self) -> None:
         """Read and drop what a client still sends after the response, for a short time."""
@@ -330,6 +330,13 @@ class HttpLink:
             raise self._closed_error from None
         self.has_received = True
         return data
+
+
+def replayed(stream: ByteStream, first: bytes) -> ByteStream:
+    """Return a stream that yields bytes which have been read already, then those of another."""
+    found = BufferedByteStream(stream)
+    found.feed_data(first)
+    return found
 
 
 async def join(one: ByteStream, other: ByteStream, *, linger: float = _LINGER_SECONDS) -> None:

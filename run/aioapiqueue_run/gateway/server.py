@@ -19,11 +19,10 @@ import h11
 from anyio.streams.tls import TLSStream
 
 from aioapiqueue.registry.spi import Origin
-from aioapiqueue_run.gateway.client_hello import is_hello, name_in, read_hello
+from aioapiqueue_run.gateway.client_hello import read_hello
 from aioapiqueue_run.gateway.confinement import ForbiddenError
 from aioapiqueue_run.gateway.exchange import Incoming
-from aioapiqueue_run.gateway.link import ClientClosedError, HttpLink, headers_of, join
-from aioapiqueue_run.gateway.replayed import Replayed
+from aioapiqueue_run.gateway.link import ClientClosedError, HttpLink, headers_of, join, replayed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Server"]
 
-_CHUNK = 1 << 16
 _HANDSHAKE_SECONDS = 30.0
 _PASSWORD_SECONDS = 30.0
 """Time in which a connection has to send the password."""
@@ -60,6 +58,8 @@ _CONNECTION_ENDS = (
     h11.ProtocolError,
 )
 """Errors which mean that one side has hung up, or does not speak HTTP."""
+_HANDSHAKE = 22
+"""The first byte of TLS."""
 _HTTP_PORT = 80
 _TLS_PORT = 443
 _TLS_PORTS = frozenset({_TLS_PORT, 8443})
@@ -156,11 +156,11 @@ class Server:
 
     async def _isolated(self, port: int, stream: ByteStream) -> None:
         with anyio.fail_after(_HANDSHAKE_SECONDS):
-            first = await read_hello(stream)
-        whole = Replayed(stream, first)
-        if not is_hello(first):
+            first, name = await read_hello(stream)
+        whole = replayed(stream, first)
+        if first[0] != _HANDSHAKE:
             await self._isolated_plain(whole, port)
-        elif (name := name_in(first)) is not None:
+        elif name is not None:
             await self._isolated_tls(whole, Origin(name, port, tls=True))
         # Without a name, the server is unknown: the connection is closed, and nothing is forwarded.
 
