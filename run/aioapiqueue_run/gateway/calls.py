@@ -285,7 +285,7 @@ def _rest(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | Non
     has.update(f"{name}={value}" for name, value in query)
     for service in services:
         whole = f"/{bucket}{path}" if bucket and service.name == "s3" else path
-        operation = service.operations.find(request.method, whole, has)
+        operation = service.operation_of(request.method, whole, has)
         if operation == "ListBuckets" and "s3express-control" in request.host:
             operation = "ListDirectoryBuckets"  # the two requests differ in their hosts only
         if operation is not None:
