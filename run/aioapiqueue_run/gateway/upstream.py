@@ -10,10 +10,9 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
-from weakref import WeakSet
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import anyio
 import h11
@@ -59,6 +58,26 @@ async def connect_tcp(host: str, port: int) -> ByteStream:
     return await anyio.connect_tcp(host, port)
 
 
+class _Idle(NamedTuple):
+    """An idle connection.
+
+    Attributes:
+        link: the connection.
+        since: when it was last used, as `time.monotonic()`.
+        is_fresh: whether it has had no request yet.
+    """
+
+    link: HttpLink
+    since: float
+    is_fresh: bool = False
+
+    def is_old(self, origin: Origin) -> bool:
+        """Return whether its server may close it. Servers wait longer for the first request."""
+        waits_long = self.is_fresh or is_intercepted(origin.host)
+        limit = _IDLE_SECONDS if waits_long else _IDLE_SECONDS_OF_OTHERS
+        return time.monotonic() - self.since >= limit
+
+
 class Upstream:
     """Makes and keeps connections.
 
@@ -81,10 +100,7 @@ class Upstream:
         self._proxies = proxies
         self._dial = dial
         self._confinement = confinement
-        self._idle: defaultdict[Origin, deque[tuple[float, HttpLink]]] = defaultdict(deque)
-        self._unused: WeakSet[HttpLink] = WeakSet()
-        """Idle connections that have had no request yet."""
-        self._in_use: Counter[Origin] = Counter()
+        self._idle: defaultdict[Origin, deque[_Idle]] = defaultdict(deque)
         self._first: dict[Origin, asyncio.Task[None]] = {}
         """The tasks that make the first connection to a server."""
         self._reached: dict[Origin, float] = {}
@@ -92,8 +108,7 @@ class Upstream:
 
     def is_reached(self, origin: Origin) -> bool:
         """Return whether a server was reached recently."""
-        reached = self._reached.get(origin, -math.inf)
-        return bool(self._in_use[origin]) or time.monotonic() - reached < _REACHED_SECONDS
+        return time.monotonic() - self._reached.get(origin, -math.inf) < _REACHED_SECONDS
 
     async def reach(self, origin: Origin) -> None:
         """Connect to a server, unless it was reached recently: before a turn is spent on a request.
@@ -121,25 +136,19 @@ class Upstream:
             first.exception()  # retrieved, because all clients may have hung up
 
     async def _make_first(self, origin: Origin) -> None:
-        link = HttpLink(await self._connect(origin), client=True)
-        self._unused.add(link)
-        self._reached[origin] = now = time.monotonic()
-        self._idle[origin].append((now, link))
+        link = await self.dial(origin)
+        self._idle[origin].append(_Idle(link, time.monotonic(), is_fresh=True))
 
     async def take_idle(self, origin: Origin) -> HttpLink | None:
         """Return an idle connection to a server; None if there is none."""
         kept = self._idle[origin]
         while kept:
-            since, link = kept.pop()  # the last one used, so that the others are closed once idle
-            fresh = link in self._unused
-            self._unused.discard(link)
-            limit = _idle_seconds(origin, fresh=fresh)
+            one = kept.pop()  # the last one used, so that the others are closed once idle
             # The age alone would not do: the server may have closed it, and a request that is lost
             # on it cannot be repeated, as it may have been carried out.
-            if time.monotonic() - since < limit and link.is_open(fresh=fresh):
-                self._in_use[origin] += 1
-                return link
-            await link.aclose()
+            if not one.is_old(origin) and one.link.is_open(fresh=one.is_fresh):
+                return one.link
+            await one.link.aclose()
         return None
 
     async def dial(self, origin: Origin) -> HttpLink:
@@ -149,7 +158,7 @@ class Upstream:
             OSError: it cannot be reached, or its certificate cannot be verified.
         """
         link = HttpLink(await self._connect(origin), client=True)
-        self._in_use[origin] += 1
+        self._reached[origin] = time.monotonic()
         return link
 
     async def give_back(self, origin: Origin, link: HttpLink, *, whole: bool) -> None:
@@ -160,29 +169,23 @@ class Upstream:
             link: the connection.
             whole: whether its last response has been read to the end.
         """
-        self._reached[origin] = time.monotonic()
-        self._in_use[origin] -= 1
-        if not self._in_use[origin]:
-            del self._in_use[origin]
+        self._reached[origin] = now = time.monotonic()
         kept = self._idle[origin]
         if whole and len(kept) < _MOST_IDLE and link.next_cycle():
-            kept.append((time.monotonic(), link))
+            kept.append(_Idle(link, now))
         else:
             await link.aclose()
 
     async def close_old(self) -> None:
         """Close connections that have been idle for too long."""
-        now = time.monotonic()
         for origin, kept in list(self._idle.items()):
-            for since, link in list(kept):
-                if now - since >= _idle_seconds(origin, fresh=link in self._unused):
-                    kept.remove((since, link))
-                    await link.aclose()
+            for one in [one for one in kept if one.is_old(origin)]:
+                kept.remove(one)
+                await one.link.aclose()
             if not kept:
                 del self._idle[origin]
-        for origin, at in list(self._reached.items()):
-            if now - at >= _REACHED_SECONDS:
-                del self._reached[origin]
+        for origin in [origin for origin in self._reached if not self.is_reached(origin)]:
+            del self._reached[origin]
 
     async def aclose(self) -> None:
         """Close all idle connections."""
@@ -190,7 +193,7 @@ class Upstream:
             first.cancel()
         for kept in self._idle.values():
             while kept:
-                await kept.popleft()[1].aclose()
+                await kept.popleft().link.aclose()
 
     def addressed(
         self, origin: Origin, method: bytes, target: bytes, headers: RawHeaders
@@ -255,11 +258,6 @@ class Upstream:
         except BaseException:  # cancelled, too; `wrap` has closed it in some cases only
             await anyio.aclose_forcefully(stream)
             raise
-
-
-def _idle_seconds(origin: Origin, *, fresh: bool) -> float:
-    """Return how long an idle connection is kept. Servers wait longer for the first request."""
-    return _IDLE_SECONDS if fresh or is_intercepted(origin.host) else _IDLE_SECONDS_OF_OTHERS
 
 
 def _authority(origin: Origin) -> bytes:
