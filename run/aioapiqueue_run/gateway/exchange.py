@@ -38,7 +38,6 @@ _MARK = "x-aioapiqueue-asked"
 """The header that our hook in Python adds to requests that had their turn before signing."""
 
 _WEBSOCKET = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-_POLL_SECONDS = 0.01
 _NOT_HTTP = "aioapiqueue: {host} did not respond in HTTP/1.1, or its headers exceed 128 kB\n"
 _CONTINUE_SECONDS = 1.0
 """Time after which a body is sent without the server's `100 Continue` (RFC 9110, 10.1.1).
@@ -88,11 +87,14 @@ class Exchanges:
         self._scope = scope
         self._mark = mark.encode()
         self._open = 0
+        self._answered = asyncio.Event()
+        """Set whenever no request waits or is in flight any more."""
 
     async def all_answered(self) -> None:
         """Wait until no request waits or is in flight."""
-        while self._open:  # noqa: ASYNC110 - an event would be set and cleared for each request
-            await asyncio.sleep(_POLL_SECONDS)
+        while self._open:
+            self._answered.clear()
+            await self._answered.wait()
 
     async def paced(self, incoming: Incoming) -> None:
         """Forward a request to an intercepted host when its turn has come.
@@ -108,6 +110,8 @@ class Exchanges:
             await self._paced(incoming)
         finally:  # also if cancelled: `all_answered` waits for 0
             self._open -= 1
+            if not self._open:
+                self._answered.set()
 
     async def _paced(self, incoming: Incoming) -> None:
         link, head, origin = incoming
