@@ -383,7 +383,7 @@ async def test_hub_that_ends_refuses_what_waits(tmp_path, monkeypatch):
 
 async def test_distrust_at_the_very_end_is_counted(bench, tmp_path, blockbuster):
     """A program that hangs up after the handshake, and ends: so does the run, at the same time."""
-    blockbuster.deactivate()  # a certificate is loaded from a file in memory
+    blockbuster.deactivate()  # a certificate is loaded from a file
     _, writer = await bench.connect(f"{HOST}:443")
     context = ssl.create_default_context(cafile=str(tmp_path / "ca-bundle.pem"))
     await writer.start_tls(context, server_hostname=HOST)
