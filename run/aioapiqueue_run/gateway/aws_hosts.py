@@ -42,22 +42,9 @@ _FREE = (
 _IS_FREE = re.compile("|".join(_FREE))
 _LONGEST_NAME = 253  # RFC 1035
 
-# Hosts to intercept in domains where most other hosts belong to customers.
-_OTHERS = {
-    "on.aws": r"neptune-graph\.[a-z0-9-]+|.+\.osm\.[a-z0-9-]+",
-    "signin.aws": r".+",
-    "signin.aws.amazon.com": r".+",
-    "amazonaws.cn": r"(.+\.)?signin(-fips)?",
-    "amazonaws-us-gov.com": r"(.+\.)?signin(-fips)?",
-    "amazonaws-eusc.eu": r"(.+\.)?signin(-fips)?",
-    "c2shome.ic.gov": r"(.+\.)?signin(-fips)?",
-    "sc2shome.sgov.gov": r"(.+\.)?signin(-fips)?",
-    "csphome.adc-e.uk": r"(.+\.)?signin(-fips)?",
-    "csphome.hci.ic.gov": r"(.+\.)?signin(-fips)?",
-}
-_IS_OTHER = re.compile(
-    "|".join(f"(?:{hosts})\\.{re.escape(domain)}" for domain, hosts in _OTHERS.items())
-)
+# A domain where most other hosts belong to customers.
+_OTHER_DOMAIN = "on.aws"
+_IS_OTHER = re.compile(r"(neptune-graph\.[a-z0-9-]+|.+\.osm\.[a-z0-9-]+)\.on\.aws")
 
 
 def is_intercepted(host: str) -> bool:
@@ -84,4 +71,4 @@ def is_intercepted(host: str) -> bool:
 
 def intercepted_domains() -> Iterable[str]:
     """Return the domains of all hosts that can be intercepted."""
-    return sorted({*table().suffixes, *_OTHERS})
+    return sorted({*table().suffixes, _OTHER_DOMAIN})
