@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
 
+from aioapiqueue_run.gateway import aws_hosts
 from aioapiqueue_run.gateway.parameters import in_form, in_json, in_query, in_xml
-from aioapiqueue_run.gateway.s3_hosts import SIGNERS, bucket_of, is_s3, label_of, services_of
 from aioapiqueue_run.gateway.table import AwsService, table
 
 if TYPE_CHECKING:
@@ -192,9 +192,11 @@ def _valid(text: str) -> str | None:
 def _services(request: HttpRequest, signed: _Signature) -> Sequence[AwsService]:
     """Return the services that a request may be for, the most likely first."""
     # If a request has a token, a password or no authentication, only its host is known.
-    name = signed.name or ("s3" if is_s3(request.host) else "")
-    if name in SIGNERS:
-        found = [table().service(one) for one in services_of(request.host, request.path)]
+    name = signed.name or ("s3" if aws_hosts.label_of_s3(request.host) is not None else "")
+    if name in aws_hosts.S3_SIGNERS:
+        found = [
+            table().service(one) for one in aws_hosts.s3_services_of(request.host, request.path)
+        ]
         return [one for one in found if one is not None]
     services = table().by_signing_name(name)
     at_host = _services_at(request.host)
@@ -219,7 +221,7 @@ def _services_at(host: str) -> Sequence[AwsService]:
 
 def _region_of(host: str) -> str | None:
     # From S3's own label on: a bucket before it may have the name of a Region.
-    labels = host.split(".")[label_of(host) or 0 :]
+    labels = host.split(".")[aws_hosts.label_of_s3(host) or 0 :]
     return next((label for label in labels if table().is_region(label)), None)
 
 
@@ -278,7 +280,7 @@ def _unzipped(request: HttpRequest) -> bytes:
 def _rest(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | None:
     """REST: method, path, query and headers."""
     path = request.path
-    bucket = None if path == _NO_BUCKET else bucket_of(request.host)
+    bucket = None if path == _NO_BUCKET else aws_hosts.bucket_of(request.host)
     query = parse_qsl(request.query, keep_blank_values=True)
     has = {f"{name}:" for name in request.headers}
     has.update(name for name, _ in query)

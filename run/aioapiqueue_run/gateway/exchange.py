@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from aioapiqueue_run.gateway.answers import Answer
     from aioapiqueue_run.gateway.calls import ApiCall
     from aioapiqueue_run.gateway.counts import GatewayCounts
-    from aioapiqueue_run.gateway.hosts_in_scope import HostsInScope
     from aioapiqueue_run.gateway.hub_client import HubRequest, RunHubClient
     from aioapiqueue_run.gateway.link import HttpLink
+    from aioapiqueue_run.gateway.scope import HostsInScope
     from aioapiqueue_run.gateway.upstream import Upstream
 
 __all__ = ["Exchanges", "Incoming"]

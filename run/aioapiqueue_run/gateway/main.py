@@ -26,10 +26,10 @@ from aioapiqueue_run.gateway.authority import Authority
 from aioapiqueue_run.gateway.confinement import Confinement, on_this_host
 from aioapiqueue_run.gateway.counts import GatewayCounts
 from aioapiqueue_run.gateway.exchange import Exchanges
-from aioapiqueue_run.gateway.hosts_in_scope import HostsInScope
 from aioapiqueue_run.gateway.hub_client import NotPacedError, RunHubClient
 from aioapiqueue_run.gateway.isolate import BUNDLE
 from aioapiqueue_run.gateway.namespace import NamespaceServer
+from aioapiqueue_run.gateway.scope import HostsInScope
 from aioapiqueue_run.gateway.server import Server
 from aioapiqueue_run.gateway.trust import context_for, trusted_by_user
 from aioapiqueue_run.gateway.upstream import Upstream, connect_tcp

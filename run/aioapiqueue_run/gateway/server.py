@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from aioapiqueue_run.gateway.authority import Authority
     from aioapiqueue_run.gateway.counts import GatewayCounts
     from aioapiqueue_run.gateway.exchange import Exchanges
-    from aioapiqueue_run.gateway.hosts_in_scope import HostsInScope
+    from aioapiqueue_run.gateway.scope import HostsInScope
     from aioapiqueue_run.gateway.upstream import Upstream
 
 __all__ = ["Server"]
