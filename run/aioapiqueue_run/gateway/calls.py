@@ -12,7 +12,7 @@ import re
 import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from aioapiqueue_run.gateway import aws_hosts
 from aioapiqueue_run.gateway.parameters import in_form, in_json, in_query, in_xml
@@ -35,12 +35,10 @@ MAX_PARSED = 1 << 14
 other requests. From a longer body, only the name of the operation is read."""
 
 _FORM = "application/x-www-form-urlencoded"
-_CREDENTIAL = re.compile(r"Credential=([^,\s]{1,300})")
+_CREDENTIAL = re.compile(r"(?:^|[\s&])(?:X-Amz-)?Credential=([^,&\s]{1,300})")
 _ACTION = re.compile(rb"(?:^|&)Action=(\w{1,128})(?:&|$)", re.ASCII)
 _KEY = re.compile(r"[\w-]{1,128}", re.ASCII)
-_SIGNED_V2 = re.compile(r"AWS ([A-Z0-9]{16,128}):")
 _RPC = re.compile(r"/(?:.*/)?service/([\w.]+)/operation/(\w+)")
-_LINK = "X-Amz-Credential"
 _CELL = re.compile(r"-cell-?\d+$")
 _ALSO_CALLED = {"timestream-ingest": "ingest.timestream", "timestream-query": "query.timestream"}
 _SEARCH_DOMAIN = re.compile(r"(?:search|doc)-.+\.cloudsearch\..+")
@@ -167,20 +165,15 @@ def find_call(request: HttpRequest) -> ApiCall | None:
 
 
 def _signature(request: HttpRequest) -> _Signature:
-    authorization = request.headers.get("authorization", "")
-    query = (
-        dict(parse_qsl(request.query)) if "Id=" in request.query or _LINK in request.query else {}
-    )
-    found = _CREDENTIAL.search(authorization)
-    parts = (found[1] if found else query.get(_LINK, "")).split("/")
+    # In a header, or in the query of a presigned URL.
+    found = _CREDENTIAL.search(request.headers.get("authorization") or unquote(request.query))
+    parts = found[1].split("/") if found else []
     if len(parts) == 5:  # noqa: PLR2004 - key/date/region/service/aws4_request
         return _Signature(_valid(parts[0]), _valid(parts[2]), parts[3])
     if len(parts) == 4:  # noqa: PLR2004 - for several Regions: key/date/service/aws4_request
         region = request.headers.get("x-amz-region-set", "")
         return _Signature(_valid(parts[0]), region if table().is_region(region) else None, parts[2])
-    if old := _SIGNED_V2.match(authorization):  # this form of version 2 is S3's
-        return _Signature(old[1], None, "s3")
-    return _Signature(_valid(query.get("AWSAccessKeyId", "")))
+    return _Signature()
 
 
 def _valid(text: str) -> str | None:
