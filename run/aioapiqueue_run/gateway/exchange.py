@@ -10,6 +10,7 @@ import contextlib
 import hmac
 import ssl
 import time
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import h11
@@ -154,19 +155,11 @@ class Exchanges:
         self, incoming: Incoming, call: ApiCall, request: HttpRequest
     ) -> HubRequest | None:
         """Wait for the turn of a request. If it gets none, respond to it and return None."""
-        link, origin = incoming.link, incoming.origin
+        link = incoming.link
         try:
-            # Before the turn: an unreachable server, or one with a wrong certificate, must not use
-            # up the limit.
-            if not self._upstream.is_reached(origin):
-                await link.while_connected(self._upstream.reach(origin))
             return await self._turns.wait(call, request, link)
         except NotPacedError as error:
             await self._refuse(link, call, str(error))
-        except OSError as error:
-            if not isinstance(error, ForbiddenError):
-                self._counts.unreachable.count(origin.host if call.of_aws else call.service)
-            await link.answer(*self._not_reached(origin, call, error))
         except StaleError:
             await link.answer(*throttling(call))
         return None
@@ -227,7 +220,10 @@ class Exchanges:
             try:
                 up = await self._take(incoming)
             except OSError as error:
-                outcome = {"failed": type(error).__name__}
+                # An unreachable server, or one with a wrong certificate, does not use up the limit.
+                outcome = None
+                if not isinstance(error, ForbiddenError):
+                    self._counts.unreachable.count(origin.host if call.of_aws else call.service)
                 await link.answer(*self._not_reached(origin, call, error))
                 return
             # Checked again, because a new connection may have taken up to 20 s: without the hub,
@@ -283,11 +279,11 @@ class Exchanges:
             begun = [request, *([h11.Data(data=body)] if body else [])]
             if link.has_more:
                 await up.send(*begun)
-                sending = _Sending(link, up)
+                continued = asyncio.Event()
                 # Both at once: a server may respond before the end of a request, and then read no
                 # more of it.
-                answer = _forward_response(link, up, watch, sending)
-                await link.while_connected(answer, sending.send)
+                answer = _forward_response(link, up, watch, continued)
+                await link.while_connected(answer, partial(_send_rest, link, up, continued))
             else:
                 await up.send(*begun, h11.EndOfMessage(headers=link.trailers))
                 await link.while_connected(_forward_response(link, up, watch))
@@ -299,7 +295,7 @@ class Exchanges:
             # the next request.
             whole = not link.has_more
         except h11.RemoteProtocolError:
-            # Raised for the server only: `_Sending` handles the client's errors.
+            # Raised for the server only: `_send_rest` handles the client's errors.
             await link.answer(502, _NOT_HTTP.format(host=origin.host).encode())
             raise
         finally:
@@ -317,55 +313,36 @@ class Exchanges:
         await link.answer(*refusal(call, why))
 
 
-class _Sending:
-    """Forwards the rest of a request while it arrives.
+async def _send_rest(link: HttpLink, up: HttpLink, continued: asyncio.Event) -> None:
+    """Forward the rest of a request while it arrives, then wait until the client hangs up.
 
     Args:
         link: the connection to the client.
         up: the connection to the server.
+        continued: set when the server has sent `100 Continue`.
+
+    Raises:
+        ClientClosedError: the client has hung up, or does not speak HTTP.
     """
-
-    def __init__(self, link: HttpLink, up: HttpLink) -> None:
-        self.continued = asyncio.Event()
-        """Set when the server has sent `100 Continue`."""
-        self._link = link
-        self._up = up
-
-    async def send(self) -> None:
-        """Forward the rest, then wait until the client hangs up.
-
-        Raises:
-            ClientClosedError: the client has hung up, or does not speak HTTP.
-        """
-        if self._link.expects_continue:
-            # Not every server sends `100 Continue`.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_CONTINUE_SECONDS):
-                    await self.continued.wait()
+    if link.expects_continue:
+        # Not every server sends `100 Continue`.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CONTINUE_SECONDS):
+                await continued.wait()
+    # If the server accepts no more, its response says why.
+    with contextlib.suppress(ConnectionError, h11.LocalProtocolError):
         try:
-            await self._send_all()
+            async for part in link.data():
+                await up.send(h11.Data(data=part))
         except h11.RemoteProtocolError:
             # The client's fault; for `_forward`, this class of error stands for the server's.
             raise ClientClosedError from None
-        await self._link.wait_closed()
-
-    async def _send_all(self) -> None:
-        async for part in self._link.data():
-            if not await self._sent(h11.Data(data=part)):
-                return
-        await self._sent(h11.EndOfMessage(headers=self._link.trailers))
-
-    async def _sent(self, event: h11.Event) -> bool:
-        """Send an event; return whether that worked. If not, the server's response says why."""
-        try:
-            await self._up.send(event)
-        except (ConnectionError, h11.LocalProtocolError):
-            return False
-        return True
+        await up.send(h11.EndOfMessage(headers=link.trailers))
+    await link.wait_closed()
 
 
 async def _forward_response(
-    link: HttpLink, up: HttpLink, watch: ResponseWatch, sending: _Sending | None = None
+    link: HttpLink, up: HttpLink, watch: ResponseWatch, continued: asyncio.Event | None = None
 ) -> None:
     """Forward a response.
 
@@ -373,7 +350,7 @@ async def _forward_response(
         link: the connection to the client.
         up: the connection to the server.
         watch: reads the response.
-        sending: forwards the rest of the request. Default: there is no rest.
+        continued: set at `100 Continue`. Default: the whole request has been sent.
 
     Raises:
         ConnectionError: the server hangs up before the end of the response.
@@ -389,9 +366,9 @@ async def _forward_response(
                 given.append(_response_event(event, last=link.has_more))
             elif watch.has_switched:
                 given.append(_response_event(event, last=False))
-            elif sending is not None:
+            elif continued is not None:
                 # Not forwarded: `HttpLink.data` sends our own when the body is read.
-                sending.continued.set()
+                continued.set()
             ended = watch.is_over
         if given:
             await link.send(*given)

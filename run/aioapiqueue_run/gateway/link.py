@@ -288,12 +288,8 @@ class HttpLink:
             # Until both have ended: two tasks must not read from the client.
             await asyncio.wait(tasks)
 
-    def is_open(self, *, fresh: bool = False) -> bool:
-        """Return whether an idle connection is still open: any data on it would announce its end.
-
-        Args:
-            fresh: whether it has not been used yet. Then TLS's session tickets are unread.
-        """
+    def is_open(self) -> bool:
+        """Return whether an idle connection is open: any data on it would announce its end."""
         if self._poll is None:
             self._raw = self.stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
             # Kept for the connection's life, since to make one for each request is measurably
@@ -302,8 +298,7 @@ class HttpLink:
             self._poll.register(self._raw.fileno(), select.POLLIN | _HANG_UP)
         if self._raw.fileno() < 0:  # it is closed, and another file may have its number
             return False
-        harmless = select.POLLIN if fresh else 0
-        return not any(event & ~harmless for _, event in self._poll.poll(0))
+        return not self._poll.poll(0)
 
     def next_cycle(self) -> bool:
         """Prepare for another request; return whether there can be one."""

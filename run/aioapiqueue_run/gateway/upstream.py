@@ -6,12 +6,9 @@ them take some 110 MB in all.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import math
 import time
 from collections import defaultdict, deque
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import anyio
@@ -44,7 +41,6 @@ _IDLE_SECONDS = 15.0
 _IDLE_SECONDS_OF_OTHERS = 1.5
 """The same for other servers: Gunicorn closes idle connections after 2 seconds, Node.js after 5. A
 request that is sent at that very moment is lost, so it is better to connect again."""
-_REACHED_SECONDS = 60.0
 _MOST_IDLE = 64
 """Most idle connections that are kept to one server."""
 
@@ -64,17 +60,14 @@ class _Idle(NamedTuple):
     Attributes:
         link: the connection.
         since: when it was last used, as `time.monotonic()`.
-        is_fresh: whether it has had no request yet.
     """
 
     link: HttpLink
     since: float
-    is_fresh: bool = False
 
     def is_old(self, origin: Origin) -> bool:
-        """Return whether its server may close it. Servers wait longer for the first request."""
-        waits_long = self.is_fresh or is_intercepted(origin.host)
-        limit = _IDLE_SECONDS if waits_long else _IDLE_SECONDS_OF_OTHERS
+        """Return whether its server may close it."""
+        limit = _IDLE_SECONDS if is_intercepted(origin.host) else _IDLE_SECONDS_OF_OTHERS
         return time.monotonic() - self.since >= limit
 
 
@@ -101,43 +94,6 @@ class Upstream:
         self._dial = dial
         self._confinement = confinement
         self._idle: defaultdict[Origin, deque[_Idle]] = defaultdict(deque)
-        self._first: dict[Origin, asyncio.Task[None]] = {}
-        """The tasks that make the first connection to a server."""
-        self._reached: dict[Origin, float] = {}
-        """When a connection to a server was last made or given back, by origin."""
-
-    def is_reached(self, origin: Origin) -> bool:
-        """Return whether a server was reached recently."""
-        return time.monotonic() - self._reached.get(origin, -math.inf) < _REACHED_SECONDS
-
-    async def reach(self, origin: Origin) -> None:
-        """Connect to a server, unless it was reached recently: before a turn is spent on a request.
-
-        All requests wait for the same first connection. If one is cancelled, it goes on for the
-        others.
-
-        Raises:
-            OSError: it cannot be reached, or its certificate cannot be verified.
-        """
-        if self.is_reached(origin):
-            return
-        first = self._first.get(origin)
-        if first is None:
-            first = self._first[origin] = asyncio.create_task(self._make_first(origin))
-            first.add_done_callback(partial(self._forget_first, origin))
-        # `wait` does not cancel it: the client of one request may hang up while others wait for it.
-        # `shield` would log its error then (since Python 3.14), as if that were a bug of ours.
-        await asyncio.wait([first])
-        first.result()
-
-    def _forget_first(self, origin: Origin, first: asyncio.Task[None]) -> None:
-        del self._first[origin]
-        if not first.cancelled():
-            first.exception()  # retrieved, because all clients may have hung up
-
-    async def _make_first(self, origin: Origin) -> None:
-        link = await self.dial(origin)
-        self._idle[origin].append(_Idle(link, time.monotonic(), is_fresh=True))
 
     async def take_idle(self, origin: Origin) -> HttpLink | None:
         """Return an idle connection to a server; None if there is none."""
@@ -146,7 +102,7 @@ class Upstream:
             one = kept.pop()  # the last one used, so that the others are closed once idle
             # The age alone would not do: the server may have closed it, and a request that is lost
             # on it cannot be repeated, as it may have been carried out.
-            if not one.is_old(origin) and one.link.is_open(fresh=one.is_fresh):
+            if not one.is_old(origin) and one.link.is_open():
                 return one.link
             await one.link.aclose()
         return None
@@ -157,9 +113,12 @@ class Upstream:
         Raises:
             OSError: it cannot be reached, or its certificate cannot be verified.
         """
-        link = HttpLink(await self._connect(origin), client=True)
-        self._reached[origin] = time.monotonic()
-        return link
+        with _at_most(_CONNECT_SECONDS, origin.host):
+            if origin.tls:
+                stream = await self._secured(await self.tunnel(origin), origin.host)
+            else:
+                stream = await self._to(origin, self._proxies.of(origin, tunnel=False))
+        return HttpLink(stream, client=True)
 
     async def give_back(self, origin: Origin, link: HttpLink, *, whole: bool) -> None:
         """Keep a connection for the next request, if it can have one; close it otherwise.
@@ -169,10 +128,9 @@ class Upstream:
             link: the connection.
             whole: whether its last response has been read to the end.
         """
-        self._reached[origin] = now = time.monotonic()
         kept = self._idle[origin]
         if whole and len(kept) < _MOST_IDLE and link.next_cycle():
-            kept.append(_Idle(link, now))
+            kept.append(_Idle(link, time.monotonic()))
         else:
             await link.aclose()
 
@@ -184,13 +142,9 @@ class Upstream:
                 await one.link.aclose()
             if not kept:
                 del self._idle[origin]
-        for origin in [origin for origin in self._reached if not self.is_reached(origin)]:
-            del self._reached[origin]
 
     async def aclose(self) -> None:
         """Close all idle connections."""
-        for first in self._first.values():
-            first.cancel()
         for kept in self._idle.values():
             while kept:
                 await kept.popleft().link.aclose()
@@ -228,12 +182,6 @@ class Upstream:
             except BaseException:  # cancelled, too
                 await anyio.aclose_forcefully(stream)
                 raise
-
-    async def _connect(self, origin: Origin) -> ByteStream:
-        with _at_most(_CONNECT_SECONDS, origin.host):
-            if origin.tls:
-                return await self._secured(await self.tunnel(origin), origin.host)
-            return await self._to(origin, self._proxies.of(origin, tunnel=False))
 
     async def _to(self, origin: Origin, proxy: UpstreamProxy | None) -> ByteStream:
         """Connect to a server, or to its proxy."""
