@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import hmac
 import ssl
-import time
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -81,7 +80,6 @@ class Exchanges:
         *,
         mark: str,
     ) -> None:
-        self._hub = hub
         self._turns = HubTurns(hub)
         self._upstream = upstream
         self._counts = counts
@@ -133,12 +131,7 @@ class Exchanges:
             self._counts.asked_before += 1
             await self.unpaced(incoming, request)
             return
-        call = self._scope.find_limited(origin, request)
-        if call is None:
-            if wanted := wants_body(request):
-                request.body = await link.read_body(wanted)
-            # After an upgrade, further calls would be on a connection that we cannot read.
-            call = None if "upgrade" in headers else find_call(request)
+        call = self._scope.find_limited(origin, request) or await self._aws_call(link, request)
         if call is None:
             # Refused rather than sent unpaced: a list of known hosts and calls is never complete.
             self._counts.unknown_hosts.count(origin.host)
@@ -146,23 +139,57 @@ class Exchanges:
             if "upgrade" in headers:
                 why = f"an upgrade to {headers['upgrade'][:40]} cannot be paced"
             await self._refuse(link, None, why)
-            return
-        turn = await self._turn_of(incoming, call, request)
-        if turn is not None:
-            await self._use(turn, incoming, call, request.body)
+        else:
+            await self._send_paced(incoming, call, request)
 
-    async def _turn_of(
-        self, incoming: Incoming, call: ApiCall, request: HttpRequest
-    ) -> HubRequest | None:
-        """Wait for the turn of a request. If it gets none, respond to it and return None."""
-        link = incoming.link
+    async def _aws_call(self, link: HttpLink, request: HttpRequest) -> ApiCall | None:
+        """Return the call to AWS that a request makes; None if it is unknown."""
+        if wanted := wants_body(request):
+            request.body = await link.read_body(wanted)
+        # After an upgrade, further calls would be on a connection that we cannot read.
+        return None if "upgrade" in request.headers else find_call(request)
+
+    async def _send_paced(self, incoming: Incoming, call: ApiCall, request: HttpRequest) -> None:
+        """Send a request when its turn has come. If it cannot be sent, respond to it."""
+        link, origin = incoming.link, incoming.origin
         try:
-            return await self._turns.wait(call, request, link)
+            turn, up = await self._started(incoming, call, request)
         except NotPacedError as error:
             await self._refuse(link, call, str(error))
         except StaleError:
             await link.answer(*throttling(call))
-        return None
+        except OSError as error:
+            if not isinstance(error, ForbiddenError):
+                self._counts.unreachable.count(origin.host if call.of_aws else call.service)
+            await link.answer(*self._not_reached(origin, call, error))
+        else:
+            await self._use(turn, up, incoming, ResponseWatch(call, turn), request.body)
+
+    async def _started(
+        self, incoming: Incoming, call: ApiCall, request: HttpRequest
+    ) -> tuple[HubRequest, HttpLink]:
+        """Wait for the turn of a request, and connect to its server.
+
+        If that fails, nothing has been sent, so the turn is given back: an unreachable server, or
+        one with a wrong certificate, does not use up the limit.
+
+        Raises:
+            NotPacedError, StaleError, ClientClosedError: as `HubTurns.wait` raises them.
+            OSError: the server cannot be reached.
+        """
+        turn = await self._turns.wait(call, request, incoming.link)
+        try:
+            up = await self._take(incoming)
+            try:
+                # A new connection may have taken up to 20 s.
+                self._turns.check(turn)
+            except BaseException:
+                await self._upstream.give_back(incoming.origin, up, whole=False)
+                raise
+        except BaseException:  # cancelled, too
+            turn.leave()
+            raise
+        return turn, up
 
     async def unpaced(self, incoming: Incoming, request: HttpRequest | None = None) -> None:
         """Forward a request at once.
@@ -185,7 +212,7 @@ class Exchanges:
             return
         if request is None:
             self._counts.passed_by.count(origin.host)
-        await self._forward(incoming, up, b"", ResponseWatch(), of_aws=request is not None)
+        await self._forward(incoming, up, ResponseWatch())
         await link.drain()
 
     async def _take(self, incoming: Incoming) -> HttpLink:
@@ -209,37 +236,14 @@ class Exchanges:
                 await self._upstream.give_back(origin, dialled.result(), whole=False)
             raise
 
-    async def _use(self, turn: HubRequest, incoming: Incoming, call: ApiCall, body: bytes) -> None:
+    async def _use(
+        self, turn: HubRequest, up: HttpLink, incoming: Incoming, watch: ResponseWatch, body: bytes
+    ) -> None:
         """Send a request whose turn has come. The outcome is always reported to the hub."""
-        link, origin = incoming.link, incoming.origin
-        # What is reported if this is left at any point. {}: the call counts, its outcome is
-        # unknown. None: nothing was sent, so the turn is given back.
-        outcome: dict[str, object] | None = {}
-        watch = ResponseWatch(call, turn)
+        outcome: dict[str, object] = {"failed": "ConnectionClosed"}
+        self._counts.calls += 1
         try:
-            try:
-                up = await self._take(incoming)
-            except OSError as error:
-                # An unreachable server, or one with a wrong certificate, does not use up the limit.
-                outcome = None
-                if not isinstance(error, ForbiddenError):
-                    self._counts.unreachable.count(origin.host if call.of_aws else call.service)
-                await link.answer(*self._not_reached(origin, call, error))
-                return
-            # Checked again, because a new connection may have taken up to 20 s: without the hub,
-            # nothing may be sent, and the signature may have expired.
-            if self._hub.lost.is_set():
-                await self._upstream.give_back(origin, up, whole=False)
-                await self._refuse(link, call, "aioapiqueue's hub has ended")
-                return
-            if time.time() > turn.good_until:
-                outcome = None
-                await self._upstream.give_back(origin, up, whole=False)
-                await link.answer(*throttling(call))
-                return
-            outcome = {"failed": "ConnectionClosed"}  # if the next line raises
-            self._counts.calls += 1
-            await self._forward(incoming, up, body, watch, of_aws=call.of_aws)
+            await self._forward(incoming, up, watch, body)
             outcome = watch.outcome
         except (ClientClosedError, asyncio.CancelledError):
             # The server has the request, but its response is not read any further.
@@ -249,31 +253,27 @@ class Exchanges:
             try:
                 watch.end()
             finally:  # an error in reading the response must not keep the turn
-                if outcome is None:
-                    turn.leave()
-                else:
-                    turn.end(outcome)
-        await link.drain()
+                turn.end(outcome)
+        await incoming.link.drain()
 
     async def _forward(
-        self, incoming: Incoming, up: HttpLink, body: bytes, watch: ResponseWatch, *, of_aws: bool
+        self, incoming: Incoming, up: HttpLink, watch: ResponseWatch, body: bytes = b""
     ) -> None:
         """Forward a request, and its response. Then the connection to the server is kept or closed.
 
         Args:
             incoming: the request.
             up: the connection to the server.
-            body: the part of the request's body that has been read already.
             watch: reads the response.
-            of_aws: whether the server is AWS. No WebSocket is opened there: its calls could not be
-                seen.
+            body: the part of the request's body that has been read already. Default: none.
         """
         link, head, origin = incoming
         whole = False
         try:
             # The mark is a secret between the hook and the gateway, and not for the server.
             headers = end_to_end_headers(head, {_MARK.encode()})
-            if not (of_aws or link.has_more) and _wants_websocket(head):
+            # The calls in a WebSocket of AWS could not be seen.
+            if _wants_websocket(head) and not (link.has_more or self._scope.is_aws(origin)):
                 headers += _WEBSOCKET
             request = self._upstream.addressed(origin, head.method, head.target, headers)
             begun = [request, *([h11.Data(data=body)] if body else [])]
@@ -375,7 +375,7 @@ async def _forward_response(
 
 
 def _wants_websocket(head: h11.Request) -> bool:
-    return headers_of(head).get("upgrade", "").strip().lower() == "websocket"
+    return any(name == b"upgrade" and value.lower() == b"websocket" for name, value in head.headers)
 
 
 def _response_event(event: h11.Event, *, last: bool) -> h11.Event:

@@ -17,6 +17,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from aioapiqueue_run.gateway.hub_client import NotPacedError
+
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
@@ -100,6 +102,18 @@ class HubTurns:
         timer = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._forget_retry, key)
         self._retries.setdefault(key, deque()).append(timer)
         raise StaleError
+
+    def check(self, turn: HubRequest) -> None:
+        """Check that a request may still be sent.
+
+        Raises:
+            NotPacedError: the hub has ended, without which nothing may be sent.
+            StaleError: the signature has expired.
+        """
+        if self._hub.lost.is_set():
+            raise NotPacedError(self._hub.why)
+        if time.time() > turn.good_until:
+            raise StaleError
 
     def _forget_retry(self, key: Hashable) -> bool:
         """Stop expecting the oldest retry of a request; return whether there was one."""

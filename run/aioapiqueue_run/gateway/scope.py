@@ -48,12 +48,12 @@ class HostsInScope:
 
     def has(self, origin: Origin) -> bool:
         """Return whether a request to an origin is intercepted."""
-        return self.is_limited(origin) or self._is_intercepted(origin.host)
+        return self.is_limited(origin) or self.is_aws(origin)
 
     def has_tunnel(self, origin: Origin) -> bool:
         """Return whether a tunnel is intercepted: on unusual ports, it may carry any protocol."""
         usual = origin.port in _USUAL_PORTS
-        return self.is_limited(origin) or (usual and self._is_intercepted(origin.host))
+        return self.is_limited(origin) or (usual and self.is_aws(origin))
 
     def find_limited(self, origin: Origin, request: HttpRequest) -> ApiCall | None:
         """Return the call that a request makes; None if its host has no limits."""
@@ -67,7 +67,10 @@ class HostsInScope:
         """Return whether an origin has limits."""
         return origin.service in self._lanes
 
-    def _is_intercepted(self, host: str) -> bool:
-        if self._not_intercepted is None or not is_intercepted(host):
+    def is_aws(self, origin: Origin) -> bool:
+        """Return whether requests to an origin are intercepted as calls to AWS."""
+        if self._not_intercepted is None or self.is_limited(origin):
             return False
-        return self._not_intercepted.isdisjoint(labels_of(host))
+        return is_intercepted(origin.host) and self._not_intercepted.isdisjoint(
+            labels_of(origin.host)
+        )

@@ -15,8 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from aioapiqueue import Registry
-from aioapiqueue_run.gateway import exchange as _exchange
-from aioapiqueue_run.gateway import main
+from aioapiqueue_run.gateway import hub_turns, main
 from aioapiqueue_run.gateway.upstream import connect_tcp
 from aioapiqueue_run.hub import Hub
 from tests.helpers import introspect
@@ -316,7 +315,8 @@ async def test_signature_that_grew_old_on_the_way_costs_nothing(bench, monkeypat
     """Its turn is given back while its server is connected to; the client signs again."""
     reader, writer = await bench.connect()
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    monkeypatch.setattr(_exchange, "time", SimpleNamespace(time=lambda: time.time() + 3600))
+    late = SimpleNamespace(time=lambda: time.time() + 3600 * len(bench.dialled))
+    monkeypatch.setattr(hub_turns, "time", late)
     scope = "AKIAIOSFODNN7EXAMPLE/1/us-east-1/ec2/aws4_request"
     signed = (f"Authorization: AWS4 Credential={scope}, x", f"X-Amz-Date: {stamp}")
     writer.write(post(FORM, *signed))
