@@ -375,3 +375,18 @@ async def test_distrust_at_the_very_end_is_counted(bench, tmp_path, blockbuster)
     writer.transport.abort()
     await bench.end()
     assert bench.counts["untrusted"] == {HOST: 1}
+
+
+async def test_hang_up_while_connecting_costs_nothing(bench, tmp_path, blockbuster):
+    """The server has got nothing of the request: the turn is given back."""
+    blockbuster.deactivate()  # a certificate is loaded from a file
+    _, writer = await bench.connect(f"{HOST}:443")
+    context = ssl.create_default_context(cafile=str(tmp_path / "ca-bundle.pem"))
+    await writer.start_tls(context, server_hostname=HOST)
+    writer.write(post())
+    server_reader, _ = await bench.next()
+    await server_reader.read(1)  # the beginning of TLS, which is not answered
+    assert bench.running == 1
+    writer.transport.abort()
+    await bench.until(lambda: not bench.running)
+    assert [one.calls for one in bench.hub.figures] == [0]
