@@ -33,7 +33,6 @@ __all__ = ["Dial", "Upstream", "connect_tcp"]
 
 Dial: TypeAlias = "Callable[[str, int], Awaitable[ByteStream]]"
 
-_HTTP_PORT, _TLS_PORT = 80, 443
 _CONNECT_SECONDS = 20.0
 """Shorter than any client waits for a response."""
 _IDLE_SECONDS = 15.0
@@ -156,12 +155,13 @@ class Upstream:
 
         A proxy for a host without TLS needs the full URL, and its own password.
         """
+        netloc = origin.netloc.encode()
         # HTTP/1.0 needs no Host header, but the gateway sends HTTP/1.1.
         if not any(name.lower() == b"host" for name, _ in headers):
-            headers = [(b"Host", _authority(origin)), *headers]
+            headers = [(b"Host", netloc), *headers]
         proxy = None if origin.tls else self._proxies.of(origin, tunnel=False)
         if proxy is not None:
-            target = b"http://" + _authority(origin) + target
+            target = b"http://" + netloc + target
             headers = [*headers, *proxy.headers]
         return h11.Request(method=method, target=target, headers=headers)
 
@@ -206,13 +206,6 @@ class Upstream:
         except BaseException:  # cancelled, too; `wrap` has closed it in some cases only
             await anyio.aclose_forcefully(stream)
             raise
-
-
-def _authority(origin: Origin) -> bytes:
-    """Return host and port as in a URL: without the port if it is the default one."""
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    usual = _TLS_PORT if origin.tls else _HTTP_PORT
-    return (host if origin.port == usual else f"{host}:{origin.port}").encode()
 
 
 async def _tunnel(stream: ByteStream, proxy: UpstreamProxy, origin: Origin) -> ByteStream:
