@@ -321,7 +321,7 @@ async def test_signature_that_grew_old_on_the_way_costs_nothing(bench, monkeypat
     signed = (f"Authorization: AWS4 Credential={scope}, x", f"X-Amz-Date: {stamp}")
     writer.write(post(FORM, *signed))
     status, _, body = await read(reader)
-    assert (status, b"RequestLimitExceeded" in body) == (503, True)
+    assert (status, b"ThrottlingException" in body) == (503, True)
     await bench.until(lambda: not bench.running)
     assert [one.calls for one in bench.hub.figures] == [0]
 
