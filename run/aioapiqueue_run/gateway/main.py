@@ -28,7 +28,7 @@ from aioapiqueue_run.gateway.counts import GatewayCounts
 from aioapiqueue_run.gateway.exchange import Exchanges
 from aioapiqueue_run.gateway.hub_client import NotPacedError, RunHubClient
 from aioapiqueue_run.gateway.isolate import BUNDLE
-from aioapiqueue_run.gateway.namespace import NamespaceServer
+from aioapiqueue_run.gateway.namespace import listen, serve_namespace
 from aioapiqueue_run.gateway.scope import HostsInScope
 from aioapiqueue_run.gateway.server import Server
 from aioapiqueue_run.gateway.trust import context_for, trusted_by_user
@@ -179,8 +179,8 @@ async def serve(
             group.start_soon(server.proxy, listener)
             group.start_soon(server.clean_up)
             if settings.isolated:
-                namespace = NamespaceServer(server, Path(settings.isolated))
-                group.start_soon(namespace.serve, group)
+                sender = listen(Path(settings.isolated))
+                group.start_soon(serve_namespace, server, sender, group)
             report(port=port, bundle=str(bundle))
             lost = asyncio.create_task(hub.lost.wait())
             await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)

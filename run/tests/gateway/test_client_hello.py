@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from aioapiqueue_run.gateway.client_hello import read_hello
-from aioapiqueue_run.gateway.namespace import NamespaceServer
+from aioapiqueue_run.gateway.namespace import listen, serve_namespace
 
 
 def hello_for(name, *, version=None):
@@ -111,7 +111,7 @@ class Nobody:
 
 async def resolve(*packets):
     """Send packets to the resolver of a namespace; return its first answer."""
-    inside = NamespaceServer(Nobody(), Path("isolated.sock"))
+    listener = listen(Path("isolated.sock"))
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
         kinds = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_DGRAM
@@ -126,7 +126,7 @@ async def resolve(*packets):
         link.connect("isolated.sock")
         socket.send_fds(link, [b"sockets"], [proxy.fileno(), names.fileno()])
         async with anyio.create_task_group() as group:
-            group.start_soon(inside.serve, group)
+            group.start_soon(serve_namespace, Nobody(), listener, group)
             for one in packets:
                 await loop.sock_sendto(client, one, names.getsockname())
             async with asyncio.timeout(5):
