@@ -7,13 +7,12 @@ follows from method, path and query together (REST).
 
 from __future__ import annotations
 
-import contextlib
 import re
-import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
+from aioapiqueue.integrations.spi import decoded
 from aioapiqueue_run.gateway import aws_hosts
 from aioapiqueue_run.gateway.parameters import in_form, in_json, in_query, in_xml
 from aioapiqueue_run.gateway.table import AwsService, table
@@ -225,7 +224,7 @@ def _json(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | Non
         return None
     named = [one for one in services if one.target == prefix]
     service = (named or services)[0]
-    return ApiCall(service.name, operation, parameters=in_json(request.body), protocol="json")
+    return ApiCall(service.name, operation, parameters=in_json(request.body, str), protocol="json")
 
 
 def _rpc(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | None:
@@ -241,8 +240,12 @@ def _rpc(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | None
 
 def _form(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | None:
     """The query protocols: `Action=` in a form, or in the query."""
-    body = _unzipped(request) if request.content_type == _FORM else b""
-    named = _ACTION.search(body) or _ACTION.search(request.query.encode())
+    body = None
+    if request.content_type == _FORM:
+        # SDKs compress long ones. Of twice the size, because a little more may have been read.
+        encoding = request.headers.get("content-encoding", "")
+        body = decoded(request.body, encoding, 2 * MAX_FORM)
+    named = _ACTION.search(body or b"") or _ACTION.search(request.query.encode())
     if named is None:
         return None
     operation = named[1].decode()
@@ -258,16 +261,6 @@ def _form(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | Non
     protocol = "ec2" if "ec2" in service.protocols else "query"
     parameters = in_form(fields, lambda sent: service.parameter(operation, sent))
     return ApiCall(service.name, operation, parameters=parameters, protocol=protocol)
-
-
-def _unzipped(request: HttpRequest) -> bytes:
-    """Return the body of a form, which SDKs compress if it is long."""
-    if request.headers.get("content-encoding", "").strip().lower() != "gzip":
-        return request.body
-    with contextlib.suppress(zlib.error):
-        # Bounded, because a small body may expand to gigabytes.
-        return zlib.decompressobj(31).decompress(request.body, MAX_FORM)
-    return b""
 
 
 def _rest(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | None:
