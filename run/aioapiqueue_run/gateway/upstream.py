@@ -33,6 +33,7 @@ __all__ = ["Dial", "Upstream", "connect_tcp"]
 
 Dial: TypeAlias = "Callable[[str, int], Awaitable[ByteStream]]"
 
+_HTTP_PORT, _TLS_PORT = 80, 443
 _CONNECT_SECONDS = 20.0
 """Shorter than any client waits for a response."""
 _IDLE_SECONDS = 15.0
@@ -155,7 +156,8 @@ class Upstream:
 
         A proxy for a host without TLS needs the full URL, and its own password.
         """
-        netloc = origin.netloc.encode()
+        usual = _TLS_PORT if origin.tls else _HTTP_PORT
+        netloc = origin.netloc.removesuffix(f":{usual}").encode()
         # HTTP/1.0 needs no Host header, but the gateway sends HTTP/1.1.
         if not any(name.lower() == b"host" for name, _ in headers):
             headers = [(b"Host", netloc), *headers]
