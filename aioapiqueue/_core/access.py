@@ -221,7 +221,8 @@ class QueueReader:
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...]:
         """Return the limits of a key's lane, or of the queue (None)."""
-        return self._dispatcher.limiter.limits_of(key) or ()
+        limits = self._dispatcher.limiter.limits_of(key) or ()
+        return limits if key is not None else (*limits, *self._dispatcher.nesting.permanent)
 
     def is_idle(self) -> bool:
         """Return whether a new queue would behave the same: no calls, and all limits recovered.

@@ -43,7 +43,6 @@ class Nesting(Follower):
     """
 
     __slots__ = (
-        "_concurrency",
         "_counted",
         "_host",
         "_in_use",
@@ -53,13 +52,16 @@ class Nesting(Follower):
         "active",
         "held",
         "of_lanes",
+        "permanent",
     )
 
     def __init__(self, host: Core, settings: LimitSettings) -> None:
         self._host = host
         lanes = settings.lanes
-        self._concurrency = settings.concurrency  # which `set_limits` does not change
-        self._own = min(self._concurrency, _permits(settings.limits))
+        number = settings.concurrency
+        self.permanent = () if number == math.inf else (Concurrency(int(number)),)
+        """The limit of `ApiQueue(concurrency=...)`, which `set_limits` does not change."""
+        self._own = _permits((*self.permanent, *settings.limits))
         self.of_lanes = False
         """Whether a lane has or had permits, so that starts and ends of calls are followed."""
         self._lanes = {name: _permits(own) for name, own in lanes.items()}
@@ -80,7 +82,7 @@ class Nesting(Follower):
     def set_limits(self, key: Hashable, limits: Sequence[Limit]) -> None:
         """Note new limits of the queue (None), or of a key or pattern."""
         if key is None:
-            self._own = min(self._concurrency, _permits(limits))
+            self._own = _permits((*self.permanent, *limits))
         else:
             self._lanes[key] = _permits(limits)
         self._note_limits([key])

@@ -58,3 +58,27 @@ class Inflate:
                     return
                 yield piece
                 rest, is_full = self._decoder.unconsumed_tail, len(piece) == _OUTPUT
+
+
+def decoded(body: bytes, encoding: str, most: int) -> bytes | None:
+    """Return a body without its compression.
+
+    Return None if the encoding is unknown, or if the result has more than `most` bytes.
+
+    Args:
+        body: the body as received.
+        encoding: value of `Content-Encoding`.
+        most: most bytes of the result.
+    """
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return body if len(body) <= most else None
+    if name not in ENCODINGS:
+        return None
+    inflate, content = Inflate(name), b""
+    for piece in inflate.decode(body):
+        # At most 64 KiB at a time, so a body that grows a thousandfold is noticed early.
+        content += piece
+        if len(content) > most:
+            return None
+    return None if inflate.is_broken else content

@@ -11,9 +11,10 @@ from abc import abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue.integrations._compression import decoded
 from aioapiqueue.integrations._exchange import Wire, run, run_async
 from aioapiqueue.integrations._http import PATIENCE, AsyncSteps, BlockingSteps, release_soon
-from aioapiqueue.integrations._refusal_body import MAX_BODY, decoded
+from aioapiqueue.integrations._refusal_body import MAX_BODY
 from aioapiqueue.integrations._usage import WatchedStream
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class HttpxWire(Wire):
         # Still encoded: the client decodes it for the caller.
         content = b"".join(body.chunks)
         response.stream = self.library.ByteStream(content)
-        return decoded(content, response.headers.get("content-encoding", ""))
+        return decoded(content, response.headers.get("content-encoding", ""), MAX_BODY)
 
     @abstractmethod
     def yield_to_loop(self) -> Any:  # noqa: ANN401 - None, or its awaitable

@@ -21,7 +21,6 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.integrations._compression import ENCODINGS, Inflate
 from aioapiqueue.integrations._field_names import PERIODS
 from aioapiqueue.integrations._header_values import count
 from aioapiqueue.integrations._quotas import rate_of
@@ -84,29 +83,6 @@ def most_to_read(encoding: str) -> int:
         encoding: value of `Content-Encoding`.
     """
     return MAX_BODY if encoding.strip().lower() in ("", "identity") else _MAX_ENCODED
-
-
-def decoded(body: bytes, encoding: str) -> bytes | None:
-    """Return a body without its compression.
-
-    Return None if the encoding is unknown, or if the result has more than `MAX_BODY` bytes.
-
-    Args:
-        body: the body as received.
-        encoding: value of `Content-Encoding`.
-    """
-    name = encoding.strip().lower()
-    if name in ("", "identity"):
-        return body if len(body) <= MAX_BODY else None
-    if name not in ENCODINGS:
-        return None
-    inflate, content = Inflate(name), b""
-    for piece in inflate.decode(body):
-        # At most 64 KiB at a time, so a body that grows a thousandfold is noticed early.
-        content += piece
-        if len(content) > MAX_BODY:
-            return None
-    return None if inflate.is_broken else content
 
 
 def read_body(body: bytes, values: Values) -> RefusalBody:

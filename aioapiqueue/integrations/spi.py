@@ -7,6 +7,7 @@ clients need, and the hub needs only these values.
 from aioapiqueue.integrations._advice import MAX_HOLD, Advice, Quota, shortened
 from aioapiqueue.integrations._apply_advice import apply_advice
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
+from aioapiqueue.integrations._compression import decoded
 
 __all__ = [
     "MAX_HOLD",
@@ -14,6 +15,7 @@ __all__ = [
     "Quota",
     "account_of",
     "apply_advice",
+    "decoded",
     "hold_of",
     "is_throttle",
     "shortened",

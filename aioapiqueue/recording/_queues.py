@@ -8,30 +8,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aioapiqueue import Concurrency
 from aioapiqueue.recording._changes import ChangeHistory, QueueChange
+from aioapiqueue.recording._counts import FIELDS, TALLIES, CallTotals, added_up
 from aioapiqueue.recording._rates import OverTime, allowed_over_time, most_in
 from aioapiqueue.recording._series import TimeSeries
 from aioapiqueue.recording._unpaced import UnpacedTime
-from aioapiqueue.recording._waits import WaitTimes
 from aioapiqueue.spi import CALLS, limit_types
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from aioapiqueue import Event, Limit
+    from aioapiqueue.recording._counts import Tally
+    from aioapiqueue.recording._series import Points
     from aioapiqueue.spi import seam
 
-_FIELDS = ("used", "started", "waited", "throttled", "errors", "refused")
-"""The counts in each point of a time series."""
 _USED, _STARTED, _WAITED = range(3)
-_TALLIES = ("throttled", "errors", "refused", "cancelled")
-"""Calls that the server throttled, that failed otherwise, that the queue refused, and that were
-cancelled or timed out while they waited."""
-_MOST_LANES = 5_000
-"""Most lanes, of all queues together, that have figures of their own: some 10 MB."""
+"""The indices of these fields in a point."""
+_DELAY = 0.010
+"""Seconds; a shorter wait is only the way to the queue or to a hub."""
+_MOST_LANE_SETS = 10_000
+"""Most sets of lanes, of all queues together, whose calls are counted by lane: some 20 MB."""
 _MOST_QUEUES = 2_000
 """Most queues that have a record of their own; all others share one."""
 _OTHERS = "all other queues"
@@ -42,155 +42,105 @@ A server throttles many calls at once, each with the same retry time: that is on
 """
 
 
-class _SeriesKey(NamedTuple):
-    """The name of a time series."""
+LimitsOf: TypeAlias = "Callable[[str], tuple[tuple[Limit, ...], bool]]"
+"""Returns the limits of a lane, and whether each of several keys has such limits of its own."""
 
-    queue: str
-    lane: str | None
-    unit: str
+
+def no_limits(_: str) -> tuple[tuple[Limit, ...], bool]:
+    """Return that a lane has no limits."""
+    return (), False
 
 
 @dataclass(slots=True)
-class LaneCounts:
-    """The figures of a queue or of one of its lanes.
+class LaneLimits:
+    """The limits of a queue or of one of its lanes.
 
     Attributes:
         limits: the limits in force.
-        per_key: whether each key has such limits of its own. The figures are of all keys together.
-        waits: the waits of the calls that started.
-        tallies: number of calls, by the names in `_TALLIES`.
-        used: the units charged, by name.
-        limits_over_time: the limits in force from each instant on.
+        per_key: whether each key has such limits of its own. The counts are of all keys together.
+        over_time: the limits in force from each instant on.
         adaptive_rates: the calls a second that `Adaptive` allowed from each instant on; inf: no
             fewer than the limits.
     """
 
-    limits: tuple[Limit, ...] = ()
-    per_key: bool = False
-    waits: WaitTimes = field(default_factory=WaitTimes)
-    tallies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_TALLIES, 0))
-    used: dict[str, float] = field(default_factory=dict)
-    limits_over_time: OverTime[tuple[Limit, ...]] = field(default_factory=OverTime)
+    limits: tuple[Limit, ...]
+    per_key: bool
+    over_time: OverTime[tuple[Limit, ...]]
     adaptive_rates: OverTime[float] = field(default_factory=OverTime)
 
-    def units(self) -> list[str]:
+    def units(self, used: Mapping[str, float]) -> list[str]:
         """Return the units that calls used or limits count, "calls" first."""
         limited = [limit.unit for limit in self.limits if not isinstance(limit, Concurrency)]
-        return list(dict.fromkeys([CALLS, *self.used, *limited]))
+        return list(dict.fromkeys([CALLS, *used, *limited]))
 
-    def shares(self, seconds: float, began: float) -> Iterator[tuple[float, str]]:
+    def shares(
+        self, used: Mapping[str, float], seconds: float, began: float
+    ) -> Iterator[tuple[float, str]]:
         """Yield the share of each limit that was used, with the text of the limit.
 
         Args:
+            used: the units that were used.
             seconds: the duration of the recording.
             began: when it began, in seconds since the epoch.
         """
         # If each key has its own limit, or the limit has changed, its share is not known.
-        if self.per_key or len(self.limits_over_time.pairs) > 1:
+        if self.per_key or len(self.over_time.pairs) > 1:
             return
         for limit in self.limits:
             most = most_in(limit, seconds, began)
             if most is not None and not isinstance(limit, Concurrency):
-                yield self.used.get(limit.unit, 0) / most, str(limit)
+                yield used.get(limit.unit, 0) / most, str(limit)
 
 
 class QueueRecord:
-    """The figures of one queue.
+    """The calls of one queue, by kind, and its limits.
 
     Args:
         recording: the recording that the queue is part of.
         name: the name of the queue.
         paced: whether its calls wait.
-        limits_of: returns the limits of a lane, or (None) of the queue, and whether each of several
-            keys has such limits of its own.
+        limits: the limits of all of its calls.
     """
 
     def __init__(
-        self,
-        recording: Recording,
-        name: str,
-        *,
-        paced: bool,
-        limits_of: Callable[[str | None], tuple[tuple[Limit, ...], bool]],
+        self, recording: Recording, name: str, *, paced: bool, limits: tuple[Limit, ...]
     ) -> None:
         self.name = name
         self.paced = paced
-        self.limits_of = limits_of
         self._recording = recording
         self._is_adaptive_active = False
         self._sampled_at = -math.inf
         self._held_until: dict[str | None, float] = {}
         """The end of the latest noted hold of each lane, or (None) of the queue."""
-        self._whole = self._new(None)
-        self._lanes: dict[str, LaneCounts] = {}
+        self._whole = LaneLimits(limits, per_key=False, over_time=OverTime(limits))
+        self._limits: dict[str | None, LaneLimits] = {None: self._whole}
+        """The limits of the queue (None) and of each lane that has been used or changed."""
+        self._kinds: list[tuple[tuple[str, ...], CallTotals]] = []
+        """The lanes of each kind of calls, and their counts."""
+        self._by_lanes: dict[tuple[str, ...], CallTotals] = {}
 
-    def _new(self, lane: str | None) -> LaneCounts:
-        limits, per_key = self.limits_of(lane)
-        return LaneCounts(limits, per_key, limits_over_time=OverTime(limits))
-
-    def _find(self, lanes: Iterable[str]) -> Iterator[tuple[str | None, LaneCounts]]:
-        """Yield the figures of the queue and of its lanes, which are created if there is room."""
-        yield None, self._whole
+    def add(
+        self, counts: CallTotals, lanes: tuple[str, ...], limits_of: LimitsOf = no_limits
+    ) -> None:
+        """Add the counts of a kind of calls, all of which have these lanes."""
         for lane in lanes:
-            counts = self._lanes.get(lane)
-            # Without room, the calls of the lane still count for the queue.
-            if counts is None and self._recording.reserve_lane():
-                counts = self._lanes[lane] = self._new(lane)
-            if counts is not None:
-                yield lane, counts
+            if lane not in self._limits:
+                limits, per_key = limits_of(lane)
+                self._limits[lane] = LaneLimits(limits, per_key, OverTime(limits))
+        self._kinds.append((lanes, counts))
 
-    def started(
-        self, lanes: Sequence[str], costs: Mapping[str, float], waited: float, now: float
-    ) -> None:
-        """Count a call that starts."""
-        point_of, name = self._recording.series.point, self.name
-        # This runs for each call, so it avoids `_add`, and looks up the point of calls once.
-        for lane, counts in self._find(lanes):
-            counts.waits.add(waited)
-            point = point_of(_SeriesKey(name, lane, CALLS), now)
-            # `costs` lists calls first, so `point` is used up before the next `point_of`, which may
-            # double the step and drop this list.
-            point[_STARTED] += 1
-            point[_WAITED] += waited
-            for unit, cost in costs.items():
-                counts.used[unit] = counts.used.get(unit, 0) + cost
-                if unit == CALLS:
-                    point[_USED] += cost
-                elif cost:
-                    point_of(_SeriesKey(name, lane, unit), now)[_USED] += cost
+    def counts_of(self, lanes: tuple[str, ...] = (), limits_of: LimitsOf = no_limits) -> CallTotals:
+        """Return the counts of all calls that have these lanes, for a caller without other kinds.
 
-    def used(self, lanes: Sequence[str], costs: Mapping[str, float], now: float) -> None:
-        """Add to the units that calls have used; a negative amount takes back an excess."""
-        for lane, counts in self._find(lanes):
-            for unit, cost in costs.items():
-                counts.used[unit] = counts.used.get(unit, 0) + cost
-                if cost:
-                    self._add(lane, unit, now, _USED, cost)
-
-    def not_started(
-        self, lanes: Sequence[str], costs: Mapping[str, float], waited: float, at: float
-    ) -> None:
-        """Take back a call that was counted as started at `at`, but was not sent after all."""
-        # Subtracted where it was added: another step could fall below 0.
-        for lane, counts in self._find(lanes):
-            counts.waits.remove(waited)
-            self._add(lane, CALLS, at, _STARTED, -1)
-            if waited:
-                self._add(lane, CALLS, at, _WAITED, -waited)
-        self.used(lanes, {unit: -cost for unit, cost in costs.items()}, at)
-
-    def tally(self, name: str, lanes: Sequence[str], now: float) -> None:
-        """Count a call.
-
-        Args:
-            name: what happened to it: one of `_TALLIES`.
-            lanes: its lanes.
-            now: the present instant.
+        Beyond 10,000 sets of lanes in all queues, calls with further ones count in no lane.
         """
-        for lane, counts in self._find(lanes):
-            counts.tallies[name] += 1
-            if name in _FIELDS:  # cancelled calls have no time series
-                self._add(lane, CALLS, now, _FIELDS.index(name), 1)
+        found = self._by_lanes.get(lanes)
+        if found is None:
+            if lanes and not self._recording.has_room_for_lanes():
+                return self.counts_of()
+            found = self._by_lanes[lanes] = CallTotals()
+            self.add(found, lanes, limits_of)
+        return found
 
     def changed(self, event: Event, lane: str | None, *, of_key: bool = False) -> None:
         """Note an event that made the queue faster or slower.
@@ -211,17 +161,15 @@ class QueueRecord:
             if not seconds or at + seconds <= known + _LEAST_EXTENSION:
                 return
             # Bounded, because events also concern lanes that have no figures here.
-            if len(self._held_until) < _MOST_LANES or lane in self._held_until:
+            if len(self._held_until) < _MOST_LANE_SETS or lane in self._held_until:
                 self._held_until[lane] = at + seconds
         what = kind, event.limits, event.origin, event.rate, seconds
         self._recording.changes.note(QueueChange(at, self.name, lane, *what))
         if of_key:  # the figures of its lane are those of all keys together
             return
-        if kind == "limits_changed":
-            *_, (found, counts) = self._find(() if lane is None else (lane,))
-            if found == lane:  # otherwise, there was no room for the lane
-                counts.limits = event.limits
-                counts.limits_over_time.note(at, event.limits)
+        if kind == "limits_changed" and lane in self._limits:
+            self._limits[lane].limits = event.limits
+            self._limits[lane].over_time.note(at, event.limits)
         elif kind == "backed_off" and lane is None:
             self._is_adaptive_active = True
             if event.rate is not None:
@@ -241,25 +189,15 @@ class QueueRecord:
             self._sampled_at = now
             self._whole.adaptive_rates.note(now - self._recording.now, snapshot().rate)
 
-    def _add(self, lane: str | None, unit: str, now: float, field: int, amount: float) -> None:
-        self._recording.series.add(_SeriesKey(self.name, lane, unit), now, field, amount)
-
-    @property
-    def calls(self) -> int:
-        """Number of calls that started."""
-        return self._whole.waits.number
-
-    @property
-    def is_used(self) -> bool:
-        """Whether there was any call."""
-        return bool(self.calls or any(self._whole.tallies.values()))
+    def limits_of(self, lane: str | None) -> tuple[Limit, ...]:
+        """Return the limits of the queue (None) or of a lane that has been used."""
+        return self._limits[lane].limits
 
     def limits_reached(self) -> Iterator[Limit]:
         """Yield the limits that applied to some call."""
-        yield from self._whole.limits
-        for counts in self._lanes.values():
-            if counts.waits.number:
-                yield from counts.limits
+        used = {lane for lanes, counts in self._kinds if counts.calls for lane in lanes}
+        for lane in (None, *used):
+            yield from self._limits[lane].limits
 
     def as_json(self, seconds: float) -> dict[str, Any]:
         """Return all figures.
@@ -267,48 +205,61 @@ class QueueRecord:
         Args:
             seconds: the duration of the recording.
         """
-        busiest = sorted(self._lanes.items(), key=lambda one: (-one[1].waits.number, one[0]))
+        kinds: dict[str | None, list[CallTotals]] = {lane: [] for lane in self._limits}
+        for lanes, counts in self._kinds:
+            for lane in (None, *lanes):
+                kinds[lane].append(counts)
+        sums = {lane: added_up(each) for lane, each in kinds.items()}
+        busiest = sorted(
+            ((lane, counts) for lane, counts in sums.items() if lane is not None),
+            key=lambda one: (-one[1].calls, one[0]),
+        )
         shares: list[dict[str, Any]] = [
             {"share": share, "limit": limit, "lane": lane}
-            for lane, counts in ((None, self._whole), *busiest)
-            for share, limit in counts.shares(seconds, self._recording.began)
+            for lane, counts in ((None, sums[None]), *busiest)
+            for share, limit in self._limits[lane].shares(
+                counts.used, seconds, self._recording.began
+            )
         ]
         return {
             "queue": self.name,
             "paced": self.paced,
-            **self._figures(None, self._whole),
+            **self._figures(None, sums[None]),
             "tightest": max(shares, key=lambda one: one["share"], default=None),
             "lanes": [{"lane": lane, **self._figures(lane, counts)} for lane, counts in busiest],
         }
 
-    def _figures(self, lane: str | None, counts: LaneCounts) -> dict[str, Any]:
+    def _figures(self, lane: str | None, counts: CallTotals) -> dict[str, Any]:
+        limits = self._limits[lane]
         return {
-            "limits": [str(limit) for limit in counts.limits],
-            "limits_of_each_key": counts.per_key,
-            "calls": counts.waits.number,
+            "limits": [str(limit) for limit in limits.limits],
+            "limits_of_each_key": limits.per_key,
+            "calls": counts.calls,
             "used": {unit: _plain(amount) for unit, amount in counts.used.items()},
-            "waited": counts.waits.total,
-            "waits": counts.waits.as_json(),
-            **counts.tallies,
-            "time_series": [self._series(lane, counts, unit) for unit in counts.units()],
+            "waited": counts.waited,
+            "waits": counts.wait_times.as_json(),
+            **{name: getattr(counts, name) for name in TALLIES},
+            "time_series": [
+                _series(counts.over_time.get(unit, {}), limits, unit)
+                for unit in limits.units(counts.used)
+            ],
         }
 
-    def _series(self, lane: str | None, counts: LaneCounts, unit: str) -> dict[str, Any]:
-        """Return the counts of each step that has any, and the rate allowed over time."""
-        points = self._recording.series.series.get(_SeriesKey(self.name, lane, unit), {})
-        steps = sorted(points)
-        found: dict[str, Any] = {"unit": unit, "steps": steps}
-        for place, name in enumerate(_FIELDS):
-            values = [_plain(points[step][place]) for step in steps]
-            # Most calls cost 1, so "started" is mostly a copy of "used": it is left out then.
-            is_copy = place == _STARTED and values == found["used"]
-            if place == _USED or (any(values) and not is_copy):
-                found[name] = values
-        if not counts.per_key:
-            limits, rates = counts.limits_over_time.pairs, counts.adaptive_rates.pairs
-            pairs = allowed_over_time(limits, rates, unit)
-            found["allowed"] = [[round(at, 3), rate] for at, rate in pairs]
-        return found
+
+def _series(points: Points, limits: LaneLimits, unit: str) -> dict[str, Any]:
+    """Return the counts of each step that has any, and the rate allowed over time."""
+    steps = sorted(points)
+    found: dict[str, Any] = {"unit": unit, "steps": steps}
+    for place, name in enumerate(FIELDS):
+        values = [_plain(points[step][place]) for step in steps]
+        # Most calls cost 1, so "started" is mostly a copy of "used": it is left out then.
+        is_copy = place == _STARTED and values == found["used"]
+        if place == _USED or (any(values) and not is_copy):
+            found[name] = values
+    if not limits.per_key:
+        pairs = allowed_over_time(limits.over_time.pairs, limits.adaptive_rates.pairs, unit)
+        found["allowed"] = [[round(at, 3), rate] for at, rate in pairs]
+    return found
 
 
 class Recording:
@@ -320,23 +271,71 @@ class Recording:
     """
 
     def __init__(self, *, now: float, began: float) -> None:
-        self.now = now
-        self.began = began
-        self.series: TimeSeries[_SeriesKey] = TimeSeries(_FIELDS, began=now)
-        self.unpaced = UnpacedTime(now=now)
         self.queues: dict[str, QueueRecord] = {}
         self.changes = ChangeHistory()
-        self._lanes = 0
-        self._left_out = False
-        """Whether lanes have been left out."""
+        self.series = TimeSeries(len(FIELDS), began=now)
+        self._lane_sets = 0
+        """Number of sets of lanes that have been given counts."""
+        self.lanes_left_out = False
+        """Whether there are calls whose lanes are not known."""
+        self.begin(now=now, began=began)
 
-    def record(
-        self,
-        name: str,
-        *,
-        paced: bool,
-        limits_of: Callable[[str | None], tuple[tuple[Limit, ...], bool]],
-    ) -> QueueRecord:
+    def begin(self, *, now: float, began: float) -> None:
+        """Move the beginning, before any call is counted. The arguments are those of the class."""
+        self.now = self.series.began = now
+        self.began = began
+        self.unpaced = UnpacedTime(now=now)
+
+    def started(
+        self, counts: CallTotals, costs: Mapping[str, float], waited: float, now: float
+    ) -> None:
+        """Count a call that starts."""
+        counts.wait_times.add(waited)
+        counts.waits += waited >= _DELAY
+        point = self._point(counts, CALLS, now)
+        # `costs` lists calls first, so `point` is used up before the next one, which may double the
+        # step and drop this list.
+        point[_STARTED] += 1
+        point[_WAITED] += waited
+        for unit, cost in costs.items():
+            counts.used[unit] = counts.used.get(unit, 0) + cost
+            if unit == CALLS:
+                point[_USED] += cost
+            elif cost:
+                self._point(counts, unit, now)[_USED] += cost
+
+    def used(self, counts: CallTotals, costs: Mapping[str, float], now: float) -> None:
+        """Add to the units that calls have used; a negative amount takes back an excess."""
+        for unit, cost in costs.items():
+            counts.used[unit] = counts.used.get(unit, 0) + cost
+            if cost:
+                self._point(counts, unit, now)[_USED] += cost
+
+    def not_started(
+        self, counts: CallTotals, costs: Mapping[str, float], waited: float, at: float
+    ) -> None:
+        """Take back a call that was counted as started at `at`, but was not sent after all."""
+        counts.wait_times.remove(waited)
+        counts.waits -= waited >= _DELAY
+        # Subtracted where it was added: another step could fall below 0.
+        point = self._point(counts, CALLS, at)
+        point[_STARTED] -= 1
+        point[_WAITED] -= waited
+        self.used(counts, {unit: -cost for unit, cost in costs.items()}, at)
+
+    def tally(self, counts: CallTotals, name: Tally, now: float) -> None:
+        """Count what happened to a call."""
+        setattr(counts, name, getattr(counts, name) + 1)
+        if name in FIELDS:  # cancelled calls have no time series
+            self._point(counts, CALLS, now)[FIELDS.index(name)] += 1
+
+    def _point(self, counts: CallTotals, unit: str, now: float) -> list[float]:
+        series = counts.over_time.get(unit)
+        if series is None:
+            series = counts.over_time[unit] = self.series.new()
+        return self.series.point(series, now)
+
+    def record(self, name: str, *, paced: bool, limits: tuple[Limit, ...] = ()) -> QueueRecord:
         """Return the record of a queue, or the shared one if there are too many queues.
 
         The arguments are those of `QueueRecord`.
@@ -345,20 +344,18 @@ class Recording:
         if found is None:
             if len(self.queues) >= _MOST_QUEUES:
                 # They have different limits, so their common record has none.
-                name, paced, limits_of = _OTHERS, True, lambda _: ((), False)
+                name, paced, limits = _OTHERS, True, ()
                 found = self.queues.get(name)
             if found is None:
-                found = QueueRecord(self, name, paced=paced, limits_of=limits_of)
+                found = QueueRecord(self, name, paced=paced, limits=limits)
                 self.queues[name] = found
         return found
 
-    def reserve_lane(self) -> bool:
-        """Return whether there is room for one more lane, and take it."""
-        if self._lanes >= _MOST_LANES:
-            self._left_out = True
-            return False
-        self._lanes += 1
-        return True
+    def has_room_for_lanes(self) -> bool:
+        """Return whether there is room for one more set of lanes, and take it."""
+        self._lane_sets += 1
+        self.lanes_left_out |= self._lane_sets > _MOST_LANE_SETS
+        return self._lane_sets <= _MOST_LANE_SETS
 
     def as_json(self, now: float) -> dict[str, Any]:
         """Return all figures of the queues that were used. Times are in seconds.
@@ -368,26 +365,29 @@ class Recording:
         """
         seconds = now - self.now
         self.series.reach(now)  # first: it may change the numbers of all steps
-        used = [one for one in self.queues.values() if one.is_used]
-        found = [one.as_json(seconds) for one in used]
+        found = [one.as_json(seconds) for one in self.queues.values()]
+        found = [one for one in found if any(one[name] for name in ("calls", *TALLIES))]
         # Paced queues first, then the busiest.
         found.sort(key=lambda one: (not one["paced"], -one["calls"], one["queue"]))
         return {
             "queues": found,
             "step_seconds": self.series.step,
             **self.changes.as_json(),
-            "lanes_left_out": self._left_out,
-            "times": self._times(used, seconds, now),
+            "lanes_left_out": self.lanes_left_out,
+            "times": self._times(found, seconds, now),
         }
 
-    def _times(self, used: Sequence[QueueRecord], seconds: float, now: float) -> dict[str, Any]:
+    def _times(
+        self, used: Sequence[Mapping[str, Any]], seconds: float, now: float
+    ) -> dict[str, Any]:
         """Return the duration, and estimates of it without pacing and with a fixed delay."""
         unpaced = min(seconds, self.unpaced.seconds(now))
-        reached = [one for record in used for one in record.limits_reached()]
+        records = [self.queues[one["queue"]] for one in used]
+        reached = [one for record in records for one in record.limits_reached()]
         rates = [limit_types.rate_of(one) for one in reached if limit_types.unit_of(one) == CALLS]
         # The fixed pause between calls that stays under the strictest limit of calls.
         delay = max((1 / rate for rate in rates), default=None)
-        calls = sum(record.calls for record in used)
+        calls = sum(one["calls"] for one in used)
         return {
             "seconds": seconds,
             "unpaced": unpaced,

@@ -8,12 +8,10 @@ is bounded, the resolution is the finest that fits, and no sum changes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TypeAlias
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-_Name = TypeVar("_Name")
+Points: TypeAlias = "dict[int, list[float]]"
+"""The points of a series, by the number of their step."""
 
 _MAX_STEPS = 1_000
 """Number of steps at which the step is doubled: a chart has no more columns."""
@@ -21,58 +19,51 @@ _MAX_POINTS = 50_000
 """Number of points in all series together: some 10 MB, added up in pairs in 20 ms."""
 
 
-class TimeSeries(Generic[_Name]):
+class TimeSeries:
     """Counts by steps of time, in any number of series.
 
     Args:
-        fields: the names of the counts in a point.
+        fields: number of counts in a point.
         began: the instant at which the first step begins, on the clock of all other instants.
     """
 
-    def __init__(self, fields: Sequence[str], *, began: float) -> None:
-        self.fields = tuple(fields)
+    def __init__(self, fields: int, *, began: float) -> None:
         self.began = began
         self.step = 1.0
         """The present step, in seconds."""
-        self.series: dict[_Name, dict[int, list[float]]] = {}
-        """The points of each series, by the number of their step."""
+        self._fields = fields
+        self._series: list[Points] = []
         self._points = 0
 
-    def add(self, name: _Name, now: float, field: int, amount: float = 1) -> None:
-        """Add to a count.
+    def new(self) -> Points:
+        """Return a new series."""
+        series: Points = {}
+        self._series.append(series)
+        return series
 
-        Args:
-            name: the name of the series.
-            now: the instant; an instant before `began` counts as `began`.
-            field: the index of the count in `fields`.
-            amount: the amount to add; default 1.
-        """
-        self.point(name, now)[field] += amount
-
-    def point(self, name: _Name, now: float) -> list[float]:
+    def point(self, series: Points, now: float) -> list[float]:
         """Return the counts of the step of an instant, for the caller to change at once.
 
         Do not keep the list: the step may be doubled at the next call.
 
         Args:
-            name: the name of the series.
-            now: as for `add`.
+            series: one of the series.
+            now: the instant; an instant before `began` counts as `began`.
         """
         number = int((now - self.began) / self.step)
         if number >= _MAX_STEPS:
             self.reach(now)  # the step is longer now
             number = int((now - self.began) / self.step)
         number = max(number, 0)
-        points = self.series.setdefault(name, {})
-        point = points.get(number)
+        point = series.get(number)
         if point is not None:
             return point
         self._points += 1
         # Doubling never merges two series, so however many there are, each may have two points.
-        if self._points > max(_MAX_POINTS, 2 * len(self.series)):
+        if self._points > max(_MAX_POINTS, 2 * len(self._series)):
             self._double()
-            return self.point(name, now)  # again, because the instant is in another step now
-        point = points[number] = [0.0] * len(self.fields)
+            return self.point(series, now)  # again, because the instant is in another step now
+        point = series[number] = [0.0] * self._fields
         return point
 
     def reach(self, now: float) -> None:
@@ -84,12 +75,19 @@ class TimeSeries(Generic[_Name]):
         """Double the step: add up the points of each pair of steps."""
         self.step *= 2
         self._points = 0
-        for name, points in self.series.items():
-            merged: dict[int, list[float]] = {}
-            for number, point in points.items():
+        for series in self._series:
+            before = dict(series)
+            series.clear()  # not replaced, as its owner has it
+            for number, point in before.items():
                 # The first list of a pair is kept: no point is copied.
-                known = merged.setdefault(number // 2, point)
+                known = series.setdefault(number // 2, point)
                 if known is not point:
                     known[:] = map(sum, zip(known, point, strict=True))
-            self.series[name] = merged
-            self._points += len(merged)
+            self._points += len(series)
+
+
+def add_points(total: Points, series: Points) -> None:
+    """Add the points of a series to others of the same step."""
+    for number, point in series.items():
+        known = total.get(number)
+        total[number] = [*point] if known is None else [*map(sum, zip(known, point, strict=True))]

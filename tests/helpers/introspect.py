@@ -904,9 +904,10 @@ def learner(learning: object) -> Any:
 
 def decoded_body(body: bytes, encoding: str) -> bytes | None:
     """Return the body of a refused call without its encoding; None: it is unknown, or too long."""
-    from aioapiqueue.integrations._refusal_body import decoded
+    from aioapiqueue.integrations._compression import decoded
+    from aioapiqueue.integrations.http import MAX_BODY
 
-    return decoded(body, encoding)
+    return decoded(body, encoding, MAX_BODY)
 
 
 def metrics() -> Sequence[Any]:

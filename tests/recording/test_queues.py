@@ -7,19 +7,16 @@ import json
 import pytest
 
 from aioapiqueue import Calendar, Concurrency, Event, Rate, Window
-from aioapiqueue.recording.spi import QueueRecord, Recording
+from aioapiqueue.recording.spi import CallTotals, Recording
 
 
 def new(*limits, lanes=None, name="q", paced=True):
     """A recording that begins at 1,000, with one queue; lanes have limits by name."""
     recording = Recording(now=1000.0, began=0.0)
     lanes = lanes or {}
-
-    def limits_of(lane):
-        return (limits if lane is None else lanes.get(lane, ())), bool(lane and lane.endswith("*"))
-
-    record = QueueRecord(recording, name, paced=paced, limits_of=limits_of)
-    recording.queues[name] = record
+    record = recording.record(name, paced=paced, limits=limits)
+    for lane in lanes:
+        record.add(CallTotals(), (lane,), lambda lane: (lanes[lane], lane.endswith("*")))
     return recording, record
 
 
@@ -31,12 +28,12 @@ def event(kind, at, **details):
 def test_counts_by_queue_lane_and_unit():
     """A call under two lanes is in both, and once in the queue; units are apart."""
     recording, record = new(Rate(10, 1), lanes={"a": (Rate(5, 1),)})
-    record.started(("a", "b"), {"calls": 1, "tokens": 30}, 0.5, 1000.2)
-    record.started(("a",), {"calls": 1, "tokens": 0}, 0.0, 1002.0)
-    record.tally("throttled", ("a",), 1002.5)
-    record.tally("errors", (), 1002.5)
-    record.tally("refused", ("b",), 1003.0)
-    record.tally("cancelled", ("b",), 1003.0)
+    recording.started(record.counts_of(("a", "b")), {"calls": 1, "tokens": 30}, 0.5, 1000.2)
+    recording.started(record.counts_of(("a",)), {"calls": 1, "tokens": 0}, 0.0, 1002.0)
+    recording.tally(record.counts_of(("a",)), "throttled", 1002.5)
+    recording.tally(record.counts_of(), "errors", 1002.5)
+    recording.tally(record.counts_of(("b",)), "refused", 1003.0)
+    recording.tally(record.counts_of(("b",)), "cancelled", 1003.0)
     found = recording.as_json(1004.0)
     (queue,) = found["queues"]
     assert (queue["calls"], queue["used"]) == (2, {"calls": 2, "tokens": 30})
@@ -67,10 +64,10 @@ def test_counts_by_queue_lane_and_unit():
 def test_what_is_not_sent_is_taken_out():
     """A call that left before it was sent, or that cost less, is where it started."""
     recording, record = new(Rate(10, 1))
-    record.started((), {"calls": 1, "tokens": 30}, 7.0, 1000.5)
-    record.started((), {"calls": 1, "tokens": 30}, 0.5, 1001.5)
-    record.not_started((), {"calls": 1, "tokens": 30}, 7.0, 1000.5)
-    record.used((), {"tokens": -10}, 1001.5)
+    recording.started(record.counts_of(), {"calls": 1, "tokens": 30}, 7.0, 1000.5)
+    recording.started(record.counts_of(), {"calls": 1, "tokens": 30}, 0.5, 1001.5)
+    recording.not_started(record.counts_of(), {"calls": 1, "tokens": 30}, 7.0, 1000.5)
+    recording.used(record.counts_of(), {"tokens": -10}, 1001.5)
     (queue,) = recording.as_json(1004.0)["queues"]
     assert (queue["calls"], queue["used"]) == (1, {"calls": 1, "tokens": 20})
     assert [one["used"] for one in queue["time_series"]] == [[0, 1], [0, 20]]
@@ -93,8 +90,8 @@ def test_share_of_what_a_limit_allows_in_that_time(limit, calls, share):
     """A share of one is all that could have been let through in these three seconds."""
     recording, record = new(limit)
     for number in range(calls):
-        record.started((), {"calls": 1}, 0.0, 1000 + number / 100)
-    record.started((), {"calls": 0}, 0.0, 1000.0)
+        recording.started(record.counts_of(), {"calls": 1}, 0.0, 1000 + number / 100)
+    recording.started(record.counts_of(), {"calls": 0}, 0.0, 1000.0)
     (queue,) = recording.as_json(1003.0)["queues"]
     assert queue["tightest"]["share"] == pytest.approx(share)
     assert queue["tightest"]["limit"] == str(limit)
@@ -105,7 +102,7 @@ def test_day_that_ends_meanwhile_allows_two_days():
     recording, record = new(Calendar(10, "day"))
     recording.began = 86_400 - 600.0
     for _ in range(20):
-        record.started((), {"calls": 1}, 0.0, 1000.0)
+        recording.started(record.counts_of(), {"calls": 1}, 0.0, 1000.0)
     assert recording.as_json(2200.0)["queues"][0]["tightest"]["share"] == 1.0
 
 
@@ -115,7 +112,7 @@ def test_tightest_limit_may_be_a_lanes():
         Rate(100, 1), Concurrency(5), lanes={"slow": (Rate(1, 1),), "any:*": (Rate(1, 10),)}
     )
     for second in range(3):
-        record.started(("slow", "any:*"), {"calls": 1}, 0.0, 1000.0 + second)
+        recording.started(record.counts_of(("slow", "any:*")), {"calls": 1}, 0.0, 1000.0 + second)
     (queue,) = recording.as_json(1003.0)["queues"]
     # Of a pattern, each key has the limit: their sum has no share of it.
     assert queue["tightest"] == {"share": 0.75, "limit": "1/s", "lane": "slow"}
@@ -125,7 +122,7 @@ def test_tightest_limit_may_be_a_lanes():
 def test_allowed_over_time():
     """New limits and what push-back leaves show from when on; a recovery ends at the limit."""
     recording, record = new(Rate(10, 1))
-    record.started((), {"calls": 1}, 0.0, 1000.0)
+    recording.started(record.counts_of(), {"calls": 1}, 0.0, 1000.0)
     record.changed(event("backed_off", 2, rate=7.0), None)
     rates = iter([7.5, 9.0, float("inf")])
 
@@ -174,12 +171,12 @@ def test_learnt_limits_are_the_latest():
 def test_lanes_are_bounded():
     """More lanes than there is room for count in the queue only."""
     recording, record = new(Rate(10, 1))
-    for lane in (*range(5001), 0):
-        record.started((str(lane),), {"calls": 1}, 0.0, 1000.0)
+    for lane in (*range(10_001), 0):
+        recording.started(record.counts_of((str(lane),)), {"calls": 1}, 0.0, 1000.0)
     (queue,) = recording.as_json(1010.0)["queues"]
-    assert queue["calls"] == 5002
+    assert queue["calls"] == 10_002
     calls = {one["lane"]: one["calls"] for one in queue["lanes"]}
-    assert calls == {"0": 2} | {str(lane): 1 for lane in range(1, 5000)}
+    assert calls == {"0": 2} | {str(lane): 1 for lane in range(1, 10_000)}
 
 
 def test_times_in_other_ways():
@@ -190,11 +187,11 @@ def test_times_in_other_ways():
         lanes={"slow": (Rate(1, 2),), "unused": (Rate(1, 60),)},
     )
     for _ in range(30):
-        record.started(("slow",), {"calls": 1}, 0.0, 1000.0)
+        recording.started(record.counts_of(("slow",)), {"calls": 1}, 0.0, 1000.0)
     times = recording.as_json(1100.0)["times"]
     assert times == {"seconds": 100.0, "unpaced": 100.0, "blanket_delay": 2.0, "blanket": 100.0}
     for _ in range(30):
-        record.started(("slow",), {"calls": 1}, 0.0, 1000.0)
+        recording.started(record.counts_of(("slow",)), {"calls": 1}, 0.0, 1000.0)
     assert recording.as_json(1100.0)["times"]["blanket"] == 120.0
 
 
@@ -202,10 +199,9 @@ def test_unused_queues_are_left_out_and_paced_ones_come_first():
     """A queue that nobody used is no news; those without a limit come last."""
     recording, record = new(Rate(10, 1))
     for name, paced, calls in (("free", False, 9), ("busy", True, 5), ("idle", True, 0)):
-        record = QueueRecord(recording, name, paced=paced, limits_of=lambda _: ((), False))
-        recording.queues[name] = record
+        record = recording.record(name, paced=paced)
         for _ in range(calls):
-            record.started((), {"calls": 1}, 0.0, 1000.0)
+            recording.started(record.counts_of(), {"calls": 1}, 0.0, 1000.0)
     found = recording.as_json(1010.0)
     assert [one["queue"] for one in found["queues"]] == ["busy", "free"]
     assert found["times"]["blanket"] is None
@@ -228,7 +224,7 @@ def test_holds_are_noted_once_and_push_back_as_one():
 def test_push_back_without_a_figure_is_followed():
     """Where an event does not say what is left, as of a quota that is shared, it is asked for."""
     recording, record = new(Rate(10, 1))
-    record.started((), {"calls": 1}, 0.0, 1000.0)
+    recording.started(record.counts_of(), {"calls": 1}, 0.0, 1000.0)
     record.changed(event("backed_off", 2), None)
 
     class Snapshot:
@@ -242,7 +238,7 @@ def test_push_back_without_a_figure_is_followed():
 def test_what_was_allowed_is_thinned_out_and_the_latest_is_right():
     """Of a rate that changes all day, the first and the last are exact, and few are kept."""
     recording, record = new(Rate(10, 1))
-    record.started((), {"calls": 1}, 0.0, 1000.0)
+    recording.started(record.counts_of(), {"calls": 1}, 0.0, 1000.0)
     for number in range(1, 10_000):
         limits = (Rate(number, 1),)
         record.changed(event("limits_changed", number, limits=limits, origin="user"), None)
@@ -255,7 +251,7 @@ def test_silence_makes_steps_longer_too():
     """Ten days of which one minute had calls have no more than a thousand steps."""
     recording, record = new(Rate(10, 1))
     for second in range(60):
-        record.started((), {"calls": 1}, 0.0, 1000.0 + second)
+        recording.started(record.counts_of(), {"calls": 1}, 0.0, 1000.0 + second)
     found = recording.as_json(1000.0 + 10 * 86_400)
     assert 10 * 86_400 / found["step_seconds"] <= 1000
     assert sum(found["queues"][0]["time_series"][0]["used"]) == 60
@@ -265,8 +261,8 @@ def test_queues_are_bounded():
     """Of more queues than there is room for, the rest is one."""
     recording = Recording(now=1000.0, began=0.0)
     for name in (*range(2002), 0):
-        record = recording.record(str(name), paced=True, limits_of=lambda _: ((), False))
-        record.started((), {"calls": 1}, 0.0, 1000.0)
+        record = recording.record(str(name), paced=True)
+        recording.started(record.counts_of(), {"calls": 1}, 0.0, 1000.0)
     found = {one["queue"]: one["calls"] for one in recording.as_json(1001.0)["queues"]}
     one_each = {str(name): 1 for name in range(1, 2000)}
     assert found == {"0": 2, "all other queues": 2} | one_each
@@ -275,7 +271,7 @@ def test_queues_are_bounded():
 def test_costs_are_no_calls():
     """Of calls that cost more than one, their number is said besides."""
     recording, record = new(Rate(10, 1))
-    record.started((), {"calls": 10}, 5.0, 1000.0)
+    recording.started(record.counts_of(), {"calls": 10}, 5.0, 1000.0)
     series = recording.as_json(1001.0)["queues"][0]["time_series"][0]
     assert (series["used"], series["started"], series["waited"]) == ([10], [1], [5])
 

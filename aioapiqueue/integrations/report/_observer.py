@@ -174,7 +174,7 @@ class _QueueObserver:
         self._loop = self._reader.loop
         self._lanes: dict[str, Hashable] = {}
         """Names of lanes, by their text."""
-        self._names: dict[tuple[Hashable, ...], Sequence[str]] = {}
+        self._names: dict[tuple[Hashable, ...], tuple[str, ...]] = {}
         """Texts of the lanes of a call, by its keys."""
         self._record: QueueRecord | None = None
         self._waiting: set[int] = set()
@@ -190,10 +190,8 @@ class _QueueObserver:
         """Record an event, under the lock of the report."""
         record = self._record
         if record is None:
-            record = recording.record(self._name, paced=True, limits_of=self._limits_of)
-            self._record = record
-        # Queues with the same name share a record; only the one of this event knows its lanes.
-        record.limits_of = self._limits_of
+            limits = self._reader.limits_of(None)
+            record = self._record = recording.record(self._name, paced=True, limits=limits)
         if self._reader.loop is not self._loop:
             self._forget_callers(event.at, recording.unpaced)
         lanes = self._names.get(event.keys)
@@ -203,23 +201,21 @@ class _QueueObserver:
             if len(self._names) < _MOST_STARTS:
                 self._names[event.keys] = lanes
         if event.kind == "throttled":
-            record.tally("throttled", lanes, event.at)
+            recording.tally(record.counts_of(lanes, self._limits_of), "throttled", event.at)
             # The report may come after the end of the call, when its outcome is counted already.
             if event.call in self._running:
                 self._throttled.add(event.call)
         if event.kind in CHANGE_KINDS:
             self._record_change(event, record)
         elif event.call is None:  # refused before it got a number
-            record.tally("refused", lanes, event.at)
+            recording.tally(record.counts_of(lanes, self._limits_of), "refused", event.at)
         elif event.kind == "settled":
             before = event.before or {}
             more = {unit: cost - before.get(unit, 0) for unit, cost in event.costs.items()}
-            record.used(lanes, more, self._started_at(event.call, event.at))
+            start = self._started_at(event.call, event.at)
+            recording.used(record.counts_of(lanes, self._limits_of), more, start)
         else:
-            # Before `_follow`, which takes the call out of `_running`.
-            refunded = event.kind == "cancelled" and event.call in self._running
-            self._follow(event.call, event, recording.unpaced)
-            self._count(event.call, event, lanes, record, refunded=refunded)
+            self._count(event.call, event, recording, record, lanes)
 
     def _record_change(self, event: Event, record: QueueRecord) -> None:
         """Record a change of the speed of a queue, a lane or a key."""
@@ -268,34 +264,39 @@ class _QueueObserver:
         self,
         number: int,
         event: Event,
-        lanes: Sequence[str],
+        recording: Recording,
         record: QueueRecord,
-        *,
-        refunded: bool,
+        lanes: tuple[str, ...],
     ) -> None:
         """Count an event of a call."""
         at, kind = event.at, event.kind
+        # Before `_follow`, which takes the call out of `_running`.
+        refunded = kind == "cancelled" and number in self._running
+        self._follow(number, event, recording.unpaced)
+        if kind == "joined":
+            return
+        counts = record.counts_of(lanes, self._limits_of)
         if kind == "released":
             self._report.note_start((self._number, number), at)
-            record.started(lanes, event.costs, event.waited, at)
+            recording.started(counts, event.costs, event.waited, at)
             record.sample(at, self._reader.snapshot)
         elif kind == "finished":
             # A throttled call has been counted already, whatever its body raises then.
             if event.outcome == "error" and number not in self._throttled:
-                record.tally("errors", lanes, at)
+                recording.tally(counts, "errors", at)
             self._throttled.discard(number)
         elif kind == "refused":
-            record.tally("refused", lanes, at)
-        elif kind != "joined":  # cancelled, timed_out
-            record.tally("cancelled", lanes, at)
+            recording.tally(counts, "refused", at)
+        else:  # cancelled, timed_out
+            recording.tally(counts, "cancelled", at)
             if refunded:
                 start = self._started_at(number, at)
-                record.not_started(lanes, event.costs, event.waited, start)
+                recording.not_started(counts, event.costs, event.waited, start)
 
     def _started_at(self, number: int, now: float) -> float:
         return self._report.starts.get((self._number, number), now)
 
-    def _names_of(self, keys: Sequence[Hashable]) -> Sequence[str]:
+    def _names_of(self, keys: Sequence[Hashable]) -> tuple[str, ...]:
         """Return the texts of the lanes of a call with these keys."""
         found: dict[str, None] = {}
         for key in keys:
@@ -309,7 +310,5 @@ class _QueueObserver:
             found[text] = None
         return tuple(found)
 
-    def _limits_of(self, lane: str | None) -> tuple[tuple[Limit, ...], bool]:
-        if lane is None:
-            return self._reader.limits_of(None), False
+    def _limits_of(self, lane: str) -> tuple[tuple[Limit, ...], bool]:
         return self._reader.limits_of(self._lanes[lane]), lane.endswith("*")

@@ -35,18 +35,19 @@ class ScanRecorder:
             limit: the limit of its calls.
             paced: whether a queue has this limit.
         """
-        record = self._recording.record(label, paced=paced, limits_of=lambda _: ((limit,), False))
+        record = self._recording.record(label, paced=paced, limits=(limit,))
         self._records[name] = record
-        return _Starts(record)
+        return _Starts(self._recording, record)
 
     def count(self, name: str, requests: Iterable[GateRequest]) -> None:
         """Count the requests of a scan that arrived at the server."""
         record = self._records[name]
+        counts = record.counts_of()
         for one in sorted(requests, key=lambda one: one.arrived):
             if one.is_ec2 and not record.paced:
-                record.started((), {CALLS: 1}, 0.0, one.arrived)
+                self._recording.started(counts, {CALLS: 1}, 0.0, one.arrived)
             if one.is_throttled:
-                record.tally("throttled", (), one.arrived)
+                self._recording.tally(counts, "throttled", one.arrived)
 
     def as_json(self, seconds_of: Mapping[str, float]) -> dict[str, Any]:
         """Return all figures of a report except its verdict.
@@ -74,9 +75,10 @@ class _Starts:
 
     event_kinds = ("released",)
 
-    def __init__(self, record: QueueRecord) -> None:
-        self._record = record
+    def __init__(self, recording: Recording, record: QueueRecord) -> None:
+        self._recording = recording
+        self._counts = record.counts_of()
 
     def on_event(self, event: Event, /) -> None:
         """Count a call."""
-        self._record.started((), event.costs, event.waited, event.at)
+        self._recording.started(self._counts, event.costs, event.waited, event.at)

@@ -62,14 +62,8 @@ def throttling(call: ApiCall) -> Answer:
     text = "aioapiqueue: this request is still waiting for its rate limit: sign it again and retry"
     if not call.of_aws:
         return _error(call, 429, "AioapiqueueWaits", text)
-    # Status and code as the service itself has them: SDKs decide by both whether to retry.
-    if call.service == "s3":
-        return _error(call, 503, "SlowDown", text)
-    if call.protocol == "ec2":
-        return _error(call, 503, "RequestLimitExceeded", text)
-    if call.protocol in {"query", "rest-xml"}:
-        return _error(call, 400, "Throttling", text)
-    return _error(call, 400, "ThrottlingException", text)
+    # SDKs retry by either of them, of every service. A response to HEAD has a status only.
+    return _error(call, 503, "ThrottlingException", text)
 
 
 def code_of(headers: Mapping[str, str], body: bytes) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import os
+import secrets
 import ssl
 import tempfile
 from functools import lru_cache
@@ -50,6 +51,12 @@ class Authority:
         # One for all hosts, so that a new host needs a certificate only. By itself, this key can
         # act as no host.
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())
+        self._password = secrets.token_bytes()
+        self._leaf_pem = self._leaf_key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(self._password),
+        )
         now = dt.datetime.now(dt.UTC)
         self._from, self._to = now - _EARLIER, now + _LIFE
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "aioapiqueue run")])
@@ -83,12 +90,15 @@ class Authority:
     def _context_for(self, host: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.set_alpn_protocols(["http/1.1"])  # h11 speaks nothing else
-        key = self._leaf_key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        _load(context, key + self._leaf(host))
+        # `ssl` reads a key from a file only. So the file is deleted at once, readable by this user
+        # only (mode 0600), and encrypted: if this process is killed, it is of no use.
+        handle, name = tempfile.mkstemp()
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(self._leaf_pem + self._leaf(host))
+            context.load_cert_chain(name, password=self._password)
+        finally:
+            Path(name).unlink()
         return context
 
     def _leaf(self, host: str) -> bytes:
@@ -132,26 +142,3 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
-
-
-def _load(context: ssl.SSLContext, pem: bytes) -> None:
-    """Load a key and a certificate."""
-    # `ssl` reads a key from a file only. A file in memory leaves nothing on a disk.
-    if hasattr(os, "memfd_create"):
-        handle = os.memfd_create("aioapiqueue", os.MFD_CLOEXEC)
-        try:
-            os.write(handle, pem)
-            context.load_cert_chain(f"/proc/self/fd/{handle}")
-        except FileNotFoundError:
-            pass  # /proc is not mounted, as in some chroots: use a file on disk
-        else:
-            return
-        finally:
-            os.close(handle)
-    handle, name = tempfile.mkstemp()  # readable by this user only (mode 0600), and deleted at once
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(pem)
-        context.load_cert_chain(name)
-    finally:
-        Path(name).unlink()

@@ -7,15 +7,14 @@ follows from method, path and query together (REST).
 
 from __future__ import annotations
 
-import contextlib
 import re
-import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
+from aioapiqueue.integrations.spi import decoded
+from aioapiqueue_run.gateway import aws_hosts
 from aioapiqueue_run.gateway.parameters import in_form, in_json, in_query, in_xml
-from aioapiqueue_run.gateway.s3_hosts import SIGNERS, bucket_of, is_s3, label_of, services_of
 from aioapiqueue_run.gateway.table import AwsService, table
 
 if TYPE_CHECKING:
@@ -35,12 +34,10 @@ MAX_PARSED = 1 << 14
 other requests. From a longer body, only the name of the operation is read."""
 
 _FORM = "application/x-www-form-urlencoded"
-_CREDENTIAL = re.compile(r"Credential=([^,\s]{1,300})")
+_CREDENTIAL = re.compile(r"(?:^|[\s&])(?:X-Amz-)?Credential=([^,&\s]{1,300})")
 _ACTION = re.compile(rb"(?:^|&)Action=(\w{1,128})(?:&|$)", re.ASCII)
 _KEY = re.compile(r"[\w-]{1,128}", re.ASCII)
-_SIGNED_V2 = re.compile(r"AWS ([A-Z0-9]{16,128}):")
 _RPC = re.compile(r"/(?:.*/)?service/([\w.]+)/operation/(\w+)")
-_LINK = "X-Amz-Credential"
 _CELL = re.compile(r"-cell-?\d+$")
 _ALSO_CALLED = {"timestream-ingest": "ingest.timestream", "timestream-query": "query.timestream"}
 _SEARCH_DOMAIN = re.compile(r"(?:search|doc)-.+\.cloudsearch\..+")
@@ -167,20 +164,15 @@ def find_call(request: HttpRequest) -> ApiCall | None:
 
 
 def _signature(request: HttpRequest) -> _Signature:
-    authorization = request.headers.get("authorization", "")
-    query = (
-        dict(parse_qsl(request.query)) if "Id=" in request.query or _LINK in request.query else {}
-    )
-    found = _CREDENTIAL.search(authorization)
-    parts = (found[1] if found else query.get(_LINK, "")).split("/")
+    # In a header, or in the query of a presigned URL.
+    found = _CREDENTIAL.search(request.headers.get("authorization") or unquote(request.query))
+    parts = found[1].split("/") if found else []
     if len(parts) == 5:  # noqa: PLR2004 - key/date/region/service/aws4_request
         return _Signature(_valid(parts[0]), _valid(parts[2]), parts[3])
     if len(parts) == 4:  # noqa: PLR2004 - for several Regions: key/date/service/aws4_request
         region = request.headers.get("x-amz-region-set", "")
         return _Signature(_valid(parts[0]), region if table().is_region(region) else None, parts[2])
-    if old := _SIGNED_V2.match(authorization):  # this form of version 2 is S3's
-        return _Signature(old[1], None, "s3")
-    return _Signature(_valid(query.get("AWSAccessKeyId", "")))
+    return _Signature()
 
 
 def _valid(text: str) -> str | None:
@@ -192,9 +184,11 @@ def _valid(text: str) -> str | None:
 def _services(request: HttpRequest, signed: _Signature) -> Sequence[AwsService]:
     """Return the services that a request may be for, the most likely first."""
     # If a request has a token, a password or no authentication, only its host is known.
-    name = signed.name or ("s3" if is_s3(request.host) else "")
-    if name in SIGNERS:
-        found = [table().service(one) for one in services_of(request.host, request.path)]
+    name = signed.name or ("s3" if aws_hosts.label_of_s3(request.host) is not None else "")
+    if name in aws_hosts.S3_SIGNERS:
+        found = [
+            table().service(one) for one in aws_hosts.s3_services_of(request.host, request.path)
+        ]
         return [one for one in found if one is not None]
     services = table().by_signing_name(name)
     at_host = _services_at(request.host)
@@ -219,7 +213,7 @@ def _services_at(host: str) -> Sequence[AwsService]:
 
 def _region_of(host: str) -> str | None:
     # From S3's own label on: a bucket before it may have the name of a Region.
-    labels = host.split(".")[label_of(host) or 0 :]
+    labels = host.split(".")[aws_hosts.label_of_s3(host) or 0 :]
     return next((label for label in labels if table().is_region(label)), None)
 
 
@@ -230,7 +224,7 @@ def _json(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | Non
         return None
     named = [one for one in services if one.target == prefix]
     service = (named or services)[0]
-    return ApiCall(service.name, operation, parameters=in_json(request.body), protocol="json")
+    return ApiCall(service.name, operation, parameters=in_json(request.body, str), protocol="json")
 
 
 def _rpc(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | None:
@@ -246,8 +240,12 @@ def _rpc(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | None
 
 def _form(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | None:
     """The query protocols: `Action=` in a form, or in the query."""
-    body = _unzipped(request) if request.content_type == _FORM else b""
-    named = _ACTION.search(body) or _ACTION.search(request.query.encode())
+    body = None
+    if request.content_type == _FORM:
+        # SDKs compress long ones. Of twice the size, because a little more may have been read.
+        encoding = request.headers.get("content-encoding", "")
+        body = decoded(request.body, encoding, 2 * MAX_FORM)
+    named = _ACTION.search(body or b"") or _ACTION.search(request.query.encode())
     if named is None:
         return None
     operation = named[1].decode()
@@ -265,27 +263,17 @@ def _form(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | Non
     return ApiCall(service.name, operation, parameters=parameters, protocol=protocol)
 
 
-def _unzipped(request: HttpRequest) -> bytes:
-    """Return the body of a form, which SDKs compress if it is long."""
-    if request.headers.get("content-encoding", "").strip().lower() != "gzip":
-        return request.body
-    with contextlib.suppress(zlib.error):
-        # Bounded, because a small body may expand to gigabytes.
-        return zlib.decompressobj(31).decompress(request.body, MAX_FORM)
-    return b""
-
-
 def _rest(request: HttpRequest, services: Sequence[AwsService]) -> ApiCall | None:
     """REST: method, path, query and headers."""
     path = request.path
-    bucket = None if path == _NO_BUCKET else bucket_of(request.host)
+    bucket = None if path == _NO_BUCKET else aws_hosts.bucket_of(request.host)
     query = parse_qsl(request.query, keep_blank_values=True)
     has = {f"{name}:" for name in request.headers}
     has.update(name for name, _ in query)
     has.update(f"{name}={value}" for name, value in query)
     for service in services:
         whole = f"/{bucket}{path}" if bucket and service.name == "s3" else path
-        operation = service.operations.find(request.method, whole, has)
+        operation = service.operation_of(request.method, whole, has)
         if operation == "ListBuckets" and "s3express-control" in request.host:
             operation = "ListDirectoryBuckets"  # the two requests differ in their hosts only
         if operation is not None:

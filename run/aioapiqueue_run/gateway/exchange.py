@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hmac
 import ssl
-import time
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import h11
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from aioapiqueue_run.gateway.answers import Answer
     from aioapiqueue_run.gateway.calls import ApiCall
     from aioapiqueue_run.gateway.counts import GatewayCounts
-    from aioapiqueue_run.gateway.hosts_in_scope import HostsInScope
     from aioapiqueue_run.gateway.hub_client import HubRequest, RunHubClient
     from aioapiqueue_run.gateway.link import HttpLink
+    from aioapiqueue_run.gateway.scope import HostsInScope
     from aioapiqueue_run.gateway.upstream import Upstream
 
 __all__ = ["Exchanges", "Incoming"]
@@ -38,7 +38,6 @@ _MARK = "x-aioapiqueue-asked"
 """The header that our hook in Python adds to requests that had their turn before signing."""
 
 _WEBSOCKET = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-_POLL_SECONDS = 0.01
 _NOT_HTTP = "aioapiqueue: {host} did not respond in HTTP/1.1, or its headers exceed 128 kB\n"
 _CONTINUE_SECONDS = 1.0
 """Time after which a body is sent without the server's `100 Continue` (RFC 9110, 10.1.1).
@@ -81,18 +80,20 @@ class Exchanges:
         *,
         mark: str,
     ) -> None:
-        self._hub = hub
         self._turns = HubTurns(hub)
         self._upstream = upstream
         self._counts = counts
         self._scope = scope
         self._mark = mark.encode()
         self._open = 0
+        self._answered = asyncio.Event()
+        """Set whenever no request waits or is in flight any more."""
 
     async def all_answered(self) -> None:
         """Wait until no request waits or is in flight."""
-        while self._open:  # noqa: ASYNC110 - an event would be set and cleared for each request
-            await asyncio.sleep(_POLL_SECONDS)
+        while self._open:
+            self._answered.clear()
+            await self._answered.wait()
 
     async def paced(self, incoming: Incoming) -> None:
         """Forward a request to an intercepted host when its turn has come.
@@ -108,6 +109,8 @@ class Exchanges:
             await self._paced(incoming)
         finally:  # also if cancelled: `all_answered` waits for 0
             self._open -= 1
+            if not self._open:
+                self._answered.set()
 
     async def _paced(self, incoming: Incoming) -> None:
         link, head, origin = incoming
@@ -128,12 +131,7 @@ class Exchanges:
             self._counts.asked_before += 1
             await self.unpaced(incoming, request)
             return
-        call = self._scope.find_limited(origin, request)
-        if call is None:
-            if wanted := wants_body(request):
-                request.body = await link.read_body(wanted)
-            # After an upgrade, further calls would be on a connection that we cannot read.
-            call = None if "upgrade" in headers else find_call(request)
+        call = self._scope.find_limited(origin, request) or await self._aws_call(link, request)
         if call is None:
             # Refused rather than sent unpaced: a list of known hosts and calls is never complete.
             self._counts.unknown_hosts.count(origin.host)
@@ -141,31 +139,57 @@ class Exchanges:
             if "upgrade" in headers:
                 why = f"an upgrade to {headers['upgrade'][:40]} cannot be paced"
             await self._refuse(link, None, why)
-            return
-        turn = await self._turn_of(incoming, call, request)
-        if turn is not None:
-            await self._use(turn, incoming, call, request.body)
+        else:
+            await self._send_paced(incoming, call, request)
 
-    async def _turn_of(
-        self, incoming: Incoming, call: ApiCall, request: HttpRequest
-    ) -> HubRequest | None:
-        """Wait for the turn of a request. If it gets none, respond to it and return None."""
+    async def _aws_call(self, link: HttpLink, request: HttpRequest) -> ApiCall | None:
+        """Return the call to AWS that a request makes; None if it is unknown."""
+        if wanted := wants_body(request):
+            request.body = await link.read_body(wanted)
+        # After an upgrade, further calls would be on a connection that we cannot read.
+        return None if "upgrade" in request.headers else find_call(request)
+
+    async def _send_paced(self, incoming: Incoming, call: ApiCall, request: HttpRequest) -> None:
+        """Send a request when its turn has come. If it cannot be sent, respond to it."""
         link, origin = incoming.link, incoming.origin
         try:
-            # Before the turn: an unreachable server, or one with a wrong certificate, must not use
-            # up the limit.
-            if not self._upstream.is_reached(origin):
-                await link.while_connected(self._upstream.reach(origin))
-            return await self._turns.wait(call, request, link)
+            turn, up = await self._started(incoming, call, request)
         except NotPacedError as error:
             await self._refuse(link, call, str(error))
+        except StaleError:
+            await link.answer(*throttling(call))
         except OSError as error:
             if not isinstance(error, ForbiddenError):
                 self._counts.unreachable.count(origin.host if call.of_aws else call.service)
             await link.answer(*self._not_reached(origin, call, error))
-        except StaleError:
-            await link.answer(*throttling(call))
-        return None
+        else:
+            await self._use(turn, up, incoming, ResponseWatch(call, turn), request.body)
+
+    async def _started(
+        self, incoming: Incoming, call: ApiCall, request: HttpRequest
+    ) -> tuple[HubRequest, HttpLink]:
+        """Wait for the turn of a request, and connect to its server.
+
+        If that fails, nothing has been sent, so the turn is given back: an unreachable server, or
+        one with a wrong certificate, does not use up the limit.
+
+        Raises:
+            NotPacedError, StaleError, ClientClosedError: as `HubTurns.wait` raises them.
+            OSError: the server cannot be reached.
+        """
+        turn = await self._turns.wait(call, request, incoming.link)
+        try:
+            up = await self._take(incoming)
+            try:
+                # A new connection may have taken up to 20 s.
+                self._turns.check(turn)
+            except BaseException:
+                await self._upstream.give_back(incoming.origin, up, whole=False)
+                raise
+        except BaseException:  # cancelled, too
+            turn.leave()
+            raise
+        return turn, up
 
     async def unpaced(self, incoming: Incoming, request: HttpRequest | None = None) -> None:
         """Forward a request at once.
@@ -188,10 +212,7 @@ class Exchanges:
             return
         if request is None:
             self._counts.passed_by.count(origin.host)
-        watch = ResponseWatch()
-        await self._forward(incoming, up, b"", watch, of_aws=request is not None)
-        if request is not None:
-            self._turns.note_date(*watch.date)
+        await self._forward(incoming, up, ResponseWatch())
         await link.drain()
 
     async def _take(self, incoming: Incoming) -> HttpLink:
@@ -215,37 +236,15 @@ class Exchanges:
                 await self._upstream.give_back(origin, dialled.result(), whole=False)
             raise
 
-    async def _use(self, turn: HubRequest, incoming: Incoming, call: ApiCall, body: bytes) -> None:
+    async def _use(
+        self, turn: HubRequest, up: HttpLink, incoming: Incoming, watch: ResponseWatch, body: bytes
+    ) -> None:
         """Send a request whose turn has come. The outcome is always reported to the hub."""
-        link, origin = incoming.link, incoming.origin
-        # What is reported if this is left at any point. {}: the call counts, its outcome is
-        # unknown. None: nothing was sent, so the turn is given back.
-        outcome: dict[str, object] | None = {}
-        watch = ResponseWatch(call, turn)
+        outcome: dict[str, object] = {"failed": "ConnectionClosed"}
+        self._counts.calls += 1
         try:
-            try:
-                up = await self._take(incoming)
-            except OSError as error:
-                outcome = {"failed": type(error).__name__}
-                await link.answer(*self._not_reached(origin, call, error))
-                return
-            # Checked again, because a new connection may have taken up to 20 s: without the hub,
-            # nothing may be sent, and the signature may have expired.
-            if self._hub.lost.is_set():
-                await self._upstream.give_back(origin, up, whole=False)
-                await self._refuse(link, call, "aioapiqueue's hub has ended")
-                return
-            if time.time() > turn.good_until:
-                outcome = None
-                await self._upstream.give_back(origin, up, whole=False)
-                await link.answer(*throttling(call))
-                return
-            outcome = {"failed": "ConnectionClosed"}  # if the next line raises
-            self._counts.calls += 1
-            await self._forward(incoming, up, body, watch, of_aws=call.of_aws)
+            await self._forward(incoming, up, watch, body)
             outcome = watch.outcome
-            if call.of_aws:
-                self._turns.note_date(*watch.date)
         except (ClientClosedError, asyncio.CancelledError):
             # The server has the request, but its response is not read any further.
             outcome = watch.outcome if watch.is_known else {}
@@ -254,41 +253,37 @@ class Exchanges:
             try:
                 watch.end()
             finally:  # an error in reading the response must not keep the turn
-                if outcome is None:
-                    turn.leave()
-                else:
-                    turn.end(outcome)
-        await link.drain()
+                turn.end(outcome)
+        await incoming.link.drain()
 
     async def _forward(
-        self, incoming: Incoming, up: HttpLink, body: bytes, watch: ResponseWatch, *, of_aws: bool
+        self, incoming: Incoming, up: HttpLink, watch: ResponseWatch, body: bytes = b""
     ) -> None:
         """Forward a request, and its response. Then the connection to the server is kept or closed.
 
         Args:
             incoming: the request.
             up: the connection to the server.
-            body: the part of the request's body that has been read already.
             watch: reads the response.
-            of_aws: whether the server is AWS. No WebSocket is opened there: its calls could not be
-                seen.
+            body: the part of the request's body that has been read already. Default: none.
         """
         link, head, origin = incoming
         whole = False
         try:
             # The mark is a secret between the hook and the gateway, and not for the server.
             headers = end_to_end_headers(head, {_MARK.encode()})
-            if not (of_aws or link.has_more) and _wants_websocket(head):
+            # The calls in a WebSocket of AWS could not be seen.
+            if _wants_websocket(head) and not (link.has_more or self._scope.is_aws(origin)):
                 headers += _WEBSOCKET
             request = self._upstream.addressed(origin, head.method, head.target, headers)
             begun = [request, *([h11.Data(data=body)] if body else [])]
             if link.has_more:
                 await up.send(*begun)
-                sending = _Sending(link, up)
+                continued = asyncio.Event()
                 # Both at once: a server may respond before the end of a request, and then read no
                 # more of it.
-                answer = _forward_response(link, up, watch, sending)
-                await link.while_connected(answer, sending.send)
+                answer = _forward_response(link, up, watch, continued)
+                await link.while_connected(answer, partial(_send_rest, link, up, continued))
             else:
                 await up.send(*begun, h11.EndOfMessage(headers=link.trailers))
                 await link.while_connected(_forward_response(link, up, watch))
@@ -300,7 +295,7 @@ class Exchanges:
             # the next request.
             whole = not link.has_more
         except h11.RemoteProtocolError:
-            # Raised for the server only: `_Sending` handles the client's errors.
+            # Raised for the server only: `_send_rest` handles the client's errors.
             await link.answer(502, _NOT_HTTP.format(host=origin.host).encode())
             raise
         finally:
@@ -318,55 +313,36 @@ class Exchanges:
         await link.answer(*refusal(call, why))
 
 
-class _Sending:
-    """Forwards the rest of a request while it arrives.
+async def _send_rest(link: HttpLink, up: HttpLink, continued: asyncio.Event) -> None:
+    """Forward the rest of a request while it arrives, then wait until the client hangs up.
 
     Args:
         link: the connection to the client.
         up: the connection to the server.
+        continued: set when the server has sent `100 Continue`.
+
+    Raises:
+        ClientClosedError: the client has hung up, or does not speak HTTP.
     """
-
-    def __init__(self, link: HttpLink, up: HttpLink) -> None:
-        self.continued = asyncio.Event()
-        """Set when the server has sent `100 Continue`."""
-        self._link = link
-        self._up = up
-
-    async def send(self) -> None:
-        """Forward the rest, then wait until the client hangs up.
-
-        Raises:
-            ClientClosedError: the client has hung up, or does not speak HTTP.
-        """
-        if self._link.expects_continue:
-            # Not every server sends `100 Continue`.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_CONTINUE_SECONDS):
-                    await self.continued.wait()
+    if link.expects_continue:
+        # Not every server sends `100 Continue`.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CONTINUE_SECONDS):
+                await continued.wait()
+    # If the server accepts no more, its response says why.
+    with contextlib.suppress(ConnectionError, h11.LocalProtocolError):
         try:
-            await self._send_all()
+            async for part in link.data():
+                await up.send(h11.Data(data=part))
         except h11.RemoteProtocolError:
             # The client's fault; for `_forward`, this class of error stands for the server's.
             raise ClientClosedError from None
-        await self._link.wait_closed()
-
-    async def _send_all(self) -> None:
-        async for part in self._link.data():
-            if not await self._sent(h11.Data(data=part)):
-                return
-        await self._sent(h11.EndOfMessage(headers=self._link.trailers))
-
-    async def _sent(self, event: h11.Event) -> bool:
-        """Send an event; return whether that worked. If not, the server's response says why."""
-        try:
-            await self._up.send(event)
-        except (ConnectionError, h11.LocalProtocolError):
-            return False
-        return True
+        await up.send(h11.EndOfMessage(headers=link.trailers))
+    await link.wait_closed()
 
 
 async def _forward_response(
-    link: HttpLink, up: HttpLink, watch: ResponseWatch, sending: _Sending | None = None
+    link: HttpLink, up: HttpLink, watch: ResponseWatch, continued: asyncio.Event | None = None
 ) -> None:
     """Forward a response.
 
@@ -374,7 +350,7 @@ async def _forward_response(
         link: the connection to the client.
         up: the connection to the server.
         watch: reads the response.
-        sending: forwards the rest of the request. Default: there is no rest.
+        continued: set at `100 Continue`. Default: the whole request has been sent.
 
     Raises:
         ConnectionError: the server hangs up before the end of the response.
@@ -390,16 +366,16 @@ async def _forward_response(
                 given.append(_response_event(event, last=link.has_more))
             elif watch.has_switched:
                 given.append(_response_event(event, last=False))
-            elif sending is not None:
+            elif continued is not None:
                 # Not forwarded: `HttpLink.data` sends our own when the body is read.
-                sending.continued.set()
+                continued.set()
             ended = watch.is_over
         if given:
             await link.send(*given)
 
 
 def _wants_websocket(head: h11.Request) -> bool:
-    return headers_of(head).get("upgrade", "").strip().lower() == "websocket"
+    return any(name == b"upgrade" and value.lower() == b"websocket" for name, value in head.headers)
 
 
 def _response_event(event: h11.Event, *, last: bool) -> h11.Event:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import anyio
 import h11
 from anyio.abc import SocketAttribute
-
-from aioapiqueue_run.gateway.replayed import Replayed
+from anyio.streams.buffered import BufferedByteStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -25,6 +24,7 @@ __all__ = [
     "end_to_end_headers",
     "headers_of",
     "join",
+    "replayed",
 ]
 
 T = TypeVar("T")
@@ -241,7 +241,7 @@ class HttpLink:
 
     def detach(self) -> ByteStream:
         """Return the connection for another protocol, with the bytes that were read already."""
-        return Replayed(self.stream, self._http.trailing_data[0])
+        return replayed(self.stream, self._http.trailing_data[0])
 
     async def drain(self) -> None:
         """Read and drop what a client still sends after the response, for a short time."""
@@ -288,12 +288,8 @@ class HttpLink:
             # Until both have ended: two tasks must not read from the client.
             await asyncio.wait(tasks)
 
-    def is_open(self, *, fresh: bool = False) -> bool:
-        """Return whether an idle connection is still open: any data on it would announce its end.
-
-        Args:
-            fresh: whether it has not been used yet. Then TLS's session tickets are unread.
-        """
+    def is_open(self) -> bool:
+        """Return whether an idle connection is open: any data on it would announce its end."""
         if self._poll is None:
             self._raw = self.stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
             # Kept for the connection's life, since to make one for each request is measurably
@@ -302,8 +298,7 @@ class HttpLink:
             self._poll.register(self._raw.fileno(), select.POLLIN | _HANG_UP)
         if self._raw.fileno() < 0:  # it is closed, and another file may have its number
             return False
-        harmless = select.POLLIN if fresh else 0
-        return not any(event & ~harmless for _, event in self._poll.poll(0))
+        return not self._poll.poll(0)
 
     def next_cycle(self) -> bool:
         """Prepare for another request; return whether there can be one."""
@@ -330,6 +325,13 @@ class HttpLink:
             raise self._closed_error from None
         self.has_received = True
         return data
+
+
+def replayed(stream: ByteStream, first: bytes) -> ByteStream:
+    """Return a stream that yields bytes which have been read already, then those of another."""
+    found = BufferedByteStream(stream)
+    found.feed_data(first)
+    return found
 
 
 async def join(one: ByteStream, other: ByteStream, *, linger: float = _LINGER_SECONDS) -> None:

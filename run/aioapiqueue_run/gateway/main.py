@@ -26,10 +26,10 @@ from aioapiqueue_run.gateway.authority import Authority
 from aioapiqueue_run.gateway.confinement import Confinement, on_this_host
 from aioapiqueue_run.gateway.counts import GatewayCounts
 from aioapiqueue_run.gateway.exchange import Exchanges
-from aioapiqueue_run.gateway.hosts_in_scope import HostsInScope
 from aioapiqueue_run.gateway.hub_client import NotPacedError, RunHubClient
 from aioapiqueue_run.gateway.isolate import BUNDLE
-from aioapiqueue_run.gateway.namespace import NamespaceServer
+from aioapiqueue_run.gateway.namespace import listen, serve_namespace
+from aioapiqueue_run.gateway.scope import HostsInScope
 from aioapiqueue_run.gateway.server import Server
 from aioapiqueue_run.gateway.trust import context_for, trusted_by_user
 from aioapiqueue_run.gateway.upstream import Upstream, connect_tcp
@@ -177,8 +177,8 @@ async def serve(
             group.start_soon(server.proxy, listener)
             group.start_soon(server.clean_up)
             if settings.isolated:
-                namespace = NamespaceServer(server, Path(settings.isolated))
-                group.start_soon(namespace.serve, group)
+                sender = listen(Path(settings.isolated))
+                group.start_soon(serve_namespace, server, sender, group)
             report(port=port, bundle=str(bundle))
             lost = asyncio.create_task(hub.lost.wait())
             await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue_run.gateway.server import Server
 
-__all__ = ["NamespaceServer"]
+__all__ = ["listen", "serve_namespace"]
 
 _MOST_SOCKETS = 253  # in one message: Linux's SCM_MAX_FD
 _QUESTION = struct.Struct("!HH")  # type, class
@@ -31,43 +31,42 @@ _IPV4 = 1
 _ANSWER = b"\xc0\x0c" + struct.pack("!HHIH", _IPV4, 1, 60, 4) + bytes([127, 0, 0, 1])
 
 
-class NamespaceServer:
-    """Receives the listening sockets from the program's namespace, and serves them.
+def listen(path: Path) -> socket.socket:
+    """Return a Unix socket on which the sockets of the program's namespace arrive."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    listener.listen()
+    listener.setblocking(False)  # noqa: FBT003 - the socket's own
+    return listener
+
+
+async def serve_namespace(server: Server, listener: socket.socket, group: TaskGroup) -> None:
+    """Receive the listening sockets once, then serve them in tasks of a group.
 
     Args:
         server: serves connections.
-        path: the path of the Unix socket on which the sockets arrive.
+        listener: the result of `listen`.
+        group: the tasks; its end closes all connections.
     """
-
-    def __init__(self, server: Server, path: Path) -> None:
-        self._server = server
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        self._listener.listen()
-        self._listener.setblocking(False)  # noqa: FBT003 - the socket's own
-
-    async def serve(self, group: TaskGroup) -> None:
-        """Receive the sockets once, then serve them in tasks of `group`, until it is cancelled."""
-        # One sender only: the listener is closed before the message is read, and its folder belongs
-        # to this user. So no other process can pass in sockets and be served without a password.
-        with self._listener as listener:
-            link, _ = await asyncio.get_running_loop().sock_accept(listener)
-        with link:
-            link.setblocking(True)  # noqa: FBT003 - as above
-            # asyncio cannot receive file descriptors, so a thread does.
-            _, numbers, _, _ = await to_thread.run_sync(
-                socket.recv_fds, link, 16, _MOST_SOCKETS, abandon_on_cancel=True
-            )
-            proxy, names, *others = (socket.socket(fileno=number) for number in numbers)
-            server = self._server
-            group.start_soon(server.proxy, await SocketListener.from_socket(proxy))
-            group.start_soon(_resolve_names, await UDPSocket.from_socket(names))
-            for sock in others:
-                port = sock.getsockname()[1]
-                # No password: only processes in the program's namespace can connect to it.
-                group.start_soon(server.transparent, await SocketListener.from_socket(sock), port)
-            # `isolate.py` executes the program after this: its first connection finds a listener.
-            link.sendall(b"listening")
+    # One sender only: the listener is closed before the message is read, and its folder belongs to
+    # this user. So no other process can pass in sockets and be served without a password.
+    with listener:
+        link, _ = await asyncio.get_running_loop().sock_accept(listener)
+    with link:
+        link.setblocking(True)  # noqa: FBT003 - as above
+        # asyncio cannot receive file descriptors, so a thread does.
+        _, numbers, _, _ = await to_thread.run_sync(
+            socket.recv_fds, link, 16, _MOST_SOCKETS, abandon_on_cancel=True
+        )
+        proxy, names, *others = (socket.socket(fileno=number) for number in numbers)
+        group.start_soon(server.proxy, await SocketListener.from_socket(proxy))
+        group.start_soon(_resolve_names, await UDPSocket.from_socket(names))
+        for sock in others:
+            port = sock.getsockname()[1]
+            # No password: only processes in the program's namespace can connect to it.
+            group.start_soon(server.transparent, await SocketListener.from_socket(sock), port)
+        # `isolate.py` executes the program after this: its first connection finds a listener.
+        link.sendall(b"listening")
 
 
 async def _resolve_names(sock: UDPSocket) -> None:

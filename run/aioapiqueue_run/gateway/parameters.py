@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["in_form", "in_json", "in_query", "in_xml"]
 
 
-def _same(name: str) -> str:
-    return name
-
-
-def in_json(body: bytes, name: Callable[[str], str] = _same) -> dict[str, int]:
+def in_json(body: bytes, name: Callable[[str], str]) -> dict[str, int]:
     """Return the parameters in a JSON body; none if it is not a JSON object.
 
     Args:
@@ -75,7 +71,7 @@ def in_form(fields: Mapping[str, str], name: Callable[[str], str]) -> dict[str, 
     return parameter_counts(found | {one: list(items) for one, items in lists.items()})
 
 
-def in_xml(body: bytes, name: Callable[[str], str] = _same) -> dict[str, int]:
+def in_xml(body: bytes, name: Callable[[str], str]) -> dict[str, int]:
     """Return the parameters in an XML body. An element whose children have one name is a list."""
     try:
         root = ET.fromstring(body)  # noqa: S314 - the program's own request, of at most 16 kB

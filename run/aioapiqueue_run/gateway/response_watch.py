@@ -7,13 +7,13 @@ other hosts are read here, with the functions of the HTTP integrations, as early
 from __future__ import annotations
 
 import time
-import zlib
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import h11
 
 from aioapiqueue.integrations.http import MAX_BODY, read_advice, reads_body
+from aioapiqueue.integrations.spi import decoded
 from aioapiqueue.spi import CALLS, checks
 from aioapiqueue_run.gateway.answers import code_of
 from aioapiqueue_run.hub.spi import LONGEST_TEXT, MOST_QUOTAS
@@ -30,9 +30,6 @@ _SNIFFED = 4096
 _ERROR_BEGINS = 300
 """Bytes of a body in which S3's `<Error>` begins, if there is one."""
 _ERROR = 400
-_ANY_FORMAT = 47
-"""zlib's window bits for gzip or zlib, whichever the data is."""
-_COMPRESSED = {"gzip", "x-gzip", "deflate"}
 
 
 class ResponseWatch:
@@ -49,8 +46,6 @@ class ResponseWatch:
         self._status = 0
         self._pairs: list[tuple[str, str]] = []
         self._headers: dict[str, str] = {}
-        self._arrived = 0.0
-        """When the headers arrived, as `time.time()`."""
         self._most = 0
         """Most bytes of the body that are kept."""
         self._body = bytearray()
@@ -64,12 +59,6 @@ class ResponseWatch:
     def is_known(self) -> bool:
         """Whether the status is known, and suffices as the outcome. For AWS it does not."""
         return self._status != 0 and self._call is not None and not self._call.of_aws
-
-    @property
-    def date(self) -> tuple[str, float]:
-        """The `Date` header ("" without one), and when it arrived, as `time.time()`."""
-        # Not the time at the end of the response, which may be a long download.
-        return self._headers.get("date", ""), self._arrived
 
     def take(self, event: h11.Event) -> None:
         """Read an event of the response."""
@@ -89,7 +78,6 @@ class ResponseWatch:
 
     def _head(self, response: h11.Response | h11.InformationalResponse) -> None:
         self._status = response.status_code
-        self._arrived = time.time()
         self._pairs = [
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers
         ]
@@ -130,7 +118,8 @@ class ResponseWatch:
         if self._turn is None or self._is_read:
             return
         self._is_read = True
-        body = self._decoded() if self.is_over else None
+        encoding = self._headers.get("content-encoding", "")
+        body = decoded(bytes(self._body), encoding, MAX_BODY) if self.is_over else None
         advice = read_advice(
             self._status,
             self._pairs,
@@ -140,20 +129,6 @@ class ResponseWatch:
         )
         # Also sent if it is empty: so the hub knows early that a long response has begun.
         self._turn.advise(_as_message(advice))
-
-    def _decoded(self) -> bytes | None:
-        """Return the body, decompressed; None if it is too long or cannot be read."""
-        body = bytes(self._body)
-        encoding = self._headers.get("content-encoding", "").strip().lower()
-        if encoding in _COMPRESSED:
-            unzip = zlib.decompressobj(_ANY_FORMAT)
-            try:
-                body = unzip.decompress(body, MAX_BODY + 1)  # bounded: it may expand a thousandfold
-            except zlib.error:
-                return None
-        elif encoding not in {"", "identity"}:
-            return None
-        return body if len(body) <= MAX_BODY else None
 
 
 def _as_message(advice: Advice) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hmac
 import re
 import resource
@@ -19,26 +20,24 @@ import h11
 from anyio.streams.tls import TLSStream
 
 from aioapiqueue.registry.spi import Origin
-from aioapiqueue_run.gateway.client_hello import is_hello, name_in, read_hello
+from aioapiqueue_run.gateway.client_hello import read_hello
 from aioapiqueue_run.gateway.confinement import ForbiddenError
 from aioapiqueue_run.gateway.exchange import Incoming
-from aioapiqueue_run.gateway.link import ClientClosedError, HttpLink, headers_of, join
-from aioapiqueue_run.gateway.replayed import Replayed
+from aioapiqueue_run.gateway.link import ClientClosedError, HttpLink, headers_of, join, replayed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from anyio.abc import ByteStream, SocketListener
 
     from aioapiqueue_run.gateway.authority import Authority
     from aioapiqueue_run.gateway.counts import GatewayCounts
     from aioapiqueue_run.gateway.exchange import Exchanges
-    from aioapiqueue_run.gateway.hosts_in_scope import HostsInScope
+    from aioapiqueue_run.gateway.scope import HostsInScope
     from aioapiqueue_run.gateway.upstream import Upstream
 
 __all__ = ["Server"]
 
-_CHUNK = 1 << 16
 _HANDSHAKE_SECONDS = 30.0
 _PASSWORD_SECONDS = 30.0
 """Time in which a connection has to send the password."""
@@ -60,6 +59,8 @@ _CONNECTION_ENDS = (
     h11.ProtocolError,
 )
 """Errors which mean that one side has hung up, or does not speak HTTP."""
+_HANDSHAKE = 22
+"""The first byte of TLS."""
 _HTTP_PORT = 80
 _TLS_PORT = 443
 _TLS_PORTS = frozenset({_TLS_PORT, 8443})
@@ -156,11 +157,11 @@ class Server:
 
     async def _isolated(self, port: int, stream: ByteStream) -> None:
         with anyio.fail_after(_HANDSHAKE_SECONDS):
-            first = await read_hello(stream)
-        whole = Replayed(stream, first)
-        if not is_hello(first):
+            first, name = await read_hello(stream)
+        whole = replayed(stream, first)
+        if first[0] != _HANDSHAKE:
             await self._isolated_plain(whole, port)
-        elif (name := name_in(first)) is not None:
+        elif name is not None:
             await self._isolated_tls(whole, Origin(name, port, tls=True))
         # Without a name, the server is unknown: the connection is closed, and nothing is forwarded.
 
@@ -169,23 +170,16 @@ class Server:
         if self._scope.has_tunnel(origin):
             await self._intercept(whole, origin)
             return
-        try:
-            theirs = await self._upstream.tunnel(origin)
-        except ForbiddenError:
-            # Without an answer: the client expects TLS from the server itself.
-            self._counts.forbidden.count(origin.netloc)
-            return
-        try:
-            await self._join(whole, theirs, origin)
-        finally:
-            await anyio.aclose_forcefully(theirs)
+        # If that fails, there is no answer: the client expects TLS from the server itself.
+        async with self._passed_by(origin) as theirs:
+            await join(whole, theirs)
 
     async def _isolated_plain(self, stream: ByteStream, port: int) -> None:
         link = HttpLink(stream)
         while (head := await _next(link)) is not None:
             self._counts.connections += 1
             host = headers_of(head).get("host", "")
-            origin = _origin_of(host if re.search(r":\d+$", host) else f"{host}:{port}")
+            origin = _origin_of(host, port)
             if head.target.lower().startswith(b"http"):  # a full URL, which names the host itself
                 await self._plain_request(link, head)
             elif origin is None:
@@ -267,23 +261,34 @@ class Server:
         origin = self._scope.as_limited(origin)
         if self._scope.has_tunnel(origin):
             await self._intercept(await link.tunnel(), origin)
-        else:
-            try:
-                theirs = await self._upstream.tunnel(origin)
-            except ForbiddenError as error:
-                self._counts.forbidden.count(origin.netloc)
-                await link.answer(403, f"aioapiqueue: not sent: {error}\n".encode())
-                return
-            except OSError as error:
-                why = error.strerror or error
-                await link.answer(
-                    502, f"aioapiqueue: {origin.host} cannot be reached: {why}\n".encode()
-                )
-                return
-            try:
-                await self._join(await link.tunnel(), theirs, origin)
-            finally:
-                await anyio.aclose_forcefully(theirs)
+            return
+        try:
+            async with self._passed_by(origin) as theirs:
+                await join(await link.tunnel(), theirs)
+        except ForbiddenError as error:
+            await link.answer(403, f"aioapiqueue: not sent: {error}\n".encode())
+        except OSError as error:
+            why = f"{origin.host} cannot be reached: {error.strerror or error}"
+            await link.answer(502, f"aioapiqueue: {why}\n".encode())
+
+    @contextlib.asynccontextmanager
+    async def _passed_by(self, origin: Origin) -> AsyncIterator[ByteStream]:
+        """Connect to a server that is not intercepted.
+
+        Raises:
+            ForbiddenError: the isolated program may not reach the server.
+            OSError: the server cannot be reached.
+        """
+        try:
+            theirs = await self._upstream.tunnel(origin)
+        except ForbiddenError:
+            self._counts.forbidden.count(origin.netloc)
+            raise
+        self._counts.passed_by.count(origin.host)
+        try:
+            yield theirs
+        finally:
+            await anyio.aclose_forcefully(theirs)
 
     async def _intercept(self, stream: ByteStream, origin: Origin) -> None:
         """Serve the requests to an intercepted host."""
@@ -325,11 +330,6 @@ class Server:
             self._counts.silent.count(origin.host)
         return head
 
-    async def _join(self, stream: ByteStream, theirs: ByteStream, origin: Origin) -> None:
-        """Forward all bytes between a client and a server that is not intercepted."""
-        self._counts.passed_by.count(origin.host)
-        await join(stream, theirs)
-
     async def _plain_request(self, link: HttpLink, head: h11.Request) -> None:
         """Serve a request whose target is a full URL, as clients send it for hosts without TLS."""
         try:
@@ -338,8 +338,7 @@ class Server:
             url = urlsplit("")
         tls = url.scheme == "https"  # axios before 2026 does this instead of opening a tunnel
         netloc = url.netloc.rpartition("@")[2]
-        port = _TLS_PORT if tls else _HTTP_PORT
-        origin = _origin_of(netloc if re.search(r":\d+$", netloc) else f"{netloc}:{port}")
+        origin = _origin_of(netloc, _TLS_PORT if tls else _HTTP_PORT)
         if url.scheme not in {"http", "https"} or origin is None:
             await link.answer(400, b"aioapiqueue: this is a proxy: send a full http:// URL\n")
             return
@@ -377,8 +376,15 @@ async def _next(link: HttpLink) -> h11.Request | None:
     return head
 
 
-def _origin_of(target: str) -> Origin | None:
-    """Return the origin that `host:443` or `[::1]:443` names; None if it is invalid."""
+def _origin_of(target: str, usual_port: int | None = None) -> Origin | None:
+    """Return the origin that `host:443` or `[::1]:443` names; None if it is invalid.
+
+    Args:
+        target: the host and port.
+        usual_port: the port if the target has none. Default: it must have one.
+    """
+    if usual_port is not None and not re.search(r":\d+$", target):
+        target = f"{target}:{usual_port}"
     host, _, port = target.rpartition(":")
     if ":" in host and not host.startswith("["):
         return None

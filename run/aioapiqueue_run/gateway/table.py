@@ -11,14 +11,48 @@ import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
-from typing import TYPE_CHECKING
-
-from aioapiqueue_run.gateway.routes import Routes
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
 __all__ = ["AwsService", "table"]
+
+
+class Route(NamedTuple):
+    """The form of the requests of one operation.
+
+    Attributes:
+        before: the parts of the path, up to a greedy one.
+        after: the parts after the greedy one, which matches any number: `["policy"]` for
+            `/{Name+}/policy`. None: there is no greedy part.
+        has: other required parts of the request: `"acl"`, `"list-type=2"`, `"x-amz-copy-source:"`.
+        name: the name of the operation.
+    """
+
+    before: Sequence[str]
+    after: Sequence[str] | None
+    has: frozenset[str]
+    name: str
+
+    @property
+    def rank(self) -> tuple[int, int, int, str]:
+        """The order of specificity, the most specific first. Equal ones are ordered by name."""
+        parts = [*self.before, *(("{greedy+}", *self.after) if self.after is not None else ())]
+        literal = sum(not part.startswith("{") for part in parts)
+        return -literal, -len(parts), -len(self.has), self.name
+
+    def matches(self, parts: Sequence[str]) -> bool:
+        """Return whether a path matches."""
+        number = len(self.before)
+        if self.after is None:
+            return len(parts) == number and all(map(_fits, self.before, parts))
+        end = len(parts) - len(self.after)
+        return (
+            end > number
+            and all(map(_fits, self.before, parts))
+            and all(map(_fits, self.after, parts[end:]))
+        )
 
 
 @dataclass(frozen=True)
@@ -50,10 +84,35 @@ class AwsService:
     payloads: Collection[str] = ()
 
     @cached_property
-    def operations(self) -> Routes:
-        """The operations, by method and path."""
+    def _routes(self) -> Mapping[str, Sequence[Route]]:
+        """The operations by method, the most specific first."""
         # Made at the first request to the service, since for all services it takes 50 ms.
-        return Routes(self.routes)
+        found: dict[str, list[Route]] = {}
+        for method, path, has, name in self.routes:
+            parts = _parts(path)
+            greedy = next((at for at, part in enumerate(parts) if part.endswith("+}")), len(parts))
+            after = parts[greedy + 1 :] if greedy < len(parts) else None
+            route = Route(parts[:greedy], after, frozenset(has), name)
+            found.setdefault(method, []).append(route)
+        return {
+            method: sorted(routes, key=lambda one: one.rank) for method, routes in found.items()
+        }
+
+    def operation_of(self, method: str, path: str, has: Collection[str]) -> str | None:
+        """Return the operation of a REST request, which does not name it; None if none matches.
+
+        Several may match: `GET /bucket?acl` matches `GET /{Bucket}` and `GET /{Bucket}?acl`, and
+        `/functions/list` matches `/functions/{name}`. The most specific one wins.
+
+        Args:
+            method: the method, such as `"GET"`.
+            path: the path as it is sent, without the query.
+            has: the names in the query, the pairs `"name=value"`, and the names of headers in
+                lower case with a colon.
+        """
+        present, parts = frozenset(has), _parts(path)
+        routes = self._routes.get(method, ())
+        return next((one.name for one in routes if one.has <= present and one.matches(parts)), None)
 
     def parameter(self, operation: str, sent: str) -> str:
         """Return the name of a parameter that is sent under another one."""
@@ -152,3 +211,12 @@ def table() -> AwsTable:
             for one in found["partitions"]
         ),
     )
+
+
+def _parts(path: str) -> list[str]:
+    """Return the parts of a path. A slash at its end makes no difference."""
+    return path.rstrip("/").split("/")[1:]
+
+
+def _fits(template: str, part: str) -> bool:
+    return template == part or (part != "" and template.startswith("{"))

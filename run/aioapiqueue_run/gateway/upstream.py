@@ -6,14 +6,10 @@ them take some 110 MB in all.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import math
 import time
-from collections import Counter, defaultdict, deque
-from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
-from weakref import WeakSet
+from collections import defaultdict, deque
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import anyio
 import h11
@@ -45,7 +41,6 @@ _IDLE_SECONDS = 15.0
 _IDLE_SECONDS_OF_OTHERS = 1.5
 """The same for other servers: Gunicorn closes idle connections after 2 seconds, Node.js after 5. A
 request that is sent at that very moment is lost, so it is better to connect again."""
-_REACHED_SECONDS = 60.0
 _MOST_IDLE = 64
 """Most idle connections that are kept to one server."""
 
@@ -57,6 +52,23 @@ async def connect_tcp(host: str, port: int) -> ByteStream:
         OSError: no address answers.
     """
     return await anyio.connect_tcp(host, port)
+
+
+class _Idle(NamedTuple):
+    """An idle connection.
+
+    Attributes:
+        link: the connection.
+        since: when it was last used, as `time.monotonic()`.
+    """
+
+    link: HttpLink
+    since: float
+
+    def is_old(self, origin: Origin) -> bool:
+        """Return whether its server may close it."""
+        limit = _IDLE_SECONDS if is_intercepted(origin.host) else _IDLE_SECONDS_OF_OTHERS
+        return time.monotonic() - self.since >= limit
 
 
 class Upstream:
@@ -81,65 +93,18 @@ class Upstream:
         self._proxies = proxies
         self._dial = dial
         self._confinement = confinement
-        self._idle: defaultdict[Origin, deque[tuple[float, HttpLink]]] = defaultdict(deque)
-        self._unused: WeakSet[HttpLink] = WeakSet()
-        """Idle connections that have had no request yet."""
-        self._in_use: Counter[Origin] = Counter()
-        self._first: dict[Origin, asyncio.Task[None]] = {}
-        """The tasks that make the first connection to a server."""
-        self._reached: dict[Origin, float] = {}
-        """When a connection to a server was last made or given back, by origin."""
-
-    def is_reached(self, origin: Origin) -> bool:
-        """Return whether a server was reached recently."""
-        reached = self._reached.get(origin, -math.inf)
-        return bool(self._in_use[origin]) or time.monotonic() - reached < _REACHED_SECONDS
-
-    async def reach(self, origin: Origin) -> None:
-        """Connect to a server, unless it was reached recently: before a turn is spent on a request.
-
-        All requests wait for the same first connection. If one is cancelled, it goes on for the
-        others.
-
-        Raises:
-            OSError: it cannot be reached, or its certificate cannot be verified.
-        """
-        if self.is_reached(origin):
-            return
-        first = self._first.get(origin)
-        if first is None:
-            first = self._first[origin] = asyncio.create_task(self._make_first(origin))
-            first.add_done_callback(partial(self._forget_first, origin))
-        # `wait` does not cancel it: the client of one request may hang up while others wait for it.
-        # `shield` would log its error then (since Python 3.14), as if that were a bug of ours.
-        await asyncio.wait([first])
-        first.result()
-
-    def _forget_first(self, origin: Origin, first: asyncio.Task[None]) -> None:
-        del self._first[origin]
-        if not first.cancelled():
-            first.exception()  # retrieved, because all clients may have hung up
-
-    async def _make_first(self, origin: Origin) -> None:
-        link = HttpLink(await self._connect(origin), client=True)
-        self._unused.add(link)
-        self._reached[origin] = now = time.monotonic()
-        self._idle[origin].append((now, link))
+        self._idle: defaultdict[Origin, deque[_Idle]] = defaultdict(deque)
 
     async def take_idle(self, origin: Origin) -> HttpLink | None:
         """Return an idle connection to a server; None if there is none."""
         kept = self._idle[origin]
         while kept:
-            since, link = kept.pop()  # the last one used, so that the others are closed once idle
-            fresh = link in self._unused
-            self._unused.discard(link)
-            limit = _idle_seconds(origin, fresh=fresh)
+            one = kept.pop()  # the last one used, so that the others are closed once idle
             # The age alone would not do: the server may have closed it, and a request that is lost
             # on it cannot be repeated, as it may have been carried out.
-            if time.monotonic() - since < limit and link.is_open(fresh=fresh):
-                self._in_use[origin] += 1
-                return link
-            await link.aclose()
+            if not one.is_old(origin) and one.link.is_open():
+                return one.link
+            await one.link.aclose()
         return None
 
     async def dial(self, origin: Origin) -> HttpLink:
@@ -148,9 +113,12 @@ class Upstream:
         Raises:
             OSError: it cannot be reached, or its certificate cannot be verified.
         """
-        link = HttpLink(await self._connect(origin), client=True)
-        self._in_use[origin] += 1
-        return link
+        with _at_most(_CONNECT_SECONDS, origin.host):
+            if origin.tls:
+                stream = await self._secured(await self.tunnel(origin), origin.host)
+            else:
+                stream = await self._to(origin, self._proxies.of(origin, tunnel=False))
+        return HttpLink(stream, client=True)
 
     async def give_back(self, origin: Origin, link: HttpLink, *, whole: bool) -> None:
         """Keep a connection for the next request, if it can have one; close it otherwise.
@@ -160,37 +128,26 @@ class Upstream:
             link: the connection.
             whole: whether its last response has been read to the end.
         """
-        self._reached[origin] = time.monotonic()
-        self._in_use[origin] -= 1
-        if not self._in_use[origin]:
-            del self._in_use[origin]
         kept = self._idle[origin]
         if whole and len(kept) < _MOST_IDLE and link.next_cycle():
-            kept.append((time.monotonic(), link))
+            kept.append(_Idle(link, time.monotonic()))
         else:
             await link.aclose()
 
     async def close_old(self) -> None:
         """Close connections that have been idle for too long."""
-        now = time.monotonic()
         for origin, kept in list(self._idle.items()):
-            for since, link in list(kept):
-                if now - since >= _idle_seconds(origin, fresh=link in self._unused):
-                    kept.remove((since, link))
-                    await link.aclose()
+            for one in [one for one in kept if one.is_old(origin)]:
+                kept.remove(one)
+                await one.link.aclose()
             if not kept:
                 del self._idle[origin]
-        for origin, at in list(self._reached.items()):
-            if now - at >= _REACHED_SECONDS:
-                del self._reached[origin]
 
     async def aclose(self) -> None:
         """Close all idle connections."""
-        for first in self._first.values():
-            first.cancel()
         for kept in self._idle.values():
             while kept:
-                await kept.popleft()[1].aclose()
+                await kept.popleft().link.aclose()
 
     def addressed(
         self, origin: Origin, method: bytes, target: bytes, headers: RawHeaders
@@ -199,12 +156,14 @@ class Upstream:
 
         A proxy for a host without TLS needs the full URL, and its own password.
         """
+        usual = _TLS_PORT if origin.tls else _HTTP_PORT
+        netloc = origin.netloc.removesuffix(f":{usual}").encode()
         # HTTP/1.0 needs no Host header, but the gateway sends HTTP/1.1.
         if not any(name.lower() == b"host" for name, _ in headers):
-            headers = [(b"Host", _authority(origin)), *headers]
+            headers = [(b"Host", netloc), *headers]
         proxy = None if origin.tls else self._proxies.of(origin, tunnel=False)
         if proxy is not None:
-            target = b"http://" + _authority(origin) + target
+            target = b"http://" + netloc + target
             headers = [*headers, *proxy.headers]
         return h11.Request(method=method, target=target, headers=headers)
 
@@ -225,12 +184,6 @@ class Upstream:
             except BaseException:  # cancelled, too
                 await anyio.aclose_forcefully(stream)
                 raise
-
-    async def _connect(self, origin: Origin) -> ByteStream:
-        with _at_most(_CONNECT_SECONDS, origin.host):
-            if origin.tls:
-                return await self._secured(await self.tunnel(origin), origin.host)
-            return await self._to(origin, self._proxies.of(origin, tunnel=False))
 
     async def _to(self, origin: Origin, proxy: UpstreamProxy | None) -> ByteStream:
         """Connect to a server, or to its proxy."""
@@ -255,18 +208,6 @@ class Upstream:
         except BaseException:  # cancelled, too; `wrap` has closed it in some cases only
             await anyio.aclose_forcefully(stream)
             raise
-
-
-def _idle_seconds(origin: Origin, *, fresh: bool) -> float:
-    """Return how long an idle connection is kept. Servers wait longer for the first request."""
-    return _IDLE_SECONDS if fresh or is_intercepted(origin.host) else _IDLE_SECONDS_OF_OTHERS
-
-
-def _authority(origin: Origin) -> bytes:
-    """Return host and port as in a URL: without the port if it is the default one."""
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    usual = _TLS_PORT if origin.tls else _HTTP_PORT
-    return (host if origin.port == usual else f"{host}:{origin.port}").encode()
 
 
 async def _tunnel(stream: ByteStream, proxy: UpstreamProxy, origin: Origin) -> ByteStream:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from aioapiqueue.registry.spi import Origin
 
@@ -28,20 +28,13 @@ class UpstreamProxy(NamedTuple):
         host: the proxy's name.
         port: the proxy's port.
         tls: whether connections to the proxy itself are encrypted.
-        authorization: the value of its `Proxy-Authorization` header; "" without a user.
+        headers: the headers that requests to the proxy need: its password, if it has one.
     """
 
     host: str
     port: int
     tls: bool
-    authorization: str
-
-    @property
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers that requests to the proxy need."""
-        if not self.authorization:
-            return []
-        return [(b"Proxy-Authorization", self.authorization.encode())]
+    headers: Sequence[tuple[bytes, bytes]]
 
 
 class UpstreamProxies:
@@ -89,13 +82,12 @@ def _read(name: str, url: str) -> UpstreamProxy | None:
             f"{name}: the gateway supports http:// and https:// proxies, but this is "
             f"{parts.scheme + '://' if parts.scheme not in _PORTS else 'not a proxy address'}"
         )
-    authorization = ""
+    headers = []
     if parts.username is not None:
-        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = "Basic " + base64.b64encode(user.encode()).decode()
-    return UpstreamProxy(
-        parts.hostname, port or _PORTS[parts.scheme], parts.scheme == "https", authorization
-    )
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+        headers = [(b"Proxy-Authorization", b"Basic " + base64.b64encode(user))]
+    port = port or _PORTS[parts.scheme]
+    return UpstreamProxy(parts.hostname, port, parts.scheme == "https", headers)
 
 
 def _is_link_local(host: str) -> bool:

@@ -10,7 +10,7 @@ from aioapiqueue.integrations.spi import account_of, is_throttle
 from aioapiqueue.spi import loops
 from aioapiqueue_run.hub import protocol
 from aioapiqueue_run.hub.records import Kind, Process, ProcessLoad
-from aioapiqueue_run.hub.watcher import Ended, notify
+from aioapiqueue_run.hub.watcher import Ended
 
 if TYPE_CHECKING:
     from aioapiqueue.integrations.spi import Advice
@@ -192,18 +192,14 @@ class ClientConnection:
             self._send(id=number, error=_text_of(error))
             return
         self._requests[number] = request
-        self._calls.requests.add(request)
-        request.count_waiting()
-        notify(self._calls.watcher.joined, time.monotonic())
+        self._calls.joined(request, time.monotonic())
         if waits_for is None:
             self._start(number, request)
         else:  # a callback: a task for each of 65,536 requests would take far more memory
             waits_for.add_done_callback(lambda _: self._due(number, request))
 
     def _start(self, number: int, request: Request) -> None:
-        now = time.monotonic()
-        request.count_start(now)
-        notify(self._calls.watcher.started, request, now)
+        self._calls.started(request, time.monotonic())
         # Without `_send` and JSON, as this is done for each call.
         self._connection.send(b'{"id":%d,"go":true}\n' % number)
 
@@ -241,25 +237,22 @@ class ClientConnection:
 
     def _leave(self, number: int) -> None:
         """End a request that was not sent, as its caller has left."""
-        request = self._forget(number)
+        request = self._requests.pop(number, None)
         if request is not None:
             # Before `withdraw`, which may start the next call: the figures never show both.
-            request.count_end(sent=False)
-            now = time.monotonic()
             if request.under_way:
-                notify(self._calls.watcher.ended, request, now, Ended.NOT_SENT)
+                self._calls.ended(request, time.monotonic(), Ended.NOT_SENT)
             else:
-                notify(self._calls.watcher.left, now)
+                self._calls.left(request, time.monotonic())
             request.withdraw()
 
     def _end(self, number: int, outcome: dict[str, Any] | None = None) -> None:
         """End a request that waits or is in flight. An unknown one may have ended already."""
-        request = self._forget(number)
+        request = self._requests.pop(number, None)
         if request is None:
             return
-        request.count_end()
         if not request.under_way:
-            notify(self._calls.watcher.left, time.monotonic())
+            self._calls.left(request, time.monotonic())
             request.withdraw()
             return
         result = Ended.UNKNOWN
@@ -267,18 +260,12 @@ class ClientConnection:
             if outcome is not None:
                 result = self._judge(request, outcome)
         finally:  # a malformed outcome ends the connection, but must not keep a permit
-            notify(self._calls.watcher.ended, request, time.monotonic(), result)
+            self._calls.ended(request, time.monotonic(), result)
             request.release()
-
-    def _forget(self, number: int) -> Request | None:
-        request = self._requests.pop(number, None)
-        if request is not None:
-            self._calls.forget(request)
-        return request
 
     @staticmethod
     def _judge(request: Request, outcome: dict[str, Any]) -> Ended:
-        """Count the outcome of an attempt, and report to its queue if the server throttled it."""
+        """Return the outcome of an attempt, and report to its queue if the server throttled it."""
         status = protocol.count(outcome, "status") if "status" in outcome else None
         code = protocol.optional(outcome, "code")
         headers = {
@@ -287,8 +274,6 @@ class ClientConnection:
         }
         if status is None and "failed" not in outcome:
             return Ended.UNKNOWN
-        for one in request.all_stats:
-            one.answers += 1
         if status is not None:
             request.answered()
         if request.throttled is None:  # the client has sent no advice: judge by status and code
@@ -296,15 +281,11 @@ class ClientConnection:
             if is_throttle(code, status, operation=kind.operation, service=kind.service):
                 request.report_throttled({name: value for name, value in headers.items() if value})
         if request.throttled:
-            for one in request.all_stats:
-                one.throttled += 1
             return Ended.THROTTLED
         # S3 reports some errors with status 200, and a code in the body.
         if "failed" in outcome or (
             status is not None and (status >= 400 or (code is not None and status < 300))  # noqa: PLR2004 - HTTP's
         ):
-            for one in request.all_stats:
-                one.errors += 1
             return Ended.FAILED
         return Ended.ANSWERED
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from aioapiqueue.recording.spi import WaitTimes
+from aioapiqueue.recording.spi import CallTotals
 
-__all__ = ["OTHERS", "CallStats", "Kind", "Process", "ProcessLoad"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["OTHERS", "TICKS", "CallStats", "Kind", "PeakSecond", "Process", "ProcessLoad"]
 
 OTHERS = "(others)"
 """Service and operation of the counts that all kinds of calls beyond the limit share."""
 
-_WAITED = 0.010  # seconds; a shorter time is only the way to the queue or to the host hub
-_TICKS = 100  # per second
+TICKS = 100  # per second
 
 
 class Kind(NamedTuple):
@@ -27,30 +28,33 @@ class Kind(NamedTuple):
     account: str | None
 
 
-class _Second:
-    """Finds the largest number of events in any one second, to within 10 ms."""
+class PeakSecond:
+    """Finds the largest number of attempts that started in any one second, to within 10 ms."""
 
     # Counts by ticks of 10 ms, so at most 100 of them. The instants of all calls of a burst would
     # stay in memory until the next call of that kind.
 
-    __slots__ = ("_count", "_recent", "peak")
+    __slots__ = ("_count", "_counts", "_ticks", "peak")
 
     def __init__(self) -> None:
         self.peak = 0
         self._count = 0
-        self._recent: deque[list[int]] = deque()
-        """[tick, number of events] of the last second, the oldest first."""
+        self._ticks: list[int] = []
+        """The ticks of the last second in which attempts started, the oldest first."""
+        self._counts: list[int] = []
+        """The number of attempts in each of them."""
 
-    def count(self, now: float) -> int:
-        """Count an event at `now`, on a clock that never goes back; return the peak."""
-        tick = int(now * _TICKS)
-        recent = self._recent
-        if recent and recent[-1][0] == tick:
-            recent[-1][1] += 1
+    def count(self, tick: int) -> int:
+        """Count an attempt that starts in a tick, none before earlier ones; return the peak."""
+        ticks, counts = self._ticks, self._counts
+        if ticks and ticks[-1] == tick:
+            counts[-1] += 1
         else:
-            recent.append([tick, 1])
-            while recent[0][0] <= tick - _TICKS:
-                self._count -= recent.popleft()[1]
+            ticks.append(tick)
+            counts.append(1)
+            while ticks[0] <= tick - TICKS:
+                del ticks[0]
+                self._count -= counts.pop(0)
         self._count += 1
         self.peak = max(self.peak, self._count)
         return self.peak
@@ -108,9 +112,9 @@ class Process:
     exited: bool = False
 
 
-@dataclass(slots=True)
-class CallStats:
-    """Counts for one lane of a service in one Region and account, or for one bucket.
+@dataclass(slots=True, eq=False)
+class CallStats(CallTotals):
+    """Counts of one kind of call, or of all calls that use a bucket.
 
     Attributes:
         service: name of the service, as for boto3's `create_client`: `"ec2"`.
@@ -120,20 +124,10 @@ class CallStats:
             access key's id; None without credentials.
         queue: name of the queue that paces the calls; None without one.
         paced: whether a queue paces the calls.
-        calls: number of HTTP attempts started.
-        waits: number of these that waited for at least 10 ms.
-        waiting: number of attempts waiting now.
-        running: number of attempts in flight now.
-        waited: total wait of the started attempts, in seconds.
-        longest_wait: longest of these waits, in seconds.
-        answers: number of attempts that ended with a response or an error.
-        throttled: number of attempts that the server throttled.
-        errors: number of other error responses and of attempts without a response, except
-            cancelled ones.
-        refused: number of attempts that were refused and not sent.
-        peak: most attempts started in any one second.
         lane: first key of the slots, if it is not the operation: `"DescribeVolumes unfiltered"`.
-        wait_times: distribution of the waits.
+        peak: most attempts started in any one second.
+        peaks: where each attempt that starts is counted for its peaks: for `peak`, for those of
+            the service, of its queue, and of the lane in that, and then for those of buckets.
     """
 
     service: str
@@ -142,26 +136,36 @@ class CallStats:
     account: str | None
     queue: str | None
     paced: bool
-    calls: int = 0
-    waits: int = 0
-    waiting: int = 0
-    running: int = 0
-    waited: float = 0.0
-    longest_wait: float = 0.0
-    answers: int = 0
-    throttled: int = 0
-    errors: int = 0
-    refused: int = 0
-    peak: int = 0
     lane: str = ""
-    wait_times: WaitTimes = field(default_factory=WaitTimes, repr=False, compare=False)
-    _second: _Second = field(default_factory=_Second, repr=False, compare=False)
+    peak: int = 0
+    peaks: Sequence[PeakSecond] = field(default=(), repr=False)
 
-    def count_start(self, now: float, waited: float) -> None:
-        """Count an attempt that starts."""
-        self.calls += 1
-        self.waits += waited >= _WAITED
-        self.waited += waited
-        self.longest_wait = max(self.longest_wait, waited)
-        self.wait_times.add(waited)
-        self.peak = self._second.count(now)
+    @property
+    def service_peak(self) -> int:
+        """Most attempts of the service started in any one second."""
+        return self.peaks[1].peak if self.peaks else 0
+
+    @property
+    def place_peak(self) -> int:
+        """Most attempts of this service in the same place started in any one second."""
+        return self.peaks[2].peak if self.peaks else 0
+
+    @property
+    def lane_peak(self) -> int:
+        """Most attempts of these with the same lane started in any one second."""
+        return self.peaks[3].peak if self.peaks else 0
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there was any attempt."""
+        return bool(self.calls or self.waiting or self.refused)
+
+    @property
+    def lane_name(self) -> str:
+        """The lane, which is mostly the operation."""
+        return self.lane or self.operation
+
+    @property
+    def place(self) -> object:
+        """The queue. Without one, each account in a Region counts as a queue."""
+        return self.queue or (self.region, self.account)

@@ -12,7 +12,6 @@ from aioapiqueue.spi import CALLS, Reporter
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
 
     from aioapiqueue import Slot
     from aioapiqueue.integrations.spi import Advice
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from aioapiqueue_run.hub.records import CallStats, Kind, ProcessLoad
 
 __all__ = ["Request"]
+
+_ONE_CALL: Mapping[str, float] = {CALLS: 1}
 
 
 @dataclass(slots=True, eq=False)
@@ -30,7 +31,6 @@ class Request:
         client: the calling process.
         kind: what is called.
         stats: counts of its kind of call.
-        bucket_stats: counts of each bucket that it uses.
         needs: its queue, keys and cost; None if no limit applies.
         paced: whether it waits for its limits.
         ahead: whether it overtakes all waiting calls.
@@ -44,7 +44,6 @@ class Request:
     client: ProcessLoad
     kind: Kind
     stats: CallStats
-    bucket_stats: Sequence[CallStats]
     needs: PacedCall | None
     paced: bool
     ahead: bool
@@ -56,9 +55,12 @@ class Request:
     _waits_for: asyncio.Future[Slot] | None = None
 
     @property
-    def all_stats(self) -> tuple[CallStats, ...]:
-        """The counts of its kind of call, and of each bucket that it uses."""
-        return (self.stats, *self.bucket_stats)
+    def costs(self) -> Mapping[str, float]:
+        """Its cost by unit, calls first."""
+        if self.needs is None or self.needs.cost == 1:
+            return _ONE_CALL
+        cost = self.needs.cost
+        return {CALLS: 1, **cost} if isinstance(cost, Mapping) else {CALLS: cost}
 
     @property
     def waited(self) -> float:
@@ -144,41 +146,3 @@ class Request:
             units = cost if isinstance(cost, Mapping) else ()
             self.slot.settle({CALLS: 0} | dict.fromkeys(units, 0))
             self.slot.release()
-
-    # Its counts.
-
-    def count_waiting(self) -> None:
-        """Count a new attempt."""
-        self.client.requests += 1
-        self.client.ahead += self.ahead
-        self.stats.waiting += 1
-
-    def count_start(self, now: float) -> None:
-        """Count the start of the attempt."""
-        self.under_way = True
-        self.started_at = now
-        if self.ahead:
-            self.client.ahead -= 1
-        else:
-            self.client.calls += 1
-        self.stats.waiting -= 1
-        self.stats.running += 1
-        for stats in self.all_stats:
-            stats.count_start(now, self.waited)
-
-    def count_end(self, *, sent: bool = True) -> None:
-        """Count the end of the attempt.
-
-        Args:
-            sent: False if it had started, but was not sent after all.
-        """
-        self.client.requests -= 1
-        if not self.under_way:
-            self.client.ahead -= self.ahead
-            self.stats.waiting -= 1
-            return
-        self.client.calls -= not self.ahead
-        self.stats.running -= 1
-        if not sent:
-            for stats in self.all_stats:
-                stats.calls -= 1

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
+    from aioapiqueue.recording.spi import Recording
     from aioapiqueue.registry import Registry
+    from aioapiqueue_run.hub.queue_records import QueueRecords
     from aioapiqueue_run.hub.records import CallStats, Process
     from aioapiqueue_run.hub.watcher import Watcher
 
@@ -52,6 +54,7 @@ class Hub:
         directory: where the hub creates its socket, `hub.sock`. Created with mode 0700 if missing;
             no other user may have access to it.
         count_only: start every call at once, and only count the calls that would be paced.
+        queues: records the calls; default: a new one.
         watcher: is notified of each attempt; default: none.
 
     Raises:
@@ -66,12 +69,13 @@ class Hub:
         *,
         directory: Path,
         count_only: bool = False,
+        queues: QueueRecords | None = None,
         watcher: Watcher | None = None,
     ) -> None:
         check_system()
         # Absolute, as programs may have other working directories.
         self.path = directory.absolute() / "hub.sock"
-        self._calls = Calls(registry, count_only=count_only, watcher=watcher)
+        self._calls = Calls(registry, count_only=count_only, queues=queues, watcher=watcher)
         self._clients: dict[int, ProcessLoad] = {}
         self._processes: dict[int, Process] = {}
         self._server: HubServer[ClientConnection] | None = None
@@ -111,21 +115,26 @@ class Hub:
 
     @property
     def figures(self) -> list[CallStats]:
-        """The current counts for each service, lane, Region and account.
+        """The counts so far for each service, lane, Region and account.
 
-        These are live objects, not copies. Beyond 20,000, new combinations are added up in two
-        more, with the service "(others)": one for paced calls, one for unpaced calls.
+        Beyond 20,000, new combinations are added up in two more, with the service "(others)": one
+        for paced calls, one for unpaced calls.
         """
         return self._calls.figures
 
     @property
     def buckets(self) -> list[CallStats]:
-        """The current counts of each bucket that operations share; `operation` is its name.
+        """The counts so far of each bucket that operations share; `operation` is its name.
 
-        Region and account are those of its queue, if the scope includes them. These are live
-        objects, not copies. Beyond 20,000, new buckets are not counted.
+        Region and account are those of its queue, if the scope includes them. Calls that are added
+        up as "(others)" are left out.
         """
         return self._calls.buckets
+
+    @property
+    def recording(self) -> Recording:
+        """The calls by queue and over time."""
+        return self._calls.recording
 
     async def read_hellos(self) -> None:
         """Wait until the hub has read every hello sent so far, even by processes that have ended.

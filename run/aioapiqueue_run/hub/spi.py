@@ -1,7 +1,11 @@
-"""What the gateway uses of the run hub, besides public names: its protocol, and client code."""
+"""What other programs use of the run hub, besides public names.
+
+The gateway uses its protocol and client code; `run` makes the recording of the hub.
+"""
 
 from aioapiqueue_run.bootstrap._aioapiqueue import VERSION
 from aioapiqueue_run.bootstrap._aioapiqueue.hosts import labels_of
 from aioapiqueue_run.hub.protocol import LONGEST_TEXT, MAX_LINE, MOST_QUOTAS
+from aioapiqueue_run.hub.queue_records import QueueRecords
 
-__all__ = ["LONGEST_TEXT", "MAX_LINE", "MOST_QUOTAS", "VERSION", "labels_of"]
+__all__ = ["LONGEST_TEXT", "MAX_LINE", "MOST_QUOTAS", "VERSION", "QueueRecords", "labels_of"]

@@ -1,4 +1,4 @@
-"""Observers of attempts: `Watcher`, and `notify`, which reports its errors and never raises."""
+"""The outcome of an attempt, and an observer of attempts: `Watcher`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from aioapiqueue.spi import loops
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioapiqueue_run.hub.records import CallStats
     from aioapiqueue_run.hub.request import Request
 
 __all__ = ["Ended", "Watcher", "notify"]
@@ -38,20 +37,11 @@ class Watcher:
     no call. `now` is a time of `time.monotonic()`.
     """
 
-    def joined(self, now: float) -> None:
-        """An attempt has joined its queue."""
-
-    def left(self, now: float) -> None:
-        """A waiting attempt will not start: its caller left, or it was refused."""
-
     def started(self, request: Request, now: float) -> None:
         """An attempt has started."""
 
     def ended(self, request: Request, now: float, outcome: Ended) -> None:
         """A started attempt has ended."""
-
-    def refused(self, stats: CallStats, now: float) -> None:
-        """An attempt of this kind was refused, and nothing was sent."""
 
 
 def notify(method: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:

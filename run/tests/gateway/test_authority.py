@@ -8,13 +8,16 @@ import os
 import shutil
 import socket
 import ssl
+import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import trustme
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from aioapiqueue_run.gateway.authority import Authority
 from aioapiqueue_run.gateway.trust import NoTrustError, context_for, trusted_by_user
@@ -89,24 +92,24 @@ def test_authority_signs_no_other(authority):
     assert len(list(names.value.permitted_subtrees)) == 2
 
 
-def test_no_key_is_in_a_file(tmp_path, monkeypatch):
-    """Where the system has files in memory; what is written elsewhere is gone at once."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    opened = []
+def test_no_usable_key_is_in_a_file(tmp_path, monkeypatch):
+    """What is written is encrypted, for this user alone, and gone at once."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    written = []
 
     def note(event, arguments):
-        if event == "open" and isinstance(arguments[0], str):
-            opened.append(arguments[0])
+        path = Path(arguments[0]) if event == "os.remove" else tmp_path
+        if path.parent == tmp_path:
+            written.append((stat.S_IMODE(path.stat().st_mode), path.read_bytes()))
 
     sys.addaudithook(note)
     Authority(["amazonaws.com"]).context_for(HOST)
     assert list(tmp_path.iterdir()) == []
-    if hasattr(os, "memfd_create"):
-        assert not [path for path in opened if path.startswith(str(tmp_path))]
-    monkeypatch.delattr(os, "memfd_create", raising=False)
-    Authority(["amazonaws.com"]).context_for(HOST)
-    assert list(tmp_path.iterdir()) == []
+    ((mode, content),) = written
+    assert os.name != "posix" or mode == 0o600
+    assert content.count(b"PRIVATE KEY") == content.count(b"ENCRYPTED PRIVATE KEY") == 2
+    with pytest.raises(TypeError, match="encrypted"):
+        serialization.load_pem_private_key(content, None)
 
 
 def test_two_runs_do_not_trust_each_other(authority, client):

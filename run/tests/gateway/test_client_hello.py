@@ -10,14 +10,17 @@ from pathlib import Path
 import anyio
 import pytest
 
-from aioapiqueue_run.gateway.client_hello import name_in, read_hello
-from aioapiqueue_run.gateway.namespace import NamespaceServer
+from aioapiqueue_run.gateway.client_hello import read_hello
+from aioapiqueue_run.gateway.namespace import listen, serve_namespace
 
 
-def hello_for(name):
+def hello_for(name, *, version=None):
     """Return what OpenSSL sends first."""
     sends = ssl.MemoryBIO()
     context = ssl.create_default_context()
+    if version is not None:
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        context.minimum_version = context.maximum_version = version
     side = context.wrap_bio(ssl.MemoryBIO(), sends, server_hostname=name)
     with pytest.raises(ssl.SSLWantReadError):
         side.do_handshake()
@@ -37,28 +40,57 @@ class Stream:
         return self.parts.pop(0)
 
 
+HOST = "ec2.eu-west-1.amazonaws.com"
+
+
 @pytest.mark.parametrize("size", [1, 100, 10_000])
 async def test_name_of_the_server(size):
     """As OpenSSL sends it, in one piece or in many."""
-    hello = hello_for("EC2.eu-west-1.amazonaws.com")
-    assert await read_hello(Stream(hello, size)) == hello
-    assert name_in(hello) == "ec2.eu-west-1.amazonaws.com"
+    hello = hello_for(HOST.upper())
+    assert await read_hello(Stream(hello, size)) == (hello, HOST)
     # OpenSSL sends no dot at a name's end, but others may: it is the same host.
     size, name = struct.pack("!H", 15), b"example.invalid"
     dotted = hello_for("example.invalid").replace(size + name, size + b"example.invali.")
-    assert name_in(dotted) == "example.invali"
+    assert await read_hello(Stream(dotted, 10_000)) == (dotted, "example.invali")
+
+
+@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_2"] if ssl.HAS_TLSv1 else ["TLSv1_2"])
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1 is deprecated")
+async def test_older_versions_have_names(version):
+    """Such a program may reach a server that is passed by."""
+    hello = hello_for(HOST, version=ssl.TLSVersion[version])
+    assert await read_hello(Stream(hello, 10_000)) == (hello, HOST)
+
+
+async def test_name_in_a_later_record():
+    """A long message may be in several of them."""
+    hello = hello_for(HOST)
+    head, message = hello[:3], hello[5:]
+    parts = message[:50], message[50:]
+    split = b"".join(head + struct.pack("!H", len(one)) + one for one in parts)
+    assert await read_hello(Stream(split, 40)) == (split, HOST)
 
 
 async def test_what_is_no_hello_has_no_name():
-    """An address has no name to send; other protocols, and what is cut off, have none either."""
-    assert name_in(hello_for("192.0.2.1")) is None
+    """An address has no name to send; other protocols, and what is spoilt, have none either."""
+    hello = hello_for("192.0.2.1")
+    assert await read_hello(Stream(hello, 10_000)) == (hello, None)
+    for data in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + bytes(9), bytes(100)):
+        found, name = await read_hello(Stream(data, 7))
+        assert data.startswith(found)
+        assert name is None
+
+
+async def test_hello_that_is_cut_off():
+    """It is waited for until the client hangs up; one with any byte spoilt does no harm."""
     hello = hello_for("example.com")
-    for at in range(len(hello)):
-        name_in(hello[:at])  # raises nothing
-    for data in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff", bytes(100)):
-        assert name_in(await read_hello(Stream(data, 7))) is None
-    with pytest.raises(anyio.EndOfStream):
-        await read_hello(Stream(hello[:-1], 10))
+    for at in range(0, len(hello), 7):
+        with pytest.raises(anyio.EndOfStream):
+            await read_hello(Stream(hello[:at], 10_000))
+    for at in range(5, len(hello)):
+        spoilt = hello[:at] + bytes([hello[at] ^ 1]) + hello[at + 1 :]
+        with contextlib.suppress(anyio.EndOfStream):  # a length that is longer now
+            assert (await read_hello(Stream(spoilt, 10_000)))[0] == spoilt
 
 
 def question(name, kind):
@@ -79,7 +111,7 @@ class Nobody:
 
 async def resolve(*packets):
     """Send packets to the resolver of a namespace; return its first answer."""
-    inside = NamespaceServer(Nobody(), Path("isolated.sock"))
+    listener = listen(Path("isolated.sock"))
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
         kinds = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_DGRAM
@@ -94,7 +126,7 @@ async def resolve(*packets):
         link.connect("isolated.sock")
         socket.send_fds(link, [b"sockets"], [proxy.fileno(), names.fileno()])
         async with anyio.create_task_group() as group:
-            group.start_soon(inside.serve, group)
+            group.start_soon(serve_namespace, Nobody(), listener, group)
             for one in packets:
                 await loop.sock_sendto(client, one, names.getsockname())
             async with asyncio.timeout(5):

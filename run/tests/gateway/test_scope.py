@@ -6,8 +6,8 @@ import pytest
 
 from aioapiqueue import Registry
 from aioapiqueue.registry.spi import Origin
-from aioapiqueue_run.gateway.hosts_in_scope import HostsInScope
-from aioapiqueue_run.gateway.scope import label_for, labels_not_intercepted
+from aioapiqueue_run.gateway.aws_hosts import label_for, labels_not_intercepted
+from aioapiqueue_run.gateway.scope import HostsInScope
 from aioapiqueue_run.gateway.table import table
 from aioapiqueue_run.hub.spi import labels_of
 from tests.helpers.aws_hosts import hosts

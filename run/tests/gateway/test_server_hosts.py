@@ -173,6 +173,11 @@ async def test_server_that_cannot_be_reached(bench):
     status, headers, body = await read(reader)
     assert (status, headers["content-type"]) == (502, "application/json")
     assert f"aioapiqueue: {HOST} cannot be reached" in json.loads(body)["message"]
+    await bench.until(lambda: not bench.running)
+    assert sum(operations(bench).values()) == 0  # the turn is given back
+    await bench.end()
+    assert bench.counts["unreachable"] == {NAME: 1}
+    assert bench.counts["calls"] == 0
 
 
 async def test_whole_url_without_a_tunnel(bench):
@@ -249,8 +254,8 @@ async def test_star(bench, method):
     assert bench.came.empty()
 
 
-async def test_server_is_reached_before_the_turn(bench, monkeypatch):
-    """By a connection that is used then; it is not made again for each that waits."""
+async def test_waiting_request_has_no_connection(bench, monkeypatch):
+    """It is made when the turn has come."""
     introspect.replace(monkeypatch, "seconds of idle connections", 0.0)
     first = await bench.connect(f"{HOST}:80")
     first[1].write(get())
@@ -261,7 +266,7 @@ async def test_server_is_reached_before_the_turn(bench, monkeypatch):
     waits = await bench.connect(f"{HOST}:80")
     waits[1].write(get())
     await asyncio.sleep(0.2)
-    assert bench.came.empty()  # it was reached a moment ago, so that nobody connects yet
+    assert bench.came.empty()
     _, server_writer = await bench.next()
     server_writer.write(OK)
     assert (await read(waits[0]))[0] == 200

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import calendar
-import email.utils
 import math
 import time
 
@@ -18,7 +17,6 @@ from aioapiqueue_run.gateway.calls import HTTP, ApiCall, HttpRequest
 from aioapiqueue_run.gateway.hub_client import NotPacedError
 from aioapiqueue_run.gateway.hub_turns import HubTurns, StaleError
 from aioapiqueue_run.gateway.link import ClientClosedError, HttpLink
-from aioapiqueue_run.gateway.signatures import Signatures
 
 START = calendar.timegm((1970, 1, 2, 12, 0, 0))  # so early that floats are exact
 CALL = ApiCall("ec2", "DescribeVolumes", "eu-west-1", "AKIAIOSFODNN7EXAMPLE")
@@ -166,16 +164,16 @@ async def test_interim_answers_while_it_waits():
     ("headers", "expected"),
     [
         ({"user-agent": "Boto3/1.43"}, 15),
-        ({"user-agent": "aws-sdk-go-v2/1.30 os/linux lang/go#1.22"}, 4),
-        ({"user-agent": "Go-http-client/1.1"}, 4),
-        ({"user-agent": "APN/1.0 HashiCorp/1.0 Terraform/1.9 aws-sdk-go-v2/1.2"}, 4),
+        ({"user-agent": "aws-sdk-go-v2/1.30 os/linux lang/go#1.22"}, 0),
+        ({"user-agent": "Go-http-client/1.1"}, 0),
+        ({"user-agent": "APN/1.0 HashiCorp/1.0 Terraform/1.9 aws-sdk-go-v2/1.2"}, 0),
         ({"user-agent": "node"}, 0),
         ({"user-agent": "undici"}, 0),
         ({"sec-fetch-mode": "cors", "user-agent": "mine"}, 0),
         ({"upgrade": "websocket", "user-agent": "Python/3.13 websockets/15"}, 0),
     ],
 )
-async def test_clients_that_bear_few_interim_answers(headers, expected):
+async def test_clients_that_bear_no_interim_answers(headers, expected):
     """Go before 1.24 gives up at the sixth, fetch of Node.js and WebSockets at the first."""
     hub, client = Hub("1 per 239s"), Client()
     await empty(hub)
@@ -183,23 +181,6 @@ async def test_clients_that_bear_few_interim_answers(headers, expected):
     asked.headers |= headers
     await HubTurns(hub).wait(CALL, asked, await client.connect())
     assert client.interims() == expected
-
-
-async def test_place_taken_up_in_the_moment_of_its_turn():
-    """The turn is used, and not given back besides, though the place is still to be informed."""
-    hub, client = Hub("1/h"), Client()
-    turns = HubTurns(hub)
-    await empty(hub)
-    link = await client.connect()
-    with pytest.raises(StaleError):
-        await turns.wait(CALL, request(), link)
-    ask = hub.asked[-1]
-    ask.turn.set_result(None)  # the client's retry comes within the same pass of the loop
-    await turns.wait(CALL, request(), link)
-    await asyncio.sleep(0)
-    assert hub.asked[-1] is ask
-    assert not ask.turn.cancelled()
-    assert hub.queue.stats.waiting == 1  # it has not left
 
 
 async def test_old_http_gets_no_interim_answer():
@@ -220,8 +201,8 @@ async def test_signature_for_somebody_else_than_aws():
     assert ask.good_until == math.inf
 
 
-async def test_place_is_kept_while_the_client_signs_again():
-    """After 240 s it is told to come again; it comes in its old place, and goes at its turn."""
+async def test_retry_overtakes_what_waits():
+    """After 240 s it is told to come again; it leaves the line meanwhile, and then goes first."""
     hub, client = Hub("1 per 100s"), Client()
     turns, link = HubTurns(hub), await client.connect()
     await empty(hub)
@@ -229,16 +210,17 @@ async def test_place_is_kept_while_the_client_signs_again():
     with pytest.raises(StaleError):
         await turns.wait(CALL, request(mark="a"), link)
     assert now() == pytest.approx(240.0, abs=1e-6)
+    assert hub.queue.stats.waiting == 1
     later = hub.ask(CALL)
     await asyncio.sleep(2)
     await turns.wait(CALL, request(mark="a"), link)
-    assert now() == 400.0  # the fifth of the limit
-    assert [one.turn.done() for one in ahead] == [True] * 3
+    assert now() == 300.0
+    assert [one.turn.done() for one in ahead] == [True, True, False]
     assert not later.turn.done()
 
 
-async def test_place_without_a_mark_is_for_its_like():
-    """A client that marks no tries gets it with the same call; another call does not."""
+async def test_retry_without_a_mark_is_its_like():
+    """A client that marks no tries overtakes with the same call; another call does not."""
     hub, client = Hub("1 per 150s"), Client()
     turns, link = HubTurns(hub), await client.connect()
     await empty(hub)
@@ -255,45 +237,20 @@ async def test_place_without_a_mark_is_for_its_like():
     waits.cancel()
 
 
-async def test_turn_that_comes_while_the_client_is_away():
-    """It is for the next; when the client is there again, it goes ahead of all who wait."""
-    hub, client = Hub("1 per 241s"), Client()
+@pytest.mark.parametrize(("seconds", "overtakes"), [(29, True), (31, False)])
+async def test_retry_is_expected_for_30_seconds(seconds, overtakes):
+    """A client that comes later stands in line as any other."""
+    hub, client = Hub("1 per 500s"), Client()
     turns, link = HubTurns(hub), await client.connect()
     await empty(hub)
     with pytest.raises(StaleError):
         await turns.wait(CALL, request(mark="a"), link)
-    others = [hub.ask(CALL) for _ in range(3)]
-    await asyncio.sleep(5)  # its turn was at 241
-    assert [one.turn.done() for one in others] == [True, False, False]
-    await turns.wait(CALL, request(mark="a"), link)
-    assert now() == 482.0
-    assert [one.turn.done() for one in others] == [True, False, False]
-
-
-async def test_place_is_given_up():
-    """A client that does not come again within 30 s has none; nothing waits for it."""
-    hub, client = Hub("1 per 200s"), Client()
-    turns, link = HubTurns(hub), await client.connect()
-    await empty(hub)
-    hub.ask(CALL)
-    with pytest.raises(StaleError):
-        await turns.wait(CALL, request(mark="a"), link)
-    assert hub.queue.stats.waiting == 1
-    await asyncio.sleep(31)
-    assert hub.queue.stats.waiting == 0
-    await turns.wait(CALL, request(mark="a"), link)
-    assert len(hub.asked) == 4  # asked again, as a new one
-
-
-async def test_turn_given_up_while_away_is_not_given_up_twice():
-    """The turn has passed to the next already, when nobody comes."""
-    hub, client = Hub("1 per 241s"), Client()
-    await empty(hub)
-    with pytest.raises(StaleError):
-        await HubTurns(hub).wait(CALL, request(mark="a"), await client.connect())
-    await asyncio.sleep(100)
-    assert hub.queue.stats.waiting == 0
-    assert (await hub.queue.enqueue()).waited == 0.0  # it was given back
+    other = hub.ask(CALL)
+    await asyncio.sleep(seconds)
+    waits = asyncio.create_task(turns.wait(CALL, request(mark="a"), link))
+    await asyncio.sleep(500 - now() + 1)
+    assert (waits.done(), other.turn.done()) == (overtakes, not overtakes)
+    waits.cancel()
 
 
 async def test_client_that_hangs_up_leaves_the_line():
@@ -375,17 +332,6 @@ async def test_unsigned_request_waits_for_as_long_as_it_takes():
     assert client.interims() == 90  # more than 100 are too many for newer Pythons
 
 
-async def test_presigned_link_waits_until_it_ends():
-    """Nobody signs it again: it is good for the time that it names."""
-    hub, client = Hub("1/h"), Client()
-    await empty(hub)
-    target = f"/key?X-Amz-Date={stamp(START)}&X-Amz-Expires=900"
-    link = HttpRequest("GET", "b.s3.amazonaws.com", target, {})
-    with pytest.raises(StaleError):
-        await HubTurns(hub).wait(CALL, link, await client.connect())
-    assert now() == pytest.approx(900.0, abs=1e-6)
-
-
 async def test_signature_that_is_old_on_arrival():
     """A request that stood in line in its own program: it is signed again before it waits."""
     hub = Hub("1/s")
@@ -397,39 +343,35 @@ async def test_signature_that_is_old_on_arrival():
 
 
 async def test_clock_that_is_wrong(clock):
-    """Of a machine an hour ahead: SDKs sign for AWS's time, and nothing is taken for old."""
+    """Of a machine an hour ahead: SDKs sign for AWS's time, and no retry is taken for old."""
     clock.behind = -3600.0
     turns = HubTurns(Hub("1 per 100s"))
-    # The first ones are signed by this clock, and AWS says what time it is.
     await turns.wait(CALL, request(signed=START + 3600), await Client().connect())
-    turns.note_date(email.utils.formatdate(START, usegmt=True), time.time())
-    await turns.wait(CALL, request(signed=START), await Client().connect())
+    with pytest.raises(StaleError):
+        await turns.wait(CALL, request(signed=START), await Client().connect())
+    ask = await turns.wait(CALL, request(signed=START), await Client().connect())
     assert now() == 100.0
+    assert ask.good_until == pytest.approx(START + 3600 + 290, abs=1)
 
 
-def test_validity():
-    """240 s of waiting, 290 s in all; without a signature, no end."""
-    signatures = Signatures()
-
-    def validity(headers, target="/", at=START):
-        return signatures.validity_of(HttpRequest("GET", "x", target, headers), at)
-
-    signed = {"authorization": "x", "x-amz-date": stamp(START)}
-    assert validity(signed) == (START + 240, START + 290)
-    assert validity({}) is None
-    assert validity({"authorization": "Bearer x"}) is None
-    for malformed in ("", "yesterday", "20261399T000000Z", "20261127T120000"):
-        assert validity({"authorization": "x", "x-amz-date": malformed}) is None
-    link = f"/?X-Amz-Date={stamp(START)}&X-Amz-Expires="
-    assert validity({}, f"{link}60") == (START + 60, START + 60)
-    assert validity({}, f"{link}x") is None
-    # By a clock that is 600 s ahead of AWS's, or behind; less than a minute is no difference.
-    for ahead, expected in ((600, 840), (-600, -360), (59, 240)):
-        signatures.note_date(email.utils.formatdate(START, usegmt=True), START + ahead)
-        assert validity(signed, at=START + ahead) == (START + expected, START + expected + 50)
-    # What is signed for later comes from another clock.
-    signatures.note_date(email.utils.formatdate(START, usegmt=True), START)
-    assert validity(signed, at=START - 10) == (START + 230, START + 280)
-    for malformed in ("", "today", "Thu, 99 Jan 1970 00:00:00 GMT"):
-        signatures.note_date(malformed, START)
-    assert validity({}, f"{link}60", at=START + 61) is None  # AWS refuses it
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, math.inf),
+        ({"authorization": "Bearer x"}, math.inf),
+        ({"x-amz-date": stamp(START)}, math.inf),
+        ({"authorization": "x", "x-amz-date": stamp(START)}, START + 290),
+        ({"authorization": "x", "x-amz-date": stamp(START - 20)}, START + 270),
+        # What is signed for later comes from another clock.
+        ({"authorization": "x", "x-amz-date": stamp(START + 20)}, START + 290),
+        *(
+            ({"authorization": "x", "x-amz-date": malformed}, math.inf)
+            for malformed in ("", "yesterday", "20261399T000000Z", "20261127T120000")
+        ),
+    ],
+)
+async def test_end_of_a_signature(headers, expected):
+    """It is 290 s old then; what is not signed has no end."""
+    asked = HttpRequest("GET", "x", "/", headers)
+    ask = await HubTurns(Hub()).wait(CALL, asked, await Client().connect())
+    assert ask.good_until == expected

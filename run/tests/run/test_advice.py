@@ -8,7 +8,7 @@ import shlex
 
 import pytest
 
-from aioapiqueue.recording.spi import TimeSeries
+from aioapiqueue.recording.spi import Recording
 from aioapiqueue.registry import Registry
 from aioapiqueue_run.cli.console import prefixed, unbroken
 from aioapiqueue_run.cli.run.advice import (
@@ -22,37 +22,38 @@ from aioapiqueue_run.cli.run.estimate import PacedEstimate
 from aioapiqueue_run.cli.run.launch import Launch
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.options import RunOptions
-from aioapiqueue_run.cli.run.recorder import CALLS, ERRORS, THROTTLED, RunRecorder, SeriesName
-from aioapiqueue_run.hub import CallStats, Ended, Request
+from aioapiqueue_run.hub import CallStats, Ended
+from aioapiqueue_run.hub.calls import Calls
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
 from tests.helpers.plans import plan_of
-
-FIELDS = ("calls", "waited", "throttled", "errors", "refused")
-
 
 HOST = "https://api.test"
 
 
 class Record:
-    """A time series of calls, as a run records them."""
+    """Figures with their time series, as a run records them."""
 
     def __init__(self):
-        self.series = TimeSeries(FIELDS, began=0.0)
+        self.recording = Recording(now=0.0, began=0.0)
+        self.figures = {}
 
     def add(
         self, second, calls, throttled, operation="ListUsers", *, region="eu-west-1", service="iam"
     ):
         """Count calls of one second, of which some were throttled."""
-        name = SeriesName(service, operation, operation, region, None, None)
-        self.series.add(name, second + 0.5, CALLS, calls)
-        self.series.add(name, second + 0.5, ERRORS, 1)
-        if throttled:
-            self.series.add(name, second + 0.5, THROTTLED, throttled)
+        name = service, operation, region, None, None
+        figure = self.figures.setdefault(name, CallStats(*name, paced=True))
+        for _ in range(calls):
+            self.recording.started(figure, {"calls": 1}, 0.0, second + 0.5)
+        for _ in range(throttled):
+            self.recording.tally(figure, "throttled", second + 0.5)
+        self.recording.tally(figure, "errors", second + 0.5)
 
     @property
     def found(self):
         """What was throttled."""
-        return find_throttled(self.series, {HOST: ["/search/*", "POST"]})
+        hosts = {HOST: ["/search/*", "POST"]}
+        return find_throttled(self.figures.values(), self.recording.series.step, hosts)
 
 
 def test_rate_is_that_between_push_backs():
@@ -182,30 +183,27 @@ def plan(*limits, dry_run=True):
 
 def outcome_of(of, *lanes, service="iam", throttled=20, calls=30, seconds=10):
     """What came of a dry run of ten seconds in which calls of some lanes were throttled."""
-    recorder = RunRecorder(PacedEstimate(of.registry) if of.dry_run else None)
-    recorder.begin(1_000.0)
-    figures = []
+    estimate = PacedEstimate(of.registry) if of.dry_run else None
+    if estimate is not None:
+        estimate.begin(1_000.0)
+    hub = Calls(of.registry, count_only=True, watcher=estimate)
+    hub.recording.begin(now=1_000.0, began=0.0)
     for operation in lanes:
-        needs = of.registry.find_call(service, operation, region="eu-west-1")
         kind = Kind(service, operation, "eu-west-1", None)
-        stats = CallStats(*kind, None if needs is None else needs.queue.name, needs is not None)
-        lane = "" if needs is None or needs.keys[0] == operation else needs.keys[0]
-        stats = dataclasses.replace(stats, lane=lane)
-        figures.append(stats)
         for second in range(seconds):
             for number in range(calls):
                 now = 1_000.0 + second + number / calls
-                request = Request(ProcessLoad(), kind, stats, (), needs, paced=False, ahead=False)
-                stats.count_start(now, 0.0)
-                recorder.started(request, now)
-                pushed_back = number < throttled
-                stats.throttled += pushed_back
-                end = Ended.THROTTLED if pushed_back else Ended.ANSWERED
-                recorder.ended(request, now, end)
-    estimate = recorder.estimate
-    paced = None if estimate is None else estimate.seconds(1_000.0 + seconds)
+                request = hub.request(ProcessLoad(), kind, {}, ahead=False)
+                hub.joined(request, now)
+                hub.started(request, now)
+                hub.ended(request, now, Ended.THROTTLED if number < throttled else Ended.ANSWERED)
     return Outcome(
-        code=0, figures=figures, recorder=recorder, seconds=float(seconds), paced_seconds=paced
+        code=0,
+        figures=hub.figures,
+        recording=hub.recording,
+        estimate=estimate,
+        seconds=float(seconds),
+        paced_seconds=None if estimate is None else estimate.seconds(1_000.0 + seconds),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from aioapiqueue.registry import Registry
 from aioapiqueue.testing import VirtualLoop
 from aioapiqueue_run.cli.run.estimate import PacedEstimate
-from aioapiqueue_run.hub import CallStats, Request
+from aioapiqueue_run.hub import CallStats, Ended, Request
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
 
 CATCH_UP = 0.010
@@ -30,13 +30,14 @@ class Dry:
         kind = Kind(service, operation, region, None)
         call = self.registry.find_call(service, operation, region=region, parameters=parameters)
         stats = CallStats(*kind, None, paced=call is not None)
-        request = Request(ProcessLoad(), kind, stats, (), call, paced=False, ahead=False)
+        request = Request(ProcessLoad(), kind, stats, call, paced=False, ahead=False)
         self.estimate.started(request, self.now)
         return request
 
     def end(self, request, *, throttled=False):
         """End it."""
-        self.estimate.ended(request, self.now, throttled=throttled)
+        outcome = Ended.THROTTLED if throttled else Ended.ANSWERED
+        self.estimate.ended(request, self.now, outcome)
 
     def seconds(self):
         """How long a paced run would have taken."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 
 from aioapiqueue.recording.spi import as_clock
-from aioapiqueue_run.cli.run.figures import Peaks, dry_run_table, rows, table
+from aioapiqueue.registry import Registry
+from aioapiqueue_run.cli.run.figures import dry_run_table, rows, table
 from aioapiqueue_run.cli.run.json_report import figure_as_json
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.report import remarks
-from aioapiqueue_run.hub import OTHERS, CallStats
+from aioapiqueue_run.hub import OTHERS, Kind
+from aioapiqueue_run.hub.calls import Calls
+from aioapiqueue_run.hub.records import ProcessLoad
+from tests.helpers.figures import figure_of
 from tests.helpers.plans import plan_of
 from tests.helpers.yardstick import slowness
 
@@ -17,7 +21,7 @@ from tests.helpers.yardstick import slowness
 def figure(operation, region, queue="ec2", calls=1, **more):
     """One of the hub's figures."""
     paced = queue is not None
-    return CallStats("ec2", operation, region, "111122223333", queue, paced, calls=calls, **more)
+    return figure_of("ec2", operation, region, "111122223333", queue, paced, calls=calls, **more)
 
 
 def cells(text, name):
@@ -33,7 +37,6 @@ def test_queue_of_several_regions_is_one():
             figure("DescribeImages", "eu-west-1", calls=3, waits=2, waited=1.0, longest_wait=0.5),
             figure("DescribeImages", "us-east-1", calls=4, waits=3, waited=2.0, longest_wait=1.5),
         ],
-        Peaks(),
     )
     text = table(found, {"ec2": "10/s"})
     assert cells(text, ["ec2", "10/s"]) == ["7", "5", "3.0", "1.5", "0", "0"]
@@ -48,7 +51,6 @@ def test_queues_are_named_by_their_differences():
             figure("DescribeImages", "eu-west-1", "ec2 eu-west-1 111122223333", throttled=2),
             figure("DescribeImages", "us-east-1", "ec2 us-east-1 111122223333", calls=4),
         ],
-        Peaks(),
     )
     text = table(found, {})
     assert cells(text, ["in", "us-east-1"])[0] == "4"
@@ -69,7 +71,6 @@ def test_each_queue_has_its_own_lanes():
                 ("us-east-1", "DescribeRegions", 1, 0),
             )
         ],
-        Peaks(),
     )
     told = [(line.split()[:-6], line.split()[-2]) for line in table(found, {}).splitlines()[1:]]
     assert told == [
@@ -90,7 +91,6 @@ def test_variants_and_shared_buckets_have_lines():
             figure("DescribeSnapshots", "eu-west-1", calls=3, lane="DescribeSnapshots unfiltered"),
             figure("CopySnapshot", "eu-west-1", calls=2),
         ],
-        Peaks(),
         [figure("copies", "eu-west-1", calls=2, waits=1)],
     )
     text = table(found, {})
@@ -107,7 +107,6 @@ def test_service_of_shared_buckets_only():
             figure("CopySnapshot", "eu-west-1", calls=2),
             figure("CopyImage", "eu-west-1", calls=3),
         ],
-        Peaks(),
         [
             figure("a", None, calls=5),  # CopyImage uses it as well
             figure("b", None, calls=3),
@@ -125,7 +124,7 @@ def test_tables_keep_to_80_columns():
     name = "GetTransitGatewayMulticastDomainAssociationsForEverybody"
     many = {"calls": 12_345_678, "throttled": 1_234_567, "errors": 123_456, "waited": 1e6}
     for queue in ("ec2", None):
-        found = rows([figure(name, "eu-west-1", queue, **many)], Peaks())
+        found = rows([figure(name, "eu-west-1", queue, **many)])
         for text in (
             table(found, {"ec2": "10/s and 5000 in any 3600s"}),
             dry_run_table(found, 9, lambda *_: "20/s burst 100"),
@@ -141,9 +140,8 @@ def test_busiest_rows_are_listed():
         for number in range(1_000)
         for operation in ("DescribeImages", "DescribeTags")
     ]
-    found = rows(
-        [*figures, CallStats("sts", "GetCallerIdentity", None, None, "sts", paced=True)], Peaks()
-    )
+    sts = figure_of("sts", "GetCallerIdentity", None, None, "sts", paced=True)
+    found = rows([*figures, sts])
     for text in (table(found, {}), dry_run_table(found, 9, lambda *_: "")):
         lines = text.splitlines()
         assert len(lines) == 1 + 30 + 1 + 2
@@ -159,18 +157,20 @@ def test_table_of_many_regions_takes_no_longer():
         for number in range(10_000)
     ]
     began = time.process_time()
-    assert table(rows(figures, Peaks()), {}).splitlines()[1].split()[:2] == ["ec2", "10,000"]
+    assert table(rows(figures), {}).splitlines()[1].split()[:2] == ["ec2", "10,000"]
     assert time.process_time() - began < slowness()
 
 
 def test_peaks_of_services_queues_and_lanes():
     """Attempts of two Regions in one second add up for the service, not for each Region."""
-    peaks = Peaks()
-    figures = [figure("DescribeImages", region, None) for region in ("eu-west-1", "us-east-1")]
-    for _ in range(10):
-        for one in figures:
-            peaks.count(one, 100.0)
-    found = rows(figures, peaks)
+    calls = Calls(Registry({}), count_only=True)
+    for region in ("eu-west-1", "us-east-1"):
+        for _ in range(10):
+            kind = Kind("ec2", "DescribeImages", region, "111122223333")
+            request = calls.request(ProcessLoad(), kind, {}, ahead=False)
+            calls.joined(request, 100.0)
+            calls.started(request, 100.0)
+    found = rows(calls.figures)
     assert found[0].total.peak == 20
     assert [part.total.peak for part in found[0].parts] == [10, 10]
     assert [part.parts[0].total.peak for part in found[0].parts] == [10, 10]
@@ -187,10 +187,10 @@ def test_what_is_summed_has_a_row():
     """What the hub has summed up is a row of each table, without a limit, and is explained."""
     figures = [
         figure("DescribeImages", "eu-west-1", calls=3),
-        CallStats(OTHERS, OTHERS, None, None, None, paced=True, calls=5),
-        CallStats(OTHERS, OTHERS, None, None, None, paced=False, calls=7),
+        figure_of(OTHERS, OTHERS, None, None, None, paced=True, calls=5),
+        figure_of(OTHERS, OTHERS, None, None, None, paced=False, calls=7),
     ]
-    found = rows(figures, Peaks())
+    found = rows(figures)
     text = table(found, {"ec2": "10/s", "default": "20/s"})
     assert cells(text, [OTHERS])[0] == "5"
     assert cells(text, [f"{OTHERS},", "not", "paced"])[0] == "7"

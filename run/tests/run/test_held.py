@@ -11,9 +11,8 @@ from aioapiqueue.registry import Registry
 from aioapiqueue_run.cli.console import PREFIX, prefixed
 from aioapiqueue_run.cli.run.held import held_by
 from aioapiqueue_run.cli.run.model import Outcome
-from aioapiqueue_run.cli.run.recorder import RunRecorder
 from aioapiqueue_run.cli.run.report import headline
-from aioapiqueue_run.hub import CallStats, Request
+from aioapiqueue_run.hub.calls import Calls
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
 from tests.helpers.plans import plan_of
 
@@ -38,22 +37,20 @@ def outcome_of(calls, limits=LIMITS, on_host=None):
         on_host: what the hub of the host has counted.
     """
     registry = Registry.parse(limits)
-    recorder = RunRecorder(registry=registry)
-    recorder.begin(1_000.0)
-    figures = []
+    hub = Calls(registry, count_only=False)
+    hub.recording.begin(now=1_000.0, began=0.0)
     for operation, (rates, waited) in calls.items():
-        needs = registry.find_call("ec2", operation, region="eu-west-1")
         kind = Kind("ec2", operation, "eu-west-1", None)
-        stats = CallStats(*kind, needs.queue.name, paced=True)
-        figures.append(stats)
         for second, rate in enumerate(rates):
             for number in range(rate):
                 now = 1_000.0 + second + number / rate
-                request = Request(ProcessLoad(), kind, stats, (), needs, paced=True, ahead=False)
+                request = hub.request(ProcessLoad(), kind, {}, ahead=False)
                 request.slot = SimpleNamespace(waited=waited)
-                stats.count_start(now, waited)
-                recorder.started(request, now)
-    return Outcome(code=0, figures=figures, recorder=recorder, seconds=10, on_host=on_host)
+                hub.joined(request, now)
+                hub.started(request, now)
+    return Outcome(
+        code=0, figures=hub.figures, recording=hub.recording, seconds=10, on_host=on_host
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +108,7 @@ def test_lowered_rate_held_the_calls():
     outcome = outcome_of({"DescribeSnapshots": ([1] * 10, 0.5)})
     queue = outcome.figures[0].queue
     event = Event("backed_off", queue, None, 0, 1, at=1_001.0, waited=0.0, rate=1.0)
-    outcome.recorder.recording.queues[queue].changed(event, None)
+    outcome.recording.queues[queue].changed(event, None)
     assert held_by(outcome) == pytest.approx({"ec2 (rate lowered after throttling)": 5})
 
 

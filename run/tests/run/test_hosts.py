@@ -422,7 +422,7 @@ def without_calls(once, python):
 def test_host_that_was_not_called(without_calls):
     """Of a program whose other calls come, it is said, and what would pace it if it was."""
     ended, _ = without_calls
-    assert f"limits that applied to no call: {GONE} 10/s, {OTHER} 10/s. If the" in ended.words
+    assert f"limits that applied to no call: {OTHER} 10/s. If the" in ended.words
     assert "it may ignore HTTPS_PROXY: use --isolate" in ended.words
 
 

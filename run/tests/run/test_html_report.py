@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -17,8 +18,8 @@ from aioapiqueue_run.cli.run.activation import Inactive, Why
 from aioapiqueue_run.cli.run.html_report import html_report, program_name
 from aioapiqueue_run.cli.run.json_report import json_report
 from aioapiqueue_run.cli.run.model import Outcome
-from aioapiqueue_run.cli.run.recorder import RunRecorder
-from aioapiqueue_run.hub import CallStats, Ended, Process, Request
+from aioapiqueue_run.hub import CallStats, Ended, Process
+from aioapiqueue_run.hub.calls import Calls
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
 from tests.helpers.plans import plan_of
 from tests.helpers.words import words_of
@@ -173,23 +174,20 @@ def test_bad_file_is_refused_before_anything_runs(tmp_path):
 
 def outcome_of(registry, account):
     """What came of ten seconds of calls to two services, two of three throttled."""
-    recorder = RunRecorder(registry=registry)
-    recorder.begin(1_000.0)
-    figures = []
+    calls = Calls(registry, count_only=False)
+    calls.recording.begin(now=1_000.0, began=time.time())
     for service, operation in (("iam", "ListUsers"), ("sts", "GetCallerIdentity")):
-        needs = registry.find_call(service, operation, region="eu-west-1", account=account)
         kind = Kind(service, operation, "eu-west-1", account)
-        stats = CallStats(*kind, needs.queue.name, paced=True)
-        figures.append(stats)
         for number in range(300):
             now = 1_000.0 + number / 30
-            request = Request(ProcessLoad(), kind, stats, (), needs, paced=True, ahead=False)
-            stats.count_start(now, 0.0)
-            recorder.started(request, now)
-            recorder.ended(request, now, Ended.THROTTLED if number % 3 else Ended.ANSWERED)
+            request = calls.request(ProcessLoad(), kind, {}, ahead=False)
+            calls.joined(request, now)
+            calls.started(request, now)
+            calls.ended(request, now, Ended.THROTTLED if number % 3 else Ended.ANSWERED)
+    figures, recording = calls.figures, calls.recording
     delay = {"queue": figures[0].queue, "lane": "", "limit": "9/s", "whose": "b, process 7"}
     on_host = {"times_lost": 0, "delays": [delay | {"calls": 1, "seconds": 1.0}]}
-    return Outcome(code=0, figures=figures, recorder=recorder, seconds=10.0, on_host=on_host)
+    return Outcome(code=0, figures=figures, recording=recording, seconds=10.0, on_host=on_host)
 
 
 @pytest.mark.parametrize("key", ["a", "second", "iam", "eu-west-1", "AKIAIOSFODNN7EXAMPLE"])

@@ -180,7 +180,7 @@ def test_sums_have_their_own_series():
     sums = [CallStats(OTHERS, OTHERS, None, None, None, paced) for paced in (True, False)]
     for one, number in zip(sums, (2, 3), strict=True):
         for _ in range(number):
-            outcome.recorder.refused(one, outcome.recorder.series.began)
+            outcome.recording.tally(one, "refused", outcome.recording.now)
     outcome.figures = sums
     told = json_report(plan_of(), outcome, 0)
     assert [one["time_series"]["refused"] for one in told["figures"]] == [[2], [3]]

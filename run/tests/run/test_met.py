@@ -11,6 +11,7 @@ from aioapiqueue_run.cli.run.limits_applied import judged, unused
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.report import remarks
 from aioapiqueue_run.hub import CallStats, Process
+from tests.helpers.figures import figure_of
 from tests.helpers.models import operations_of
 from tests.helpers.plans import plan_of
 from tests.helpers.yardstick import slowness
@@ -46,7 +47,7 @@ rate = "5/s"
 def figure(service, operation, queue=None, **more):
     """One of the hub's figures."""
     name = f"{service} eu-west-1" if queue is None else queue
-    return CallStats(
+    return figure_of(
         service, operation, "eu-west-1", None, name or None, bool(name), calls=1, **more
     )
 
@@ -73,7 +74,7 @@ def names(entries):
         (figure("s3", "GetObject"), False),
         (figure("sqs", "SendMessage"), True),  # by the default
         (figure("sqs", "SendMessage", queue=""), False),
-        (CallStats("(others)", "(others)", None, None, None, paced=True, calls=1), True),
+        (figure_of("(others)", "(others)", None, None, None, paced=True, calls=1), True),
     ],
     ids=lambda one: getattr(one, "operation", None),
 )
@@ -118,7 +119,7 @@ def test_adaptive_for_all_is_no_limit():
 
 def test_summed_up_calls_hide_unused_limits():
     """Calls of which the hub kept no record may have come under any limit."""
-    summed = CallStats("(others)", "(others)", None, None, None, paced=True, calls=1)
+    summed = figure_of("(others)", "(others)", None, None, None, paced=True, calls=1)
     assert unused([summed], Registry.parse(FILE)) == []
 
 

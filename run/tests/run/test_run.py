@@ -20,7 +20,7 @@ import typer
 from typer.testing import CliRunner
 
 from aioapiqueue import __version__
-from aioapiqueue.recording.spi import TimeSeries
+from aioapiqueue.recording.spi import Recording
 from aioapiqueue_run.cli.app import app
 from aioapiqueue_run.cli.run import run as run_command
 from aioapiqueue_run.cli.run.launch import Launch
@@ -36,13 +36,13 @@ pytestmark = [
 @pytest.fixture
 def short_steps(monkeypatch):
     """Give time series steps of a tenth of a second, instead of one second; return that."""
+    begin = Recording.begin
 
-    class Short(TimeSeries):
-        def __init__(self, fields, *, began):
-            super().__init__(fields, began=began)
-            self.step = 0.1
+    def begin_with_short_steps(recording, **instants):
+        begin(recording, **instants)
+        recording.series.step = 0.1
 
-    monkeypatch.setattr("aioapiqueue_run.cli.run.recorder.TimeSeries", Short)
+    monkeypatch.setattr(Recording, "begin", begin_with_short_steps)
     return 0.1
 
 

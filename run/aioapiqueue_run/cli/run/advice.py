@@ -6,23 +6,22 @@ import dataclasses
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from aioapiqueue.recording.spi import as_clock
+from aioapiqueue.recording.spi import FIELDS, added_up, as_clock
 from aioapiqueue.registry.spi import enforceable, plan_of, published, target_of
+from aioapiqueue.spi import CALLS
 from aioapiqueue_run.cli.console import as_argument, pluralize, short, unbroken
-from aioapiqueue_run.cli.run.recorder import CALLS, THROTTLED
 from aioapiqueue_run.hub import OTHERS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from aioapiqueue.recording.spi import TimeSeries
+    from aioapiqueue.recording.spi import Points
     from aioapiqueue.registry import PublishedLimit
     from aioapiqueue_run.cli.run.model import Outcome, RunPlan
-    from aioapiqueue_run.cli.run.recorder import SeriesName
+    from aioapiqueue_run.hub import CallStats
 
 __all__ = [
     "after_dry_run",
@@ -80,60 +79,52 @@ class ThrottledCalls:
         return f"{self.target}={math.floor(rate * scale + 1e-9) / scale:g}/{unit}"
 
 
-_Points = dict[int, Sequence[float]]
+_STARTED, _THROTTLED = map(FIELDS.index, ("started", "throttled"))
 
 
 def find_throttled(
-    series: TimeSeries[SeriesName], hosts: Mapping[str, Collection[str]]
+    figures: Iterable[CallStats], step: float, hosts: Mapping[str, Collection[str]]
 ) -> list[ThrottledCalls]:
     """Return the throttled calls, the most throttled first.
 
     Args:
-        series: the time series of the run.
+        figures: the figures of the run.
+        step: the step of their time series, in seconds.
         hosts: the lanes of each host. Requests outside them count for the whole host.
     """
-    services: defaultdict[str, list[SeriesName]] = defaultdict(list)
-    for name, points in series.series.items():
-        if name.service != OTHERS and any(point[THROTTLED] for point in points.values()):
-            services[name.service].append(name)
+    services: defaultdict[str, defaultdict[str, list[CallStats]]]
+    services = defaultdict(lambda: defaultdict(list))
+    for one in figures:
+        if one.service != OTHERS and one.throttled:
+            services[one.service][one.lane_name].append(one)
     found: list[ThrottledCalls] = []
-    for service, names in services.items():
-        lanes = {name.lane for name in names}
+    for service, lanes in services.items():
         # Any operation of AWS can get a limit of its own. Of a host, only the lanes that the user
         # has named can: other requests are recorded under their method.
         own = hosts.get(service, lanes) if len(lanes) <= _MOST_LANES else ()
-        groups: defaultdict[str, list[SeriesName]] = defaultdict(list)
-        for name in names:
-            groups[target_of(service, name.lane if name.lane in own else None)].append(name)
-        for target, those in groups.items():
+        groups: defaultdict[str, list[str]] = defaultdict(list)
+        for lane in lanes:
+            groups[target_of(service, lane if lane in own else None)].append(lane)
+        for target, names in groups.items():
             # A limit applies to each Region and account by itself, so suggest the lowest rate.
-            places: defaultdict[object, list[_Points]] = defaultdict(list)
-            for name in those:
-                places[name.region, name.account].append(dict(series.series[name]))
-            sums = [_added_up(each) for each in places.values()]
-            rates = [rate for one in sums if (rate := _accepted(one, series.step)) is not None]
-            throttled = int(sum(point[THROTTLED] for one in sums for point in one.values()))
-            lane_names = list(dict.fromkeys(name.lane for name in those))
+            places: defaultdict[object, list[CallStats]] = defaultdict(list)
+            for one in (one for name in names for one in lanes[name]):
+                places[one.region, one.account].append(one)
+            sums = [added_up(each) for each in places.values()]
+            series = [one.over_time[CALLS] for one in sums]
+            rates = [rate for one in series if (rate := _accepted(one, step)) is not None]
+            throttled = sum(one.throttled for one in sums)
             lowest = min(rates, default=None)
-            found.append(ThrottledCalls(service, target, lane_names, throttled, lowest))
+            found.append(ThrottledCalls(service, target, names, throttled, lowest))
     return sorted(found, key=lambda one: (-one.throttled, one.target))
 
 
-def _added_up(each: Iterable[_Points]) -> _Points:
-    total: _Points = {}
-    for points in each:
-        for number, point in points.items():
-            known = total.get(number)
-            total[number] = point if known is None else [*map(sum, zip(known, point, strict=True))]
-    return total
-
-
-def _accepted(points: _Points, step: float) -> float | None:
+def _accepted(points: Points, step: float) -> float | None:
     """Return the calls a second accepted while others were throttled; None if there are too few."""
     # Only stretches in which calls were throttled all the time show the rate of the server: pauses
     # of the program would make it look lower.
     stretches: list[list[int]] = []
-    for number in sorted(number for number, point in points.items() if point[THROTTLED]):
+    for number in sorted(number for number, point in points.items() if point[_THROTTLED]):
         if stretches and number - stretches[-1][-1] <= _LONGEST_GAP:
             stretches[-1].append(number)
         else:
@@ -142,15 +133,15 @@ def _accepted(points: _Points, step: float) -> float | None:
     for first, *_, last in (one for one in stretches if len(one) > 1):
         if last - first + 1 >= _FEWEST_STEPS:
             between = [points.get(number) for number in range(first + 1, last)]
-            served += sum(point[CALLS] - point[THROTTLED] for point in between if point)
+            served += sum(point[_STARTED] - point[_THROTTLED] for point in between if point)
             steps += len(between)
     return served / (steps * step) if served >= _FEWEST_CALLS else None
 
 
 def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
     """Yield the rates that were accepted while calls were throttled, and limits to try."""
-    found = find_throttled(outcome.recorder.series, plan.registry.hosts)
-    estimate = outcome.recorder.estimate
+    found = find_throttled(outcome.figures, outcome.recording.series.step, plan.registry.hosts)
+    estimate = outcome.estimate
     # If a --limit is given, the default preset no longer applies, so name it.
     preset = "--preset aws " if plan.given.has_no_limit else ""
     for one in found[:_MOST_NAMED]:
@@ -175,7 +166,7 @@ def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
 
 def after_dry_run(outcome: Outcome) -> Iterator[str]:
     """Yield how long a paced run would take, and the limits that would delay its calls."""
-    estimate = outcome.recorder.estimate
+    estimate = outcome.estimate
     if estimate is None or not outcome.figures:
         return
     held = [f"{one} ({pluralize(count, 'call')})" for one, count in estimate.held.most_common()]

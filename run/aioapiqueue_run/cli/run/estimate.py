@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aioapiqueue import Concurrency
 from aioapiqueue.registry.spi import bucket_of, is_host, plan_of, target_of
 from aioapiqueue.spi import CALLS, cost_units, lane_states, limit_types
+from aioapiqueue_run.hub import Ended, Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -116,7 +117,7 @@ def _of_calls_in_time(limits: Sequence[Limit]) -> tuple[Limit, ...]:
     return tuple(one for one in limits if not isinstance(one, Concurrency))
 
 
-class PacedEstimate:
+class PacedEstimate(Watcher):
     """Estimates when the calls of a dry run would have started at its limits.
 
     Args:
@@ -182,11 +183,11 @@ class PacedEstimate:
         self._queues.move_to_end(call.queue.name)
         return queue
 
-    def ended(self, request: Request, now: float, *, throttled: bool) -> None:
+    def ended(self, request: Request, now: float, outcome: Ended) -> None:
         """Note the end of a call. If it was throttled, a retry is expected."""
         self._advance(now)
         self._in_flight -= 1
-        if throttled and request.needs is not None:
+        if outcome is Ended.THROTTLED and request.needs is not None:
             self._retries[request.kind, request.needs.keys] += 1
             self._expected_until = now + _LONGEST_PAUSE
 

@@ -1,4 +1,4 @@
-"""The figures of a run: peaks, sums and tables."""
+"""The figures of a run: sums and tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aioapiqueue_run.hub import OTHERS, CallStats
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["Peaks", "dry_run_table", "lane_of", "rows", "table", "total_of"]
+__all__ = ["dry_run_table", "rows", "table"]
 
 _Line: TypeAlias = "tuple[str, *tuple[str | float, ...]]"
 """A line of a table: a name and its figures."""
@@ -25,38 +25,6 @@ _MOST_ROWS = 30
 """Most rows of a service: a scan of many Regions has thousands, which nobody reads."""
 
 
-class Peaks:
-    """The peaks of attempts in one second: of services, their queues, and the lanes of these.
-
-    If calls are not paced, each account in a Region counts as a queue.
-    """
-
-    def __init__(self) -> None:
-        self._sums: dict[tuple[object, ...], CallStats] = {}
-
-    def count(self, figure: CallStats, now: float) -> None:
-        """Count an attempt that starts now."""
-        service, queue, lane = figure.service, _queue(figure), lane_of(figure)
-        for key in ((service,), (service, queue), (service, queue, lane)):
-            if key not in self._sums:
-                self._sums[key] = CallStats(service, "", None, None, None, paced=False)
-            self._sums[key].count_start(now, 0.0)
-
-    def of(self, *key: object) -> int:
-        """Return the peak of a service, one of its queues, or one lane of that."""
-        return self._sums[key].peak if key in self._sums else 0
-
-
-def _queue(figure: CallStats) -> object:
-    """Return the queue of an attempt, or what counts as one."""
-    return figure.queue or (figure.region, figure.account)
-
-
-def lane_of(figure: CallStats) -> str:
-    """Return the lane of an attempt, which is mostly the operation."""
-    return figure.lane or figure.operation
-
-
 @dataclasses.dataclass(frozen=True)
 class FigureRow:
     """The figures of a service, a queue or a lane.
@@ -64,36 +32,23 @@ class FigureRow:
     Attributes:
         name: the name of the service, queue or lane.
         total: the sums of the figures. The peak is that of all of them together.
-        paced_calls: number of calls to which a limit applied.
         parts: the rows that it is the sum of, the busiest first.
     """
 
     name: str
     total: CallStats
-    paced_calls: int
     parts: Sequence[FigureRow]
 
 
-def total_of(name: str, figures: Sequence[CallStats], peak: int = 0) -> CallStats:
-    """Return the sums of figures.
-
-    Args:
-        name: the name of the sums, in place of a service.
-        figures: the figures of the hub.
-        peak: the peak of all of them together, which is not a sum.
-    """
-    total = CallStats(name, "", None, None, None, any(one.paced for one in figures), peak=peak)
-    total.longest_wait = max((one.longest_wait for one in figures), default=0.0)
-    for attribute in ("calls", "waits", "waiting", "waited", "throttled", "errors", "refused"):
-        setattr(total, attribute, sum(getattr(one, attribute) for one in figures))
-    return total
-
-
 def _row(
-    name: str, figures: Sequence[CallStats], peak: int, parts: Iterable[FigureRow] = ()
+    name: str, figures: Sequence[CallStats], peak: int, parts: Sequence[FigureRow] = ()
 ) -> FigureRow:
-    paced_calls = sum(one.calls for one in figures if one.paced)
-    return FigureRow(name, total_of(name, figures, peak), paced_calls, _busiest(parts))
+    """Return the sum of figures; their peak together is not a sum."""
+    paced = any(one.paced for one in figures)
+    total = CallStats(name, "", None, None, None, paced, peak=peak)
+    for one in figures:
+        total.merge(one, series=False)
+    return FigureRow(name, total, parts)
 
 
 def _busiest(found: Iterable[FigureRow]) -> list[FigureRow]:
@@ -112,9 +67,7 @@ def _grouped(
     return found.items()
 
 
-def rows(
-    figures: Iterable[CallStats], peaks: Peaks, buckets: Sequence[CallStats] = ()
-) -> list[FigureRow]:
+def rows(figures: Iterable[CallStats], buckets: Sequence[CallStats] = ()) -> list[FigureRow]:
     """Return a row for each service, the busiest first, then for calls that the hub has added up.
 
     The parts of a service are its queues, if it has several, and otherwise its lanes; then its
@@ -122,7 +75,6 @@ def rows(
 
     Args:
         figures: the figures of lanes.
-        peaks: their peaks.
         buckets: the figures of shared buckets, whose `operation` is their name.
     """
     services, others = [], []
@@ -131,25 +83,23 @@ def rows(
             others += [_row(OTHERS, [figure], figure.peak) for figure in found]
         else:
             shared = [one for one in buckets if one.service == name]
-            services.append(_service(name, found, peaks, shared))
+            services.append(_service(name, found, shared))
     return _busiest(services) + _busiest(others)
 
 
-def _service(
-    name: str, figures: Sequence[CallStats], peaks: Peaks, buckets: Sequence[CallStats]
-) -> FigureRow:
+def _service(name: str, figures: Sequence[CallStats], buckets: Sequence[CallStats]) -> FigureRow:
     queues, places = [], _places(figures)
-    for queue, found in _grouped(figures, _queue):
+    for _, found in _grouped(figures, lambda one: one.place):
         lanes = [
             # A queue may serve several Regions and accounts, and so has several figures of a lane.
-            _row(lane, own, peaks.of(name, queue, lane))
-            for lane, own in _grouped(found, lane_of)
+            _row(lane, own, own[0].lane_peak)
+            for lane, own in _grouped(found, lambda one: one.lane_name)
         ]
         label = _where(_places(found), places) or str(found[0].queue)
-        queues.append(_row(label, found, peaks.of(name, queue), lanes))
+        queues.append(_row(label, found, found[0].place_peak, _busiest(lanes)))
     parts = _busiest(queues) if len(queues) > 1 else list(queues[0].parts)
     parts += _busiest(_row(_bucket(one, places), [one], one.peak) for one in buckets)
-    return dataclasses.replace(_row(name, figures, peaks.of(name)), parts=parts)
+    return _row(name, figures, figures[0].service_peak, parts)
 
 
 def _places(figures: Iterable[CallStats]) -> tuple[set[str | None], set[str | None]]:

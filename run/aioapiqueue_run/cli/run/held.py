@@ -31,7 +31,7 @@ def held_by(outcome: Outcome) -> Counter[str]:
     calls waited. The hub of the host reports by itself which waits limits of other runs caused.
     """
     found = Counter[str]()
-    recording = outcome.recorder.recording
+    recording = outcome.recording
     delays = (outcome.on_host or {}).get("delays", ())
     changes = recording.changes.as_json()["changes"]
     slowed = {one["queue"] for one in changes if one["kind"] == "backed_off"}
@@ -68,7 +68,7 @@ def _candidates(
         The share used while calls of the lane waited, the lane, the limit, and the lane's waits.
     """
     for one in (counts, *counts["lanes"]):
-        limits, _ = record.limits_of(one.get("lane"))
+        limits = record.limits_of(one.get("lane"))
         if one["waited"] and limits:
             shares = [(_share(limit, one["time_series"], step), str(limit)) for limit in limits]
             share, limit = max(shares)

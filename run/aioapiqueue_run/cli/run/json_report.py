@@ -9,16 +9,15 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
-from aioapiqueue.recording.spi import WaitTimes, as_iso, verdict_of
+from aioapiqueue.recording.spi import FIELDS, added_up, as_iso, verdict_of
 from aioapiqueue.spi import CALLS
 from aioapiqueue_run.cli.run.advice import command_to_copy, published_of
-from aioapiqueue_run.cli.run.figures import lane_of
 from aioapiqueue_run.cli.run.limits_applied import unused
 from aioapiqueue_run.cli.run.limits_in_words import named
-from aioapiqueue_run.cli.run.recorder import SeriesName
 from aioapiqueue_run.cli.run.report import not_paced
 
 if TYPE_CHECKING:
+    from aioapiqueue.recording.spi import WaitTimes
     from aioapiqueue_run.cli.run.model import Outcome, RunPlan
     from aioapiqueue_run.hub import CallStats
 
@@ -42,23 +41,19 @@ def json_report(plan: RunPlan, outcome: Outcome, code: int) -> dict[str, Any]:
         code: the exit code of `run`.
     """
     unused_limits = unused(outcome.figures, plan.registry)
-    waits = WaitTimes()
-    for figure in outcome.figures:
-        if figure.paced:
-            waits.merge(figure.wait_times)
+    waits = added_up([one for one in outcome.figures if one.paced]).wait_times
     recorded = recorded_queues(outcome)
     before, good = _worst(plan, outcome)
     before = f"{before}; " if before else ""
     verdict = verdict_of(recorded["queues"], outcome.seconds, before=before, good=good)
-    peaks = outcome.recorder.peaks
     return {
         "format": FORMAT,
         "version": __version__,
         "verdict": verdict.text,
         "good": verdict.good,
         "command": list(plan.command),
-        "start": as_iso(outcome.recorder.began),
-        "end": as_iso(outcome.recorder.began + outcome.seconds),
+        "start": as_iso(outcome.recording.began),
+        "end": as_iso(outcome.recording.began + outcome.seconds),
         "seconds": _plain(outcome.seconds),
         "dry_run": plan.dry_run,
         "program_exit_code": outcome.code,
@@ -78,11 +73,10 @@ def json_report(plan: RunPlan, outcome: Outcome, code: int) -> dict[str, Any]:
             for entry, (_, limit) in zip(unused_limits, map(named, unused_limits), strict=True)
         ],
         "waits": _percentiles(waits),
-        "peaks": {one.service: peaks.of(one.service) for one in outcome.figures},
-        "step_seconds": outcome.recorder.series.step,
+        "peaks": {one.service: one.service_peak for one in outcome.figures},
+        "step_seconds": outcome.recording.series.step,
         "figures": [
-            figure_as_json(one) | {"time_series": _time_series(one, outcome)}
-            for one in outcome.figures
+            figure_as_json(one) | {"time_series": _time_series(one)} for one in outcome.figures
         ],
         "buckets": [
             {("bucket" if key == "operation" else key): one[key] for key in one if key != "lane"}
@@ -131,8 +125,7 @@ _NUMBER = re.compile(r'(?:"[\w ]*": )?(?:-?\d[\d.e+-]*|null)')
 
 def recorded_queues(outcome: Outcome) -> dict[str, Any]:
     """Return the recording of the queues, which the report shows."""
-    recording = outcome.recorder.recording
-    return recording.as_json(recording.now + outcome.seconds)
+    return outcome.recording.as_json(outcome.recording.now + outcome.seconds)
 
 
 def _worst(plan: RunPlan, outcome: Outcome) -> tuple[str, bool | None]:
@@ -152,7 +145,7 @@ def _worst(plan: RunPlan, outcome: Outcome) -> tuple[str, bool | None]:
 def figure_as_json(figure: CallStats) -> dict[str, Any]:
     """Return the figures of one kind of call."""
     return _picked(figure, *_FIGURE) | {
-        "lane": lane_of(figure),
+        "lane": figure.lane_name,
         "delayed": figure.waits,
         "waited": _plain(figure.waited),
         "waits": _percentiles(figure.wait_times),
@@ -163,18 +156,18 @@ def _percentiles(waits: WaitTimes) -> dict[str, float]:
     return {name: _plain(value) for name, value in waits.as_json().items()}
 
 
-def _time_series(figure: CallStats, outcome: Outcome) -> dict[str, Any]:
+def _time_series(figure: CallStats) -> dict[str, Any]:
     """Return a time series.
 
     `steps` are the numbers of the steps that have counts, and each list of counts has one number
     for each of them. Counts that are always 0 are left out.
     """
-    series = outcome.recorder.series
-    points = series.series.get(SeriesName.of(figure), {})
+    points = figure.over_time.get(CALLS, {})
     steps = sorted(points)
     counts = {
-        field: [_plain(points[step][place]) for step in steps]
-        for place, field in enumerate(series.fields)
+        "calls" if field == "started" else field: [_plain(points[step][place]) for step in steps]
+        for place, field in enumerate(FIELDS)
+        if field != "used"
     }
     return {"steps": steps} | {field: found for field, found in counts.items() if any(found)}
 
@@ -221,13 +214,13 @@ def _plain(number: float) -> float:
 
 def _if_paced(plan: RunPlan, outcome: Outcome) -> dict[str, Any] | None:
     """Return the estimate of the paced run; None unless this is a dry run."""
-    estimate = outcome.recorder.estimate
+    estimate = outcome.estimate
     if estimate is None:
         return None
     published = {
-        (one.service, lane_of(one)): figure
+        (one.service, one.lane_name): figure
         for one in outcome.figures
-        if (figure := published_of(one.service, lane_of(one))) is not None
+        if (figure := published_of(one.service, one.lane_name)) is not None
     }
     return {
         "seconds": None if outcome.paced_seconds is None else _plain(outcome.paced_seconds),

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue_run.cli.run.recorder import RunRecorder
+from aioapiqueue.recording.spi import Recording
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aioapiqueue.registry import Registry
     from aioapiqueue_run.cli.run.activation import Inactive
+    from aioapiqueue_run.cli.run.estimate import PacedEstimate
     from aioapiqueue_run.cli.run.gates import Judged, RunGate
     from aioapiqueue_run.cli.run.launch import Launch
     from aioapiqueue_run.cli.run.log import Log
     from aioapiqueue_run.cli.run.on_host import OnHost
     from aioapiqueue_run.cli.run.options import RunOptions
     from aioapiqueue_run.cli.run.output_file import OutputFile
-    from aioapiqueue_run.cli.run.queue_feed import Changes
     from aioapiqueue_run.cli.run.shared_server import Shared
     from aioapiqueue_run.hub import CallStats, Process
+    from aioapiqueue_run.hub.spi import QueueRecords
 
 __all__ = ["Outcome", "RunPlan"]
 
@@ -40,7 +42,7 @@ class RunPlan:
         on_host: the host hub that shares the limits; None: they are not shared.
         given: all options, with the address of the shared server as it may be shown.
         gates: the conditions that make the run fail.
-        changes: observes the queues of the registry; None: nothing does.
+        queues: records the calls; None: the hub makes one.
         gateway: whether to start the gateway, for programs that are not Python.
         files: the files of --json, --log and --report, by option.
     """
@@ -55,7 +57,7 @@ class RunPlan:
     on_host: OnHost | None
     given: RunOptions
     gates: Sequence[RunGate] = ()
-    changes: Changes | None = None
+    queues: QueueRecords | None = None
     gateway: bool = False
     files: Mapping[str, OutputFile] = dataclasses.field(default_factory=dict)
 
@@ -75,7 +77,8 @@ class Outcome:
         seconds: the time from the program's start to its end.
         figures: the figures of the hub, with `paced` if some limit applied to the calls.
         buckets: the figures of shared buckets, whose `operation` is their name.
-        recorder: the recorder of the run.
+        recording: the calls over time and by queue.
+        estimate: the estimate of the paced run; None unless this is a dry run.
         paced_seconds: the estimated duration of the paced run; None unless this is a dry run.
         judged: the results of the gates.
         processes: the processes that sent a hello.
@@ -91,7 +94,10 @@ class Outcome:
     seconds: float = 0.0
     figures: list[CallStats] = dataclasses.field(default_factory=list)
     buckets: list[CallStats] = dataclasses.field(default_factory=list)
-    recorder: RunRecorder = dataclasses.field(default_factory=RunRecorder)
+    recording: Recording = dataclasses.field(
+        default_factory=lambda: Recording(now=time.monotonic(), began=time.time())
+    )
+    estimate: PacedEstimate | None = None
     paced_seconds: float | None = None
     judged: list[Judged] = dataclasses.field(default_factory=list)
     processes: list[Process] = dataclasses.field(default_factory=list)

@@ -24,8 +24,8 @@ from aioapiqueue_run.cli.run.log import Log
 from aioapiqueue_run.cli.run.model import RunPlan
 from aioapiqueue_run.cli.run.on_host import OnHost
 from aioapiqueue_run.cli.run.output_file import open_files
-from aioapiqueue_run.cli.run.queue_feed import Changes
 from aioapiqueue_run.cli.run.shared_server import SHARED_VARIABLE, Shared
+from aioapiqueue_run.hub.spi import QueueRecords
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,8 +50,8 @@ def make_plan(options: RunOptions) -> RunPlan:
     shared = None if options.dry_run else server
     alone = options.private or options.dry_run or shared is not None
     on_host = None if alone else OnHost(PurePath(options.command[0]).name)
-    changes = Changes()
-    registry = _registry(options, shared or on_host, changes)
+    queues = QueueRecords(paced=not options.dry_run)
+    registry = _registry(options, shared or on_host, queues)
     launch = examine(
         options.command,
         any_=options.any is True or bool(registry.hosts),
@@ -75,7 +75,7 @@ def make_plan(options: RunOptions) -> RunPlan:
         on_host=on_host,
         given=given,
         gates=gates,
-        changes=changes,
+        queues=queues,
         gateway=gateway,
     )
 
@@ -136,7 +136,9 @@ def _shared(options: RunOptions) -> Shared | None:
     return Shared(address, rate)
 
 
-def _registry(options: RunOptions, shared: Shared | OnHost | None, changes: Changes) -> Registry:
+def _registry(
+    options: RunOptions, shared: Shared | OnHost | None, queues: QueueRecords
+) -> Registry:
     """Return the limits of a run, of which there must be any."""
     file, share, check = options.limits, options.share, not options.no_check
     preset = options.preset or ("aws" if share or options.has_no_limit else None)
@@ -153,7 +155,7 @@ def _registry(options: RunOptions, shared: Shared | OnHost | None, changes: Chan
             base=base,
             check=check,
             adaptive=options.adaptive,
-            observers=[changes] if shared is None else [shared.outages, changes],
+            observers=[queues] if shared is None else [shared.outages, queues],
             schedules=shared.schedule if shared else None,
         )
     if base is not None and not list(registry):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.recording.spi import as_clock
+from aioapiqueue.recording.spi import added_up, as_clock
 from aioapiqueue.spi import printable
 from aioapiqueue_run.cli.console import pluralize, prefixed, unbroken
 from aioapiqueue_run.cli.run.activation import Why
@@ -17,7 +17,7 @@ from aioapiqueue_run.cli.run.advice import (
     published_of,
 )
 from aioapiqueue_run.cli.run.errors import ExitCode
-from aioapiqueue_run.cli.run.figures import dry_run_table, rows, table, total_of
+from aioapiqueue_run.cli.run.figures import dry_run_table, rows, table
 from aioapiqueue_run.cli.run.gates import Measured
 from aioapiqueue_run.cli.run.gateway import is_installed
 from aioapiqueue_run.cli.run.held import held_by
@@ -28,9 +28,9 @@ from aioapiqueue_run.hub import OTHERS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from aioapiqueue.recording.spi import CallTotals
     from aioapiqueue_run.cli.run.activation import Inactive
     from aioapiqueue_run.cli.run.model import Outcome, RunPlan
-    from aioapiqueue_run.hub import CallStats
 
 __all__ = [
     "about",
@@ -121,15 +121,11 @@ def _inactive(plan: RunPlan, outcome: Outcome) -> int:
 def measure(plan: RunPlan, outcome: Outcome) -> Measured:
     """Return the metrics of the run, for its gates."""
     measured = Measured(not_paced=not_paced(plan, outcome))
-    for one in outcome.figures:
-        measured.answers += one.answers
-        measured.throttled += one.throttled
-        measured.failed += one.errors
-        measured.refused += one.refused
-        if one.paced:
-            measured.waits.merge(one.wait_times)
-        else:
-            measured.unpaced += one.calls
+    total = added_up(outcome.figures)
+    paced = added_up([one for one in outcome.figures if one.paced])
+    measured.answers, measured.throttled = total.answers, total.throttled
+    measured.failed, measured.refused = total.errors, total.refused
+    measured.waits, measured.unpaced = paced.wait_times, total.calls - paced.calls
     if outcome.gateway is not None:
         # Requests that the gateway answers before it asks the hub, whose figures lack them.
         measured.refused += sum(outcome.gateway["unknown_hosts"].values())
@@ -160,14 +156,14 @@ def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
         end = f"{name} ended after {seconds}, exit code {outcome.code}"
         if code != outcome.code and code in _BECAUSE:
             end += f"; aioapiqueue run exits with {code}, {_BECAUSE[code]}"
-    total = total_of("", outcome.figures)
+    total = added_up(outcome.figures)
     if not total.calls:
         return f"no {_calls(plan)} counted; {end}"
     calls = _calls(plan, total.calls)
     if plan.dry_run:
         calls += " counted"
     else:
-        paced = total_of("", [figure for figure in outcome.figures if figure.paced])
+        paced = added_up([figure for figure in outcome.figures if figure.paced])
         calls += f", {paced.calls:,} paced"
         calls += f": {_waits(paced, outcome)}" if paced.calls else ""
     end = f"{total.throttled:,} throttled, {pluralize(total.errors, 'other error')}; {end}"
@@ -183,7 +179,7 @@ _BECAUSE: dict[int, str] = {
 """Why we exit with another code than the program."""
 
 
-def _waits(paced: CallStats, outcome: Outcome) -> str:
+def _waits(paced: CallTotals, outcome: Outcome) -> str:
     """Return how long calls waited, and for which limits."""
     if not paced.waits:
         return "none waited"
@@ -197,15 +193,14 @@ def tables(plan: RunPlan, outcome: Outcome) -> str:
     """Return the table of all services, at most 80 columns wide, with an empty line around it."""
     if not outcome.figures:
         return ""
-    peaks = outcome.recorder.peaks
     if plan.dry_run:
-        found = rows(outcome.figures, peaks, outcome.buckets)
+        found = rows(outcome.figures, outcome.buckets)
         text = dry_run_table(found, outcome.seconds, _published)
     else:
         # A service may have paced and unpaced calls: each kind has its row.
         paced = [one for one in outcome.figures if one.paced]
         free = [one for one in outcome.figures if not one.paced]
-        found = rows(paced, peaks, outcome.buckets) + rows(free, peaks)
+        found = rows(paced, outcome.buckets) + rows(free)
         text = table(found, plan.limits)
     return f"\n{text}\n\n"
 

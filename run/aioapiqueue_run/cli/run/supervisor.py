@@ -23,7 +23,6 @@ from aioapiqueue_run.cli.run.limits_applied import judged
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.program import Program, Signals
 from aioapiqueue_run.cli.run.progress import Progress
-from aioapiqueue_run.cli.run.recorder import RunRecorder
 from aioapiqueue_run.cli.run.report import about
 from aioapiqueue_run.cli.run.shared_server import SHARED_VARIABLE
 from aioapiqueue_run.cli.run.status_line import StatusLine
@@ -92,10 +91,7 @@ class _Run:
         self._plan = plan
         self._line = line
         self._gateway: Gateway | None = None
-        estimate = PacedEstimate(plan.registry) if plan.dry_run else None
-        self.outcome = Outcome(
-            recorder=RunRecorder(estimate, registry=plan.registry, changes=plan.changes)
-        )
+        self.outcome = Outcome(estimate=PacedEstimate(plan.registry) if plan.dry_run else None)
 
     def say_still_running(self) -> None:
         """Explain why the program has not ended after Ctrl-C."""
@@ -116,9 +112,15 @@ class _Run:
         stack.push_async_callback(plan.registry.aclose, drain=False)
         try:
             directory = Path(stack.enter_context(_directory()))
-            watcher = self.outcome.recorder
-            hub = Hub(plan.registry, directory=directory, count_only=plan.dry_run, watcher=watcher)
+            hub = Hub(
+                plan.registry,
+                directory=directory,
+                count_only=plan.dry_run,
+                queues=plan.queues,
+                watcher=self.outcome.estimate,
+            )
             self._hub = await stack.enter_async_context(hub)
+            self.outcome.recording = hub.recording
             self._socket = _identity(hub.path)
             # The program must not get the password of the shared server, nor secrets of another
             # run.
@@ -146,7 +148,10 @@ class _Run:
             NotStarted: the program could not be started.
         """
         plan, outcome = self._plan, self.outcome
-        outcome.recorder.begin(time.monotonic())  # the time until here is not the program's
+        now = time.monotonic()  # the time until here is not the program's
+        outcome.recording.begin(now=now, began=time.time())
+        if outcome.estimate is not None:
+            outcome.estimate.begin(now)
         launch, command = plan.launch, plan.command
         if self._gateway is not None:
             launch, command = self._gateway.command(launch, command)
@@ -173,9 +178,10 @@ class _Run:
         # Before the figures are read: the last requests report their outcomes as it ends.
         await self._end_gateway()
         now = time.monotonic()
-        outcome.seconds = now - outcome.recorder.series.began
-        if outcome.recorder.estimate is not None:
-            outcome.paced_seconds = outcome.recorder.estimate.seconds(now)
+        outcome.seconds = now - outcome.recording.now
+        if outcome.estimate is not None:
+            outcome.paced_seconds = outcome.estimate.seconds(now)
+        outcome.recording.series.reach(now)  # first: it may add up points
         outcome.figures = judged(self._hub.figures, plan.registry)
         outcome.buckets = self._hub.buckets
         if plan.shared is not None:

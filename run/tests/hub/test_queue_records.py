@@ -6,9 +6,9 @@ import pytest
 
 from aioapiqueue import Event, Rate
 from aioapiqueue.registry import Registry
-from aioapiqueue_run.cli.run.queue_feed import QueueFeed
 from aioapiqueue_run.hub import OTHERS, CallStats, Ended
 from aioapiqueue_run.hub.calls import Calls
+from aioapiqueue_run.hub.queue_records import QueueRecords
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
 
 ACCOUNT = "111122223333"
@@ -19,26 +19,34 @@ class Run:
 
     def __init__(self, text="", options=()):
         base = Registry.parse(text, source="limits.toml", check=False)
-        self.registry = Registry.from_options(options, base=base, check=False)
-        self._calls = Calls(self.registry, count_only=True)
-        self.feed = QueueFeed(self.registry, paced=True, now=1000.0, began=0.0)
+        self.queues = QueueRecords(paced=True)
+        observers = [self.queues]
+        registry = Registry.from_options(options, base=base, check=False, observers=observers)
+        self.registry = registry
+        self.calls = Calls(registry, count_only=False, queues=self.queues)
+        self.queues.recording.begin(now=1000.0, began=0.0)
 
     def call(self, service, operation, at=0.0, outcome=Ended.ANSWERED, **counts):
         """Make a call that takes a tenth of a second."""
         kind = Kind(service, operation, "eu-west-1", ACCOUNT)
-        request = self._calls.request(ProcessLoad(), kind, counts, ahead=False)
-        self.feed.joined(1000.0 + at)
-        self.feed.started(request, 1000.0 + at)
-        request.started_at = 1000.0 + at
-        self.feed.ended(request, 1000.1 + at, outcome)
+        request = self.calls.request(ProcessLoad(), kind, counts, ahead=False)
+        self.calls.joined(request, 1000.0 + at)
+        self.calls.started(request, 1000.0 + at)
+        self.calls.ended(request, 1000.1 + at, outcome)
 
     def event(self, kind, queue, key, at=0.0, **details):
         """Pass on an event of a queue."""
-        self.feed.changed(Event(kind, queue, key, 0, 0, 1000.0 + at, 0.0, **details))
+        service, region, account = queue.split()
+        # An operation that all limits in this file apply to.
+        needs = self.registry.find_call(service, "ListTables", region=region, account=account)
+        observed = needs.queue
+        assert observed.name == queue
+        event = Event(kind, queue, key, 0, 0, 1000.0 + at, 0.0, **details)
+        self.queues.for_queue(observed).on_event(event)
 
     def told(self):
         """What the report has, by the names of the queues."""
-        found = self.feed.recording.as_json(1010.0)
+        found = self.queues.recording.as_json(1010.0)
         return found, {one["queue"]: one for one in found["queues"]}
 
 
@@ -90,7 +98,9 @@ def test_what_is_summed_up_is_apart_by_limits():
     """Calls beyond those with counts of their own: those with limits are not shown without any."""
     run = Run()
     for paced in (True, False):
-        run.feed.refused(CallStats(OTHERS, OTHERS, None, None, None, paced), 1000.0)
+        others = CallStats(OTHERS, OTHERS, None, None, None, paced)
+        run.queues.add(others)
+        run.queues.recording.tally(others, "refused", 1000.0)
     _, queues = run.told()
     assert {name: one["paced"] for name, one in queues.items()} == {
         f"{OTHERS} with limits": True,
