@@ -16,12 +16,10 @@ __all__ = ["plan_of"]
 def plan_of(registry: Registry | None = None, **changes: Any) -> RunPlan:
     """Return a plan to run `scan`, with these limits (default: none), but for `changes`."""
     defaults: dict[str, Any] = {
-        "command": ["scan"],
         "launch": Launch("/bin/scan", "scan", python=True),
         "registry": Registry({}) if registry is None else registry,
         "limits": {},
         "log": Log(None),
-        "dry_run": False,
         "shared": None,
         "on_host": None,
         "given": RunOptions(["scan"]),

@@ -174,16 +174,14 @@ def plan(*limits, dry_run=True):
     command = ["scout", "aws", "--name", "a b"]
     return plan_of(
         Registry.from_options(limits) if limits else Registry.parse('preset = "aws"'),
-        command=command,
         launch=Launch("/bin/scout", "scout", python=True),
-        dry_run=dry_run,
-        given=RunOptions(command, limit=[*limits] or None),
+        given=RunOptions(command, limit=[*limits] or None, dry_run=dry_run),
     )
 
 
 def outcome_of(of, *lanes, service="iam", throttled=20, calls=30, seconds=10):
     """What came of a dry run of ten seconds in which calls of some lanes were throttled."""
-    estimate = PacedEstimate(of.registry) if of.dry_run else None
+    estimate = PacedEstimate(of.registry) if of.given.dry_run else None
     if estimate is not None:
         estimate.begin(1_000.0)
     hub = Calls(of.registry, count_only=True, watcher=estimate)

@@ -159,7 +159,7 @@ def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
     if len(found) > _MOST_NAMED:
         yield f"{len(found) - _MOST_NAMED:,} more were throttled: see the table"
     plans = [plan_of(plan.registry, one.service) for one in found]
-    if not plan.dry_run and any(one is None or one.limits.adaptive is None for one in plans):
+    if not plan.given.dry_run and any(one is None or one.limits.adaptive is None for one in plans):
         who = "a server" if plan.registry.hosts else "AWS"
         yield f"with --adaptive, rates drop automatically when {who} throttles"
 
@@ -206,5 +206,5 @@ def published_of(service: str, lane: str) -> PublishedLimit | None:
 
 def command_to_copy(plan: RunPlan) -> str:
     """Return the command of the paced run."""
-    words = ["aioapiqueue", "run", *plan.given.as_words(), "--", *plan.command]
+    words = ["aioapiqueue", "run", *plan.given.as_words(), "--", *plan.given.command]
     return " ".join(map(as_argument, words))

@@ -32,12 +32,10 @@ class RunPlan:
     """The program of a run, and its options.
 
     Attributes:
-        command: the program and its arguments.
         launch: the file to execute, and whether that is Python.
         registry: the limits.
         limits: the limits of each service, as messages name them.
         log: writes our messages.
-        dry_run: whether calls are only counted.
         shared: the server that shares the limits with other hosts; None in a dry run.
         on_host: the host hub that shares the limits; None: they are not shared.
         given: all options, with the address of the shared server as it may be shown.
@@ -47,12 +45,10 @@ class RunPlan:
         files: the files of --json, --log and --report, by option.
     """
 
-    command: Sequence[str]
     launch: Launch
     registry: Registry
     limits: dict[str, str]
     log: Log
-    dry_run: bool
     shared: Shared | None
     on_host: OnHost | None
     given: RunOptions
@@ -64,7 +60,7 @@ class RunPlan:
     @property
     def counts_all(self) -> bool:
         """Whether calls to AWS without a limit are counted as well."""
-        return self.dry_run or any(gate.metric == "unpaced" for gate in self.gates)
+        return self.given.dry_run or any(gate.metric == "unpaced" for gate in self.gates)
 
 
 @dataclasses.dataclass

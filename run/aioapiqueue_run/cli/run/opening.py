@@ -28,19 +28,19 @@ _MOST_NAMED = 8  # limits or services; a longer list is not read
 def opening(plan: RunPlan) -> str:
     """Return the message: what is paced and how, or that nothing is."""
     hosts = plan.registry.hosts
-    if plan.dry_run:
+    if plan.given.dry_run:
         to = f" to AWS and to {_listed(list(hosts), 'hosts')}" if hosts else ""
         lines = [f"dry run: {'calls' if hosts else 'AWS calls'}{to} are counted, not paced"]
     else:
         lines = list(_paced(plan.limits))
-    if any(entry.adaptive for entry in plan.registry) and not plan.dry_run:
+    if any(entry.adaptive for entry in plan.registry) and not plan.given.dry_run:
         who = "a server" if hosts else "AWS"
         lines.append(f"adaptive: when {who} throttles, rates drop, then recover gradually")
     if plan.shared is not None:
         lines.append(
             f"shared through {plan.shared}; if it becomes unreachable, {plan.shared.meanwhile}"
         )
-    done = "counted" if plan.dry_run else "paced"
+    done = "counted" if plan.given.dry_run else "paced"
     if plan.given.isolate:
         lines.append(_isolated(plan))
     elif plan.gateway:

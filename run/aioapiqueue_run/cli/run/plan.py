@@ -64,13 +64,11 @@ def make_plan(options: RunOptions) -> RunPlan:
     # Last, so that no error above leaves an empty file.
     files = open_files({"--log": options.log, "--json": options.json, "--report": options.report})
     return RunPlan(
-        command=options.command,
         launch=launch,
         registry=registry,
         limits=in_words(registry),
         log=Log(files.get("--log")),
         files=files,
-        dry_run=options.dry_run,
         shared=shared,
         on_host=on_host,
         given=given,

@@ -160,7 +160,7 @@ def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
     if not total.calls:
         return f"no {_calls(plan)} counted; {end}"
     calls = _calls(plan, total.calls)
-    if plan.dry_run:
+    if plan.given.dry_run:
         calls += " counted"
     else:
         paced = added_up([figure for figure in outcome.figures if figure.paced])
@@ -193,7 +193,7 @@ def tables(plan: RunPlan, outcome: Outcome) -> str:
     """Return the table of all services, at most 80 columns wide, with an empty line around it."""
     if not outcome.figures:
         return ""
-    if plan.dry_run:
+    if plan.given.dry_run:
         found = rows(outcome.figures, outcome.buckets)
         text = dry_run_table(found, outcome.seconds, _published)
     else:
@@ -238,7 +238,7 @@ def remarks(plan: RunPlan, outcome: Outcome) -> list[str]:
 
 def to_copy(plan: RunPlan, outcome: Outcome) -> str:
     """Return the command of the paced run, on its own line; "" unless this is a dry run."""
-    if not plan.dry_run or not outcome.figures:
+    if not plan.given.dry_run or not outcome.figures:
         return ""
     return f"{prefixed('to pace this program, run:')}\n  {command_to_copy(plan)}\n\n"
 
@@ -255,7 +255,7 @@ def _gates(outcome: Outcome) -> Iterator[str]:
 
 def _unpaced(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
     """Yield remarks about what was not paced, if the program ended by itself."""
-    processes, done = outcome.processes, "counted" if plan.dry_run else "paced"
+    processes, done = outcome.processes, "counted" if plan.given.dry_run else "paced"
     if plan.gateway:
         yield from _of_gateway(plan, outcome, done)
     elif not processes:
@@ -293,7 +293,7 @@ def _of_gateway(plan: RunPlan, outcome: Outcome, done: str) -> Iterator[str]:
             "call, or it called this host (127.0.0.1), or it ignores "
             "HTTPS_PROXY (then use --isolate)"
         )
-    elif seen["passed_by"] and not outcome.figures and not plan.dry_run:
+    elif seen["passed_by"] and not outcome.figures and not plan.given.dry_run:
         passed = listed(list(seen["passed_by"]))
         yield f"no call matched a limit. Connections to {passed} were tunnelled without inspection"
     if outcome.inactive and seen["calls"] and not _only_hosts(plan):

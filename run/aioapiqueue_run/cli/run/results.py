@@ -41,7 +41,7 @@ def show_results(plan: RunPlan, outcome: Outcome) -> int:
 def _write_files(plan: RunPlan, outcome: Outcome, code: int) -> None:
     """Write the files. An error is reported, and changes no exit code."""
     figures = cache(lambda: json_report(plan, outcome, code))
-    page = partial(html_report, plan, outcome, show_accounts=plan.given.show_accounts)
+    page = partial(html_report, plan, outcome)
     makers: dict[str, Callable[[dict[str, Any]], str]] = {"--json": json_text, "--report": page}
     for option, make in makers.items():
         file = plan.files.get(option)

@@ -91,7 +91,9 @@ class _Run:
         self._plan = plan
         self._line = line
         self._gateway: Gateway | None = None
-        self.outcome = Outcome(estimate=PacedEstimate(plan.registry) if plan.dry_run else None)
+        self.outcome = Outcome(
+            estimate=PacedEstimate(plan.registry) if plan.given.dry_run else None
+        )
 
     def say_still_running(self) -> None:
         """Explain why the program has not ended after Ctrl-C."""
@@ -115,7 +117,7 @@ class _Run:
             hub = Hub(
                 plan.registry,
                 directory=directory,
-                count_only=plan.dry_run,
+                count_only=plan.given.dry_run,
                 queues=plan.queues,
                 watcher=self.outcome.estimate,
             )
@@ -152,7 +154,7 @@ class _Run:
         outcome.recording.begin(now=now, began=time.time())
         if outcome.estimate is not None:
             outcome.estimate.begin(now)
-        launch, command = plan.launch, plan.command
+        launch, command = plan.launch, plan.given.command
         if self._gateway is not None:
             launch, command = self._gateway.command(launch, command)
         self._program = await Program.start(launch, command, self._environment)
