@@ -294,7 +294,7 @@ def test_what_does_not_fit_is_counted():
 
 
 def test_each_message_fits_80_columns(capsys):
-    """Whoever writes it: a line of the terminal would break within words. A path stays whole."""
+    """Longer lines would be broken by the terminal, within words. A path stays whole."""
     path = f"/opt/{'python' * 20}"
     Log(None).say(f"waiting for {path} to end. {'Its calls are still paced. ' * 9}\nand so on")
     lines = capsys.readouterr().err.splitlines()
