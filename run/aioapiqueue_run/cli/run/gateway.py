@@ -17,7 +17,7 @@ from aioapiqueue_run import gateway
 from aioapiqueue_run.cli.run.errors import NotStarted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping
 
     from aioapiqueue.registry import Registry
     from aioapiqueue_run.cli.run.launch import Launch
@@ -130,7 +130,7 @@ class Gateway:
             not_intercepted=self._settings["not_intercepted"],
         )
 
-    def command(self, launch: Launch, command: Sequence[str]) -> tuple[Launch, Sequence[str]]:
+    def command(self, launch: Launch, command: list[str]) -> tuple[Launch, list[str]]:
         """Return the command to start: the program itself, or the one that isolates it."""
         if not self._isolate:
             return launch, command
