@@ -23,7 +23,8 @@ def demo(
         int,
         typer.Option(
             metavar="N",
-            help=f"Number of snapshots in the account; at least {_MIN_SNAPSHOTS}.",
+            min=_MIN_SNAPSHOTS,
+            help="Number of snapshots in the account. With too few, no scan would be throttled.",
         ),
     ] = 320,
     rate: Annotated[
@@ -53,11 +54,6 @@ def demo(
     snapshots or made calls of its bystander fail. The paced scan was not throttled, found every
     public snapshot, and all calls of its bystander succeeded.
     """
-    if snapshots < _MIN_SNAPSHOTS:
-        refuse(
-            f"--snapshots: {snapshots} is too few: the unpaced scan would not be throttled, so "
-            f"there would be nothing to compare. Use {_MIN_SNAPSHOTS} or more."
-        )
     try:
         pace = Rate.parse(rate)
     except ValueError as error:

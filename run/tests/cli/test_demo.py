@@ -250,7 +250,7 @@ def test_nothing_throttled_is_no_comparison():
             ("--rate", "9/s burst 5"),
             "--rate: '9/s burst 5' has a burst or a unit: use a plain rate",
         ),
-        (("--snapshots", "199"), "--snapshots: 199 is too few"),
+        (("--snapshots", "199"), "Invalid value for '--snapshots'"),
         (
             ("--json", "no-such-directory/x.json"),
             "x.json cannot be written: check its name and its directory",

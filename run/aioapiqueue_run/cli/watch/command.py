@@ -20,7 +20,7 @@ _LEAST = 0.1  # seconds; more frequent requests would take the hub's time from i
 def watch(
     *,
     every: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Interval between updates.")
+        float, typer.Option(metavar="SECONDS", min=_LEAST, help="Interval between updates.")
     ] = 1.0,
     only: Annotated[
         str,
@@ -44,8 +44,6 @@ def watch(
         HubLocation(os.environ.get(HUB_DIR))  # raises an error if there is no place for a hub
     except (RuntimeError, ValueError) as error:
         refuse(str(error))
-    if not every >= _LEAST:  # refuses NaN, too
-        refuse(f"--every: {every:g} is invalid: expected {_LEAST:g} seconds or more")
     if importlib.util.find_spec("textual") is None:
         refuse(f"watch needs {not_installed('textual', 'watch', 'textual')}")
     # A stream that is closed is None.
