@@ -43,7 +43,6 @@ class Shared:
         self.fallback = fallback
         self.outages = Outages(self._loss, "connected to the shared server again")
         self._client: ConnectedClient
-        self._kind: type[SharedSchedule]
         self._registry: Registry
 
     def __str__(self) -> str:
@@ -60,10 +59,9 @@ class Shared:
         Raises:
             NotStarted: the server cannot be reached, or denies a permission.
         """
-        from aioapiqueue.integrations.redis import SharedSchedule  # noqa: PLC0415 - the extra
         from aioapiqueue_run.cli.run.shared_address import connected  # noqa: PLC0415
 
-        self._kind, self._registry, self.outages.say = SharedSchedule, registry, say
+        self._registry, self.outages.say = registry, say
         async with connected(self.address) as self._client:
             try:
                 async with asyncio.timeout(_CHECK_SECONDS):
@@ -83,7 +81,9 @@ class Shared:
 
     def schedule(self, name: str) -> SharedSchedule:
         """Return the schedule of a queue."""
-        return self._kind(self._client, name, fallback=self.fallback)
+        from aioapiqueue.integrations.redis import SharedSchedule  # noqa: PLC0415 - the extra
+
+        return SharedSchedule(self._client, name, fallback=self.fallback)
 
     def _loss(self, queue: str | None) -> str:
         faults = [one["fault"] for one in self._queues() if queue == one["queue"] and one["fault"]]
