@@ -194,12 +194,11 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("source", [THREAD, TASK], ids=["thread", "task"])
 @pytest.mark.parametrize("unread", [True, False])
-async def test_idle_close_races_the_next_call(bench, tools, source, unread):
+async def test_idle_close_races_the_next_call(bench, tools, unread):
     """A call that meets the hub's close is asked again, and counted once."""
     async with bench.hub({"sts": "1000/s"}) as hub:
-        program = await bench.start(f"{CALLS}{WAITS}{source}", hub)
+        program = await bench.start(f"{CALLS}{WAITS}{THREAD}", hub)
         assert await program.line() == "idle"
         await tools.until(lambda: any(one.is_idle for one in introspect.connections_of(hub)))
         # Not the one by which the process is known to be there.
@@ -212,6 +211,18 @@ async def test_idle_close_races_the_next_call(bench, tools, source, unread):
         assert await program.end(within=10) == ("", "")
         assert (hub.requests, [figure.calls for figure in hub.figures]) == (0, [2])
     assert len(bench.loopback.times) == 2
+
+
+async def test_connection_of_a_loop_is_kept(bench, tools):
+    """The hub does not close it: a loop has one, however many tasks it has."""
+    async with bench.hub({"sts": "1000/s"}) as hub:
+        program = await bench.start(f"{CALLS}{WAITS}{TASK}", hub)
+        assert await program.line() == "idle"
+        await tools.until(lambda: hub.requests == 0)
+        assert not any(one.close_idle() for one in introspect.connections_of(hub))
+        (bench.directory / "go").touch()
+        assert await program.end(within=10) == ("", "")
+        assert [figure.calls for figure in hub.figures] == [2]
 
 
 def hold_up(path):

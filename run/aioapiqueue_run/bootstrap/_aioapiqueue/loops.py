@@ -17,7 +17,7 @@ class _LoopWire:
     """The connection of an event loop, for all of its tasks."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.wire = CallWire(_socket.socket)
+        self.wire = CallWire(_socket.socket, closable=False)
         self.wire.sock.settimeout(0)
         self.waiting: dict[object, TaskAttempt] = {}
         self.signing: set[HttpAttempt] = set()
@@ -38,7 +38,6 @@ class _LoopWire:
 
     def ask(self, attempt: TaskAttempt) -> None:
         """Send an attempt's question."""
-        attempt.link = self
         self.waiting[attempt.number] = attempt
         self.send(attempt.question)
 
@@ -76,9 +75,6 @@ class _LoopWire:
             return
         self._has_received = True
         for message in messages:
-            if "idle" in message:  # the last message on this connection
-                self._ask_again()
-                return
             self._apply(message)
         self._watch()
 
@@ -117,17 +113,6 @@ class _LoopWire:
         else:
             self.send(wires.line(do="ping"))
             self._set_timer(wires.ANSWER, asked=time.monotonic())
-
-    def _ask_again(self) -> None:
-        """Ask on another link, as the hub has closed this one and read none of its questions."""
-        # Taken out first: `_lose` fails the attempts that it finds.
-        asked, self.waiting = self.waiting, {}
-        self._lose(unreachable("it closed the connection"))
-        for attempt in asked.values():
-            try:
-                _link().ask(attempt)
-            except PacingError as error:  # noqa: PERF203 - rare
-                attempt.answer(error)
 
     def _lose(self, error: PacingError) -> None:
         """Fail all waiting attempts, as the connection has ended."""
@@ -206,9 +191,7 @@ def _link() -> _LoopWire:
             old.wire.close()
             del links[other]
     try:
-        new = links[loop] = _LoopWire(loop)
+        link = links[loop] = _LoopWire(loop)
     except OSError as error:
         raise unreachable(error) from None
-    if link is not None:  # attempts of the lost link may be unsigned still
-        new.signing, new.ahead = link.signing, link.ahead
-    return new
+    return link

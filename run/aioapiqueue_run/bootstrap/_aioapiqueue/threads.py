@@ -47,7 +47,7 @@ class ThreadAttempt(HttpAttempt):
         if old is not None:
             old.close()
         try:
-            self._wire = CallWire(socket.socket)
+            self._wire = CallWire(socket.socket, closable=True)
         except OSError as error:
             raise unreachable(error) from None
         with suppress(OSError):  # closed by the hub: `wait` reads what it has sent before

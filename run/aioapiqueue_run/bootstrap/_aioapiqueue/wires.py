@@ -92,10 +92,15 @@ def line(**fields: object) -> bytes:
 
 
 class CallWire(HubWire):
-    """A connection on which attempts ask."""
+    """A connection on which attempts ask.
 
-    def __init__(self, make: Any) -> None:
-        super().__init__(make, closable=True)
+    Args:
+        make: makes a socket.
+        closable: whether the hub may close it while it has no attempts.
+    """
+
+    def __init__(self, make: Any, *, closable: bool) -> None:
+        super().__init__(make, closable=closable)
         self.has_received = False
         """Whether the hub has sent anything; if not, it may lack a file for the connection."""
         self._rest = b""
