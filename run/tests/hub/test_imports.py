@@ -34,7 +34,6 @@ import sys
 machinery = sys.modules["_frozen_importlib"]
 seen = machinery._find_spec
 [machinery._find_spec] = [one.cell_contents for one in seen.__closure__]
-finder = sys.meta_path.pop(0)
 """
 SEEN = """
 machinery._find_spec = seen
@@ -75,7 +74,6 @@ import sys
 folder = sys.modules.pop("_aioapiqueue").__path__[0].rpartition("/")[0]
 sys.path.remove(folder)
 """,
-    "seen by the finder only": UNSEEN + "sys.meta_path.insert(0, finder)",
 }
 
 
