@@ -14,7 +14,6 @@ import sys
 TYPE_CHECKING = False  # typing.TYPE_CHECKING would cost every program the import of typing
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
     from typing import Any
 
 HUB = os.environ.get("AIOAPIQUEUE_HUB", "")
@@ -161,8 +160,6 @@ class _ThisProcess:
         self.botocore = ""
         self.forked = False
         self._image = _image()
-        self.make_calls: Callable[[], Any] | None = None
-        """Makes the state of the process's calls, once they are paced."""
         self._begin()
 
     def _begin(self) -> None:
@@ -174,7 +171,6 @@ class _ThisProcess:
         """Modules that could not be hooked."""
         self.is_hooking = False
         """Whether modules are being hooked late, which imports others and must not begin again."""
-        self.calls: Any = None if self.make_calls is None else self.make_calls()
         self._presence: HubWire | None = None
         """The connection that shows the hub that this process is alive."""
 

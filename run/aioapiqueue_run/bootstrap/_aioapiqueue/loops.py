@@ -10,7 +10,7 @@ from typing import Any
 
 from . import process, wires
 from .attempts import HttpAttempt
-from .wires import CallWire, PacingError, refused, unreachable
+from .wires import CallWire, PacingError, calls, refused, unreachable
 
 
 class _LoopWire:
@@ -97,7 +97,7 @@ class _LoopWire:
     def _set_timer(self, seconds: float, *, asked: float = 0.0) -> None:
         loop = self.loop()
         self._timer, self._has_received = None, False
-        if loop is not None and self._error is None and not process.calls.silence_reported:
+        if loop is not None and self._error is None and not calls.silence_reported:
             self._timer = loop.call_later(seconds, self._look, asked)
 
     def _look(self, asked: float) -> None:
@@ -182,7 +182,7 @@ def _link() -> _LoopWire:
     if loop is None:
         raise refused("aioapiqueue paces aiobotocore on asyncio only")
     process.announce()
-    links = process.calls.links
+    links = calls.links
     link: _LoopWire | None = links.get(loop)
     if link is not None and link.works:
         return link

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import process
 from .attempts import HttpAttempt
-from .wires import CallWire, refused, unreachable
+from .wires import CallWire, calls, refused, unreachable
 
 _MOST_IDLE = 256
 """Most connections kept for the next threads that call; more threads are rare."""
@@ -17,7 +17,7 @@ class ThreadAttempt(HttpAttempt):
     """A thread's attempt: it blocks where a task's attempt would wait."""
 
     def __init__(self) -> None:
-        super().__init__(process.calls.signing, process.calls.ahead)
+        super().__init__(calls.signing, calls.ahead)
         self._wire: CallWire | None = None
 
     @staticmethod
@@ -33,7 +33,7 @@ class ThreadAttempt(HttpAttempt):
         process.announce()
         # This fails if none is idle, if the hub has closed it, or if the hub has ended.
         with suppress(IndexError, OSError):
-            wire = self._wire = process.calls.idle.pop()
+            wire = self._wire = calls.idle.pop()
             if wire.is_intact:
                 wire.send(self.question)
                 return
@@ -80,8 +80,8 @@ class ThreadAttempt(HttpAttempt):
     def end(self, outcome: dict[str, object]) -> None:
         super().end(outcome)
         wire, self._wire = self._wire, None
-        if wire is not None and wire in process.wires and len(process.calls.idle) < _MOST_IDLE:
-            process.calls.idle.append(wire)
+        if wire is not None and wire in process.wires and len(calls.idle) < _MOST_IDLE:
+            calls.idle.append(wire)
         elif wire is not None:
             wire.close()
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from . import HUB, HubWire, StrangerError, peer_of, process
+from . import HUB, HubWire, StrangerError, peer_of
 
 SILENCE = 30.0
 """Seconds without a message after which a waiting call sends `ping` to the hub.
@@ -67,9 +67,13 @@ def unreachable(why: object) -> PacingError:
 
 
 class _CallsInProcess:
-    """The state of a process's calls; a forked child has its own."""
+    """The state of this process's calls."""
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin again in a forked child: the parent's calls are the parent's."""
         self.idle: list[CallWire] = []
         """Connections of threads, while no call uses them."""
         self.links: Any = WeakKeyDictionary()
@@ -81,8 +85,8 @@ class _CallsInProcess:
         self.silence_reported = False
 
 
-process.make_calls = _CallsInProcess
-process.calls = _CallsInProcess()
+calls = _CallsInProcess()
+os.register_at_fork(after_in_child=calls.begin)
 
 
 def line(**fields: object) -> bytes:
@@ -150,9 +154,9 @@ def answer_is_due(asked: float) -> bool:
 
 def report_silence(wire: CallWire) -> None:
     """Report on stderr, once for each process, that the hub does not answer."""
-    if process.calls.silence_reported:
+    if calls.silence_reported:
         return
-    process.calls.silence_reported = True
+    calls.silence_reported = True
     with suppress(Exception):  # there may be no stderr, or a closed one
         pid = peer_of(wire.sock)[1]
         who, remedy = (f" (process {pid})", f": kill -CONT {pid}") if pid else ("", ".")
@@ -167,9 +171,9 @@ def report_silence(wire: CallWire) -> None:
 
 def _close_idle() -> None:
     """Close unused connections, so that Python does not warn about them."""
-    for wire in [*process.calls.idle, *(link.wire for link in process.calls.links.values())]:
+    for wire in [*calls.idle, *(link.wire for link in calls.links.values())]:
         wire.close()
-    process.calls.idle.clear()
+    calls.idle.clear()
 
 
 atexit.register(_close_idle)
