@@ -261,6 +261,31 @@ async def test_idle_close_races_a_ping(bench, tools):
         assert hub.figures[0].calls == len(bench.loopback.times) == 2
 
 
+DAEMON = """
+from _aioapiqueue.wires import CallWire
+close, receive, asked = CallWire.close, CallWire.receive, threading.Event()
+def slow(self):
+    asked.set()
+    time.sleep(0.2)
+    return receive(self)
+def meanwhile(self):
+    CallWire.close, CallWire.receive = close, slow
+    threading.Thread(target=work, args=[1], daemon=True).start()
+    asked.wait()
+    close(self)
+work(2)                                         # so slow that each has its own connection
+CallWire.close = meanwhile
+"""
+
+
+async def test_daemon_thread_keeps_its_connection(bench):
+    """At the program's end, no connection is closed that a daemon thread has taken meanwhile."""
+    linger = "import atexit, time\natexit.register(time.sleep, 0.5)\n"
+    async with bench.hub({"sts": "10/s"}) as hub:
+        program = await bench.start(f"{linger}{CALLS}{DAEMON}", hub)
+        assert await program.end(within=10) == ("sent\n" * 3, "")
+
+
 async def test_refusal_races_the_question(bench, monkeypatch):
     """A call whose connection is refused before it has asked says why."""
     monkeypatch.setattr("aioapiqueue_run.hub.protocol.MAX_CONNECTIONS_PER_PROCESS", 1)

@@ -171,9 +171,13 @@ def report_silence(wire: CallWire) -> None:
 
 def _close_idle() -> None:
     """Close unused connections, so that Python does not warn about them."""
-    for wire in [*calls.idle, *(link.wire for link in calls.links.values())]:
-        wire.close()
-    calls.idle.clear()
+    # Not those in use: a daemon thread that still waits would print an error, as it would if its
+    # connection were closed after it had taken that from the list.
+    with suppress(IndexError):
+        while True:
+            calls.idle.pop().close()
+    for link in list(calls.links.values()):
+        link.wire.close()
 
 
 atexit.register(_close_idle)
