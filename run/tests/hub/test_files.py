@@ -234,14 +234,13 @@ def hold_up(path):
 
 LATE_PING = """
 from _aioapiqueue import wires
-line, wires.SILENCE = wires.line, 0.1
-def late(**fields):
-    if fields == {"do": "ping"}:
-        open("pings", "w").close()
-        while not os.path.exists("closed"):
-            time.sleep(0.005)
-    return line(**fields)
-wires.line = late
+wires.SILENCE, must_ask = 0.1, wires.CallWire.must_ask
+def late(self):
+    open("pings", "w").close()
+    while not os.path.exists("closed"):
+        time.sleep(0.005)
+    return must_ask(self)
+wires.CallWire.must_ask = late
 """
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _socket
 import asyncio
-import time
 import weakref
 from typing import Any
 
@@ -22,8 +21,6 @@ class _LoopWire:
         self.waiting: dict[object, TaskAttempt] = {}
         self.signing: set[HttpAttempt] = set()
         self.ahead: set[HttpAttempt] = set()
-        self._has_received = False
-        """Whether the hub has sent anything since the timer was set."""
         self._timer: asyncio.TimerHandle | None = None
         self._unsent = b""
         self._error: PacingError | None = None
@@ -73,7 +70,6 @@ class _LoopWire:
         except OSError as error:
             self._lose(unreachable(error))
             return
-        self._has_received = True
         for message in messages:
             self._apply(message)
         self._watch()
@@ -88,31 +84,19 @@ class _LoopWire:
 
     def _watch(self) -> None:
         """Keep a timer while attempts wait, to notice a hub that does not answer."""
-        if self._timer is None and self.waiting:
-            self._set_timer(wires.SILENCE)
-        elif self._timer is not None and not self.waiting:
+        loop = self.loop()
+        if self._timer is not None and not self.waiting:
             self._timer.cancel()
             self._timer = None
+        elif self._timer is None and self.waiting and loop is not None:
+            self._timer = loop.call_later(wires.SILENCE, self._look)
 
-    def _set_timer(self, seconds: float, *, asked: float = 0.0) -> None:
-        loop = self.loop()
-        self._timer, self._has_received = None, False
-        if loop is not None and self._error is None and not calls.silence_reported:
-            self._timer = loop.call_later(seconds, self._look, asked)
-
-    def _look(self, asked: float) -> None:
-        """Send `ping` to a hub that has sent nothing for a while; report one that stays silent."""
+    def _look(self) -> None:
         self._receive()  # if the loop was blocked, the answer may be in the socket
-        if not self.waiting:
-            return
-        if self._has_received:
-            self._set_timer(wires.SILENCE)
-        elif asked and wires.answer_is_due(asked):
-            wires.report_silence(self.wire)
-            self._timer = None
-        else:
-            self.send(wires.line(do="ping"))
-            self._set_timer(wires.ANSWER, asked=time.monotonic())
+        self._timer = None
+        if self.waiting and self.wire.must_ask():
+            self.send(wires.PING)
+        self._watch()
 
     def _lose(self, error: PacingError) -> None:
         """Fail all waiting attempts, as the connection has ended."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from _socket import timeout  # no TimeoutError before Python 3.10
 from contextlib import suppress
 from typing import Any
 
 from . import process
 from .attempts import HttpAttempt
-from .wires import CallWire, calls, refused, unreachable
+from .wires import PING, CallWire, calls, refused, unreachable
 
 _MOST_IDLE = 256
 """Most connections kept for the next threads that call; more threads are rare."""
@@ -56,7 +57,12 @@ class ThreadAttempt(HttpAttempt):
     async def wait(self) -> None:
         while self._wire is not None:
             try:
-                messages = self._wire.receive_or_report()
+                messages = self._wire.receive()
+            except timeout:
+                # If the hub has closed the connection, its last messages are read next.
+                if self._wire.must_ask():
+                    self.send(PING)
+                continue
             except OSError as error:
                 raise unreachable(error) from None
             for message in messages:
