@@ -139,9 +139,15 @@ class HubWire:
         greeting, self.greeting = self.greeting, b""
         return greeting
 
-    def send(self, message: bytes) -> None:
-        """Send a message, after hello if it is the first."""
-        self.sock.sendall(self.take_greeting() + message, self.flags)
+    def send(self, message: bytes) -> bool:
+        """Send a message, after hello if it is the first; return whether it was sent."""
+        if not self.is_intact:
+            return False
+        try:
+            self.sock.sendall(self.take_greeting() + message, self.flags)
+        except OSError:  # closed by the hub, or the hub has ended
+            return False
+        return True
 
 
 def _image() -> str:
@@ -198,18 +204,14 @@ class _ThisProcess:
         except OSError:
             self._presence = None  # not raised here: only calls may fail, and they will
         else:
-            self._send(_line(do="hooked", botocore=self.botocore) if self.botocore else b"")
+            self._presence.send(
+                _line(do="hooked", botocore=self.botocore) if self.botocore else b""
+            )
 
     def report(self, do: str, **fields: object) -> None:
         """Report something about this process to the hub, if the hub can be reached."""
-        self._send(_line(do=do, **fields))
-
-    def _send(self, message: bytes) -> None:
-        if self._presence is not None and self._presence.is_intact:
-            try:
-                self._presence.send(message)
-            except OSError:
-                pass  # calls will find out, and raise
+        if self._presence is not None:  # if it is lost, calls will find out, and raise
+            self._presence.send(_line(do=do, **fields))
 
     def end(self) -> None:
         """Send `bye`, and close the connection, so that Python does not warn about it."""

@@ -32,11 +32,9 @@ class ThreadAttempt(HttpAttempt):
 
     def ask(self) -> None:
         process.announce()
-        # This fails if none is idle, if the hub has closed it, or if the hub has ended.
-        with suppress(IndexError, OSError):
-            wire = self._wire = calls.idle.pop()
-            if wire.is_intact:
-                wire.send(self.question)
+        with suppress(IndexError):  # none is idle
+            self._wire = calls.idle.pop()
+            if self._wire.send(self.question):
                 return
         self._ask_again()
 
@@ -51,8 +49,7 @@ class ThreadAttempt(HttpAttempt):
             self._wire = CallWire(socket.socket, closable=True)
         except OSError as error:
             raise unreachable(error) from None
-        with suppress(OSError):  # closed by the hub: `wait` reads what it has sent before
-            self._wire.send(self.question)
+        self._wire.send(self.question)  # if it is not sent, `wait` reads why
 
     async def wait(self) -> None:
         while self._wire is not None:
@@ -93,6 +90,5 @@ class ThreadAttempt(HttpAttempt):
 
     def send(self, message: bytes) -> None:
         wire = self._wire
-        if wire is not None and wire.is_intact:
-            with suppress(OSError):  # the next call will notice, and raise
-                wire.send(message)
+        if wire is not None:  # if it is not sent, the next call will notice, and raise
+            wire.send(message)
