@@ -173,8 +173,6 @@ class _ThisProcess:
 
         self.lock = _thread.RLock()  # reentrant, as a signal handler may make a call, too
         self.wires: set[HubWire] = set()
-        self.unhooked: set[str] = set()
-        """Modules that could not be hooked."""
         self.is_hooking = False
         """Whether modules are being hooked late, which imports others and must not begin again."""
         self._presence: HubWire | None = None

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
+_hooked: set[Any] = set()
+"""The classes whose subclasses are paced, or could not be."""
+
+
 def hook_when_loaded(name: str, spec: Any, is_client: Callable[[str], bool]) -> Any:
     """Have a module hooked once it has been loaded.
 
@@ -48,18 +52,15 @@ def hook_when_loaded(name: str, spec: Any, is_client: Callable[[str], bool]) -> 
 def hook_loaded(names: Iterable[str]) -> None:
     """Hook the modules with these names that are loaded and not hooked yet. Raises nothing."""
     for name in names:
-        module = sys.modules.get(name)
+        module: Any = sys.modules.get(name)
         base = None  # a module that is still being loaded has none, either
         with suppress(Exception):  # a lazy module may fail at the first access
             base = getattr(module, "BaseClient", None)
-        if module is None or not isinstance(base, type) or "_aioapiqueue_base" in vars(base):
-            continue
-        if name in process.unhooked:
+        if not isinstance(base, type) or base in _hooked:
             continue
         try:
             _hook(module)
         except Exception as error:  # noqa: BLE001 - the import that led here must not fail
-            process.unhooked.add(name)
             process.announce()
             process.report("unhooked", why=f"{name}: {error!r}"[:512])
 
@@ -67,9 +68,9 @@ def hook_loaded(names: Iterable[str]) -> None:
 def _hook(module: ModuleType) -> None:
     """Pace the clients of a `botocore.client` that has been imported, unless they are paced."""
     base: Any = module.BaseClient
-    if "_aioapiqueue_base" in vars(base):
+    if base in _hooked:
         return
-    base._aioapiqueue_base = True  # noqa: SLF001 - ours; first, as what follows may import again
+    _hooked.add(base)  # first, as what follows may import again, or fail
     own = vars(base).get("__init_subclass__")
 
     def __init_subclass__(cls: Any, /, **kwargs: object) -> None:  # noqa: N807
