@@ -137,12 +137,13 @@ class ClientConnection:
         return True
 
     def _hello(self, message: dict[str, Any]) -> None:
-        if message.get("version") != protocol.VERSION:
+        version = protocol.count(message, "version")
+        if version != protocol.VERSION:
             self._connection.refuse(
                 f"the hub speaks version {protocol.VERSION} of its protocol, but the client "
-                f"speaks {_version_in_words(message.get('version'))}. Either aioapiqueue was "
-                "upgraded during the run, or PYTHONPATH contains the bootstrap of another version. "
-                "Remove that bootstrap from PYTHONPATH, and start the run again"
+                f"speaks version {version}. Either aioapiqueue was upgraded during the run, or "
+                "PYTHONPATH contains the bootstrap of another version. Remove that bootstrap from "
+                "PYTHONPATH, and start the run again"
             )
             return
         stated = protocol.count(message, "pid")
@@ -323,10 +324,6 @@ class ClientConnection:
 
     def _send(self, **message: object) -> None:
         self._connection.send(protocol.to_line(**message))
-
-
-def _version_in_words(version: object) -> str:
-    return f"version {version}" if type(version) is int else "an unknown version"
 
 
 def _text_of(error: BaseException) -> str:
