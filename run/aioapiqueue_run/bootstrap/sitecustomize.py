@@ -44,9 +44,11 @@ def _hook_late(names: Iterable[str] = _CLIENTS) -> None:
         return
     _process.is_hooking = True  # what follows imports modules, and each import comes back here
     try:
-        _pacing().hook_loaded(names)
+        for name in names:
+            _pacing().hook_loaded(name)
     except Exception as error:  # noqa: BLE001 - the import that led here must not fail
-        _process.report("unhooked", why=repr(error)[:512])
+        _process.announce()
+        _process.report("unhooked", why=f"{name}: {error!r}"[:512])
     finally:
         _process.is_hooking = False
 

@@ -10,7 +10,7 @@ from . import process
 from .clients import pace_class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from types import ModuleType
 
 
@@ -49,20 +49,13 @@ def hook_when_loaded(name: str, spec: Any, is_client: Callable[[str], bool]) -> 
     return spec
 
 
-def hook_loaded(names: Iterable[str]) -> None:
-    """Hook the modules with these names that are loaded and not hooked yet. Raises nothing."""
-    for name in names:
-        module: Any = sys.modules.get(name)
-        base = None  # a module that is still being loaded has none, either
-        with suppress(Exception):  # a lazy module may fail at the first access
-            base = getattr(module, "BaseClient", None)
-        if not isinstance(base, type) or base in _hooked:
-            continue
-        try:
-            _hook(module)
-        except Exception as error:  # noqa: BLE001 - the import that led here must not fail
-            process.announce()
-            process.report("unhooked", why=f"{name}: {error!r}"[:512])
+def hook_loaded(name: str) -> None:
+    """Hook the module with this name if it is loaded and not hooked yet."""
+    base = None  # a module that is still being loaded has none, either
+    with suppress(Exception):  # a lazy module may fail at the first access
+        base = getattr(sys.modules.get(name), "BaseClient", None)
+    if isinstance(base, type) and base not in _hooked:
+        _hook(sys.modules[name])
 
 
 def _hook(module: ModuleType) -> None:
