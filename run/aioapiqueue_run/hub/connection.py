@@ -117,7 +117,7 @@ class ClientConnection:
         elif what == "ping":
             self._send(pong=True)
         elif what == "leave":
-            self._leave(protocol.count(message, "id"))
+            self._end(protocol.count(message, "id"), sent=False)
         elif self._process is None or not self._note(self._process, message):
             raise protocol.Malformed('"do" has an unknown value')
 
@@ -240,36 +240,29 @@ class ClientConnection:
                 f"cannot apply the response headers of {request.kind.service}", error
             )
 
-    def _leave(self, number: int) -> None:
-        """End a request that was not sent, as its caller has left."""
-        request = self._forget(number)
-        if request is not None:
-            # Before `withdraw`, which may start the next call: the figures never show both.
-            request.count_end(sent=False)
-            now = time.monotonic()
-            if request.under_way:
-                notify(self._calls.watcher.ended, request, now, Ended.NOT_SENT)
-            else:
-                notify(self._calls.watcher.left, now)
-            request.withdraw()
-
-    def _end(self, number: int, outcome: dict[str, Any] | None = None) -> None:
+    def _end(
+        self, number: int, outcome: dict[str, Any] | None = None, *, sent: bool = True
+    ) -> None:
         """End a request that waits or is in flight. An unknown one may have ended already."""
         request = self._forget(number)
         if request is None:
             return
-        request.count_end()
+        # Before `withdraw`, which may start the next call: the figures never show both.
+        request.count_end(sent=sent)
         if not request.under_way:
             notify(self._calls.watcher.left, time.monotonic())
             request.withdraw()
             return
-        result = Ended.UNKNOWN
+        result = Ended.UNKNOWN if sent else Ended.NOT_SENT
         try:
             if outcome is not None:
                 result = self._judge(request, outcome)
         finally:  # a malformed outcome ends the connection, but must not keep a permit
             notify(self._calls.watcher.ended, request, time.monotonic(), result)
-            request.release()
+            if sent:
+                request.release()
+            else:
+                request.withdraw()
 
     def _forget(self, number: int) -> Request | None:
         request = self._requests.pop(number, None)
