@@ -20,6 +20,7 @@ from _common import Report, interleave, main, spread
 
 from aioapiqueue import Registry
 from aioapiqueue_run.hub import Hub
+from aioapiqueue_run.hub.spi import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,7 @@ LIMITS = {"ec2": "1000000/s", "sts": "1000000/s"}
 # is while the program goes on: nothing waits for that.
 SLOTS = """
 import asyncio, json, sys, time
-from _aioapiqueue.attempts import Call
+from _aioapiqueue.attempts import BotocoreCall
 from _aioapiqueue.loops import TaskAttempt
 from _aioapiqueue.threads import ThreadAttempt
 calls = int(sys.argv[1])
@@ -42,7 +43,7 @@ def threads():
     taken = []
     for _ in range(calls):
         begun = time.perf_counter()
-        call = Call(None)
+        call = BotocoreCall(None)
         ThreadAttempt.drive(ThreadAttempt().start(fields, call))
         taken.append(time.perf_counter() - begun)
         call.end(status=200)
@@ -52,7 +53,7 @@ async def loop():
     taken = []
     for _ in range(calls):
         begun = time.perf_counter()
-        call = Call(None)
+        call = BotocoreCall(None)
         await TaskAttempt().start(fields, call)
         taken.append(time.perf_counter() - begun)
         call.end(status=200)
@@ -183,7 +184,7 @@ def waiters(report: Report, /, *, quick: bool) -> None:
     number = 2_000 if quick else 20_000
     with serving({"ec2": "1/h"}) as hub, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(hub.path))
-        client.sendall(b'{"do":"hello","version":1,"pid":1}\n')
+        client.sendall(b'{"do":"hello","version":%d,"pid":1}\n' % VERSION)
         before = resident()
         for one in range(1, number + 1):
             client.sendall(

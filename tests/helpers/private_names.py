@@ -57,7 +57,6 @@ ALLOWED = {
     "run/aioapiqueue_run/bootstrap/_aioapiqueue/clients.py": {"_credentials": "of botocore"},
     "run/aioapiqueue_run/bootstrap/_aioapiqueue/hook.py": {
         "_aioapiqueue": "ours, on classes of botocore",
-        "_aioapiqueue_base": "as above",
     },
     "run/aioapiqueue_run/hub/protocol.py": {f"{BOOTSTRAP}.VERSION": "has its name among others"},
     "run/aioapiqueue_run/hub/spi.py": {

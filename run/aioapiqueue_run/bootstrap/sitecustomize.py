@@ -6,9 +6,9 @@ it runs in. Of aioapiqueue, only this folder is needed there, with the standard 
 3.9 or later, and botocore 1.31 or later if the program uses it. The protocol is in aioapiqueue's
 docs/hub.md.
 
-Until botocore is imported, this costs one message to the hub and one entry in `sys.meta_path`. Then
-the package `_aioapiqueue`, beside this file, is loaded, and every client class that botocore or
-aiobotocore makes is paced.
+Until botocore is imported, this costs one message to the hub and one function that all imports
+call. Then the package `_aioapiqueue`, beside this file, is loaded, and every client class that
+botocore or aiobotocore makes is paced.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+_imports: Any = sys.modules.get("_frozen_importlib")  # what `import` calls
 _CLIENTS = ("botocore.client", "awscli.botocore.client")  # the AWS CLI contains its own copy
 
 
@@ -43,9 +44,11 @@ def _hook_late(names: Iterable[str] = _CLIENTS) -> None:
         return
     _process.is_hooking = True  # what follows imports modules, and each import comes back here
     try:
-        _pacing().hook_loaded(names)
+        for name in names:
+            _pacing().hook_loaded(name)
     except Exception as error:  # noqa: BLE001 - the import that led here must not fail
-        _process.report("unhooked", why=repr(error)[:512])
+        _process.announce()
+        _process.report("unhooked", why=f"{name}: {error!r}"[:512])
     finally:
         _process.is_hooking = False
 
@@ -57,39 +60,19 @@ def _found(name: str, spec: Any) -> Any:
     return _pacing().hook_when_loaded(name, spec, _is_client)
 
 
-class _Finder:
-    """Finds nothing itself, but has `botocore.client` hooked once it has been loaded."""
-
-    aioapiqueue = True  # shows a second copy of this file that the hook is installed
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Return what the other finders find for `botocore.client`; None for other modules."""
-        _hook_late()
-        if not _is_client(name):
-            return None  # the import system asks the next finder
-        for finder in [finder for finder in sys.meta_path if finder is not self]:
-            spec = finder.find_spec(name, path, target) if hasattr(finder, "find_spec") else None
-            if spec is not None:
-                return _found(name, spec)
-        return None
-
-
 def _watch_imports() -> None:
     """Watch what all imports find, whichever finder finds it."""
-    # A finder is not enough. One that a program puts before it may find `botocore.client` with its
-    # own loader (typeguard's does), and some programs replace the whole of `sys.meta_path`. To move
+    # Not with a finder. One that a program puts before it may find `botocore.client` with its own
+    # loader (typeguard's does), and some programs replace the whole of `sys.meta_path`. To move
     # ours to the front again would not help: some remove the first finder, taking it for their own.
-    sys.meta_path.insert(0, _Finder())
-    machinery: Any = sys.modules.get("_frozen_importlib")
-    find = getattr(machinery, "_find_spec", None)
-    if find is None:  # a Python without it: the finder remains, and modules are hooked late
-        return
+    find = _imports._find_spec  # noqa: SLF001 - there is no public way to see all imports
 
     def _find_spec(name: str, path: Any, target: Any = None) -> Any:
         _hook_late()
         return _found(name, find(name, path, target))
 
-    machinery._find_spec = _find_spec  # noqa: SLF001 - there is no other way
+    _find_spec.aioapiqueue = True  # type: ignore[attr-defined] # for a second copy of this file
+    _imports._find_spec = _find_spec  # noqa: SLF001 - as above
 
 
 def _exit() -> None:
@@ -139,12 +122,12 @@ def _chain() -> None:
 
 
 if __name__ == "sitecustomize":  # not if a test or a tool imports the file
-    if os.environ.get("AIOAPIQUEUE_HUB") and not any(
-        getattr(finder, "aioapiqueue", False) for finder in sys.meta_path
-    ):
-        import _aioapiqueue
+    try:
+        if os.environ.get("AIOAPIQUEUE_HUB") and not hasattr(_imports._find_spec, "aioapiqueue"):  # noqa: SLF001 - as above
+            import _aioapiqueue
 
-        _process = _aioapiqueue.process
+            _process = _aioapiqueue.process
 
-        _activate()
-    _chain()
+            _activate()
+    finally:  # in a Python without `_find_spec`, which no version has been so far, too
+        _chain()

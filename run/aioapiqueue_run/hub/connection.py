@@ -117,7 +117,7 @@ class ClientConnection:
         elif what == "ping":
             self._send(pong=True)
         elif what == "leave":
-            self._leave(protocol.count(message, "id"))
+            self._end(protocol.count(message, "id"), sent=False)
         elif self._process is None or not self._note(self._process, message):
             raise protocol.Malformed('"do" has an unknown value')
 
@@ -137,12 +137,13 @@ class ClientConnection:
         return True
 
     def _hello(self, message: dict[str, Any]) -> None:
-        if message.get("version") != protocol.VERSION:
+        version = protocol.count(message, "version")
+        if version != protocol.VERSION:
             self._connection.refuse(
                 f"the hub speaks version {protocol.VERSION} of its protocol, but the client "
-                f"speaks {_version_in_words(message.get('version'))}. Either aioapiqueue was "
-                "upgraded during the run, or PYTHONPATH contains the bootstrap of another version. "
-                "Remove that bootstrap from PYTHONPATH, and start the run again"
+                f"speaks version {version}. Either aioapiqueue was upgraded during the run, or "
+                "PYTHONPATH contains the bootstrap of another version. Remove that bootstrap from "
+                "PYTHONPATH, and start the run again"
             )
             return
         stated = protocol.count(message, "pid")
@@ -235,33 +236,28 @@ class ClientConnection:
                 f"cannot apply the response headers of {request.kind.service}", error
             )
 
-    def _leave(self, number: int) -> None:
-        """End a request that was not sent, as its caller has left."""
-        request = self._requests.pop(number, None)
-        if request is not None:
-            # Before `withdraw`, which may start the next call: the figures never show both.
-            if request.under_way:
-                self._calls.ended(request, time.monotonic(), Ended.NOT_SENT)
-            else:
-                self._calls.left(request, time.monotonic())
-            request.withdraw()
-
-    def _end(self, number: int, outcome: dict[str, Any] | None = None) -> None:
+    def _end(
+        self, number: int, outcome: dict[str, Any] | None = None, *, sent: bool = True
+    ) -> None:
         """End a request that waits or is in flight. An unknown one may have ended already."""
         request = self._requests.pop(number, None)
         if request is None:
             return
+        # Counted before `withdraw`, which may start the next call: the figures never show both.
         if not request.under_way:
             self._calls.left(request, time.monotonic())
             request.withdraw()
             return
-        result = Ended.UNKNOWN
+        result = Ended.UNKNOWN if sent else Ended.NOT_SENT
         try:
             if outcome is not None:
                 result = self._judge(request, outcome)
         finally:  # a malformed outcome ends the connection, but must not keep a permit
             self._calls.ended(request, time.monotonic(), result)
-            request.release()
+            if sent:
+                request.release()
+            else:
+                request.withdraw()
 
     @staticmethod
     def _judge(request: Request, outcome: dict[str, Any]) -> Ended:
@@ -304,10 +300,6 @@ class ClientConnection:
 
     def _send(self, **message: object) -> None:
         self._connection.send(protocol.to_line(**message))
-
-
-def _version_in_words(version: object) -> str:
-    return f"version {version}" if type(version) is int else "an unknown version"
 
 
 def _text_of(error: BaseException) -> str:

@@ -28,9 +28,8 @@ _NAME = re.compile(
     r"|(?:[A-Z-]+ )?/[!-~]*",  # a method and a path of it
     re.ASCII,
 )
-_LONGEST_NAME = 128
 LONGEST_TEXT = 128
-"""Most characters of a text, unless a message allows more."""
+"""Most characters of a name, and of a text unless a message allows more."""
 MOST_QUOTAS = 16
 """Most quotas that the advice of one response may have."""
 
@@ -73,7 +72,7 @@ def count(message: dict[str, Any], key: str) -> int:
 def name(message: dict[str, Any], key: str) -> str:
     """Return the name of a service or an operation."""
     value = message.get(key)
-    if isinstance(value, str) and len(value) <= _LONGEST_NAME and _NAME.fullmatch(value):
+    if isinstance(value, str) and len(value) <= LONGEST_TEXT and _NAME.fullmatch(value):
         return value
     raise Malformed(f'"{key}" is not a name')
 

@@ -194,12 +194,11 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("source", [THREAD, TASK], ids=["thread", "task"])
 @pytest.mark.parametrize("unread", [True, False])
-async def test_idle_close_races_the_next_call(bench, tools, source, unread):
+async def test_idle_close_races_the_next_call(bench, tools, unread):
     """A call that meets the hub's close is asked again, and counted once."""
     async with bench.hub({"sts": "1000/s"}) as hub:
-        program = await bench.start(f"{CALLS}{WAITS}{source}", hub)
+        program = await bench.start(f"{CALLS}{WAITS}{THREAD}", hub)
         assert await program.line() == "idle"
         await tools.until(lambda: any(one.is_idle for one in introspect.connections_of(hub)))
         # Not the one by which the process is known to be there.
@@ -214,6 +213,18 @@ async def test_idle_close_races_the_next_call(bench, tools, source, unread):
     assert len(bench.loopback.times) == 2
 
 
+async def test_connection_of_a_loop_is_kept(bench, tools):
+    """The hub does not close it: a loop has one, however many tasks it has."""
+    async with bench.hub({"sts": "1000/s"}) as hub:
+        program = await bench.start(f"{CALLS}{WAITS}{TASK}", hub)
+        assert await program.line() == "idle"
+        await tools.until(lambda: hub.requests == 0)
+        assert not any(one.close_idle() for one in introspect.connections_of(hub))
+        (bench.directory / "go").touch()
+        assert await program.end(within=10) == ("", "")
+        assert [figure.calls for figure in hub.figures] == [2]
+
+
 def hold_up(path):
     """Block the loop until there is a file, and what was sent just after that has come."""
     while not path.exists():
@@ -223,14 +234,13 @@ def hold_up(path):
 
 LATE_PING = """
 from _aioapiqueue import wires
-line, wires.SILENCE = wires.line, 0.1
-def late(**fields):
-    if fields == {"do": "ping"}:
-        open("pings", "w").close()
-        while not os.path.exists("closed"):
-            time.sleep(0.005)
-    return line(**fields)
-wires.line = late
+wires.SILENCE, must_ask = 0.1, wires.CallWire.must_ask
+def late(self):
+    open("pings", "w").close()
+    while not os.path.exists("closed"):
+        time.sleep(0.005)
+    return must_ask(self)
+wires.CallWire.must_ask = late
 """
 
 
@@ -248,6 +258,31 @@ async def test_idle_close_races_a_ping(bench, tools):
         (bench.directory / "closed").touch()
         assert await program.end(within=10) == ("", "")
         assert hub.figures[0].calls == len(bench.loopback.times) == 2
+
+
+DAEMON = """
+from _aioapiqueue.wires import CallWire
+close, receive, asked = CallWire.close, CallWire.receive, threading.Event()
+def slow(self):
+    asked.set()
+    time.sleep(0.2)
+    return receive(self)
+def meanwhile(self):
+    CallWire.close, CallWire.receive = close, slow
+    threading.Thread(target=work, args=[1], daemon=True).start()
+    asked.wait()
+    close(self)
+work(2)                                         # so slow that each has its own connection
+CallWire.close = meanwhile
+"""
+
+
+async def test_daemon_thread_keeps_its_connection(bench):
+    """At the program's end, no connection is closed that a daemon thread has taken meanwhile."""
+    linger = "import atexit, time\natexit.register(time.sleep, 0.5)\n"
+    async with bench.hub({"sts": "10/s"}) as hub:
+        program = await bench.start(f"{linger}{CALLS}{DAEMON}", hub)
+        assert await program.end(within=10) == ("sent\n" * 3, "")
 
 
 async def test_refusal_races_the_question(bench, monkeypatch):

@@ -2,6 +2,8 @@
 
 import pytest
 
+from aioapiqueue_run.hub import protocol as _protocol
+
 pytestmark = pytest.mark.real
 
 # Ten calls at once, of the botocore that the lines before it import.
@@ -34,7 +36,6 @@ import sys
 machinery = sys.modules["_frozen_importlib"]
 seen = machinery._find_spec
 [machinery._find_spec] = [one.cell_contents for one in seen.__closure__]
-finder = sys.meta_path.pop(0)
 """
 SEEN = """
 machinery._find_spec = seen
@@ -75,7 +76,6 @@ import sys
 folder = sys.modules.pop("_aioapiqueue").__path__[0].rpartition("/")[0]
 sys.path.remove(folder)
 """,
-    "seen by the finder only": UNSEEN + "sys.meta_path.insert(0, finder)",
 }
 
 
@@ -130,3 +130,23 @@ async def test_stand_in_for_botocore_is_ignored(bench):
         assert await bench.run(source, hub) == (0, "", "")
         [process] = hub.processes.values()
         assert (process.botocore, process.late, process.unhooked) == (None, False, None)
+
+
+async def test_late_botocore_may_be_unhookable(bench, tools, monkeypatch):
+    """Where a class of clients takes no hook, imports go on, and the hub is told why, once."""
+    told = []
+    parse = _protocol.parse
+    monkeypatch.setattr(_protocol, "parse", lambda line: told.append(line) or parse(line))
+    source = """
+        import sys, types
+        botocore = sys.modules["botocore"] = types.ModuleType("botocore")
+        client = botocore.client = sys.modules["botocore.client"] = types.ModuleType("client")
+        client.BaseClient = int
+        import colorsys, botocore.client, fractions
+    """
+    async with bench.hub({}) as hub:
+        assert await bench.run(source, hub) == (0, "", "")
+        await tools.until(lambda: any(one.ended for one in hub.processes.values()))
+        [process] = hub.processes.values()
+        assert process.unhooked.startswith("botocore.client: TypeError(")
+        assert sum(b'"unhooked"' in line for line in told) == 1

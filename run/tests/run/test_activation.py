@@ -352,7 +352,6 @@ import sys
 machinery = sys.modules["_frozen_importlib"]
 seen = machinery._find_spec
 [machinery._find_spec] = [one.cell_contents for one in seen.__closure__]
-finder = sys.meta_path.pop(0)
 """
 
 

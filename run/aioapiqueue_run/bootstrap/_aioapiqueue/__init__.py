@@ -14,7 +14,6 @@ import sys
 TYPE_CHECKING = False  # typing.TYPE_CHECKING would cost every program the import of typing
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
     from typing import Any
 
 HUB = os.environ.get("AIOAPIQUEUE_HUB", "")
@@ -140,9 +139,15 @@ class HubWire:
         greeting, self.greeting = self.greeting, b""
         return greeting
 
-    def send(self, message: bytes) -> None:
-        """Send a message, after hello if it is the first."""
-        self.sock.sendall(self.take_greeting() + message, self.flags)
+    def send(self, message: bytes) -> bool:
+        """Send a message, after hello if it is the first; return whether it was sent."""
+        if not self.is_intact:
+            return False
+        try:
+            self.sock.sendall(self.take_greeting() + message, self.flags)
+        except OSError:  # closed by the hub, or the hub has ended
+            return False
+        return True
 
 
 def _image() -> str:
@@ -161,8 +166,6 @@ class _ThisProcess:
         self.botocore = ""
         self.forked = False
         self._image = _image()
-        self.make_calls: Callable[[], Any] | None = None
-        """Makes the state of the process's calls, once they are paced."""
         self._begin()
 
     def _begin(self) -> None:
@@ -170,11 +173,8 @@ class _ThisProcess:
 
         self.lock = _thread.RLock()  # reentrant, as a signal handler may make a call, too
         self.wires: set[HubWire] = set()
-        self.unhooked: set[str] = set()
-        """Modules that could not be hooked."""
         self.is_hooking = False
         """Whether modules are being hooked late, which imports others and must not begin again."""
-        self.calls: Any = None if self.make_calls is None else self.make_calls()
         self._presence: HubWire | None = None
         """The connection that shows the hub that this process is alive."""
 
@@ -202,18 +202,14 @@ class _ThisProcess:
         except OSError:
             self._presence = None  # not raised here: only calls may fail, and they will
         else:
-            self._send(_line(do="hooked", botocore=self.botocore) if self.botocore else b"")
+            self._presence.send(
+                _line(do="hooked", botocore=self.botocore) if self.botocore else b""
+            )
 
     def report(self, do: str, **fields: object) -> None:
         """Report something about this process to the hub, if the hub can be reached."""
-        self._send(_line(do=do, **fields))
-
-    def _send(self, message: bytes) -> None:
-        if self._presence is not None and self._presence.is_intact:
-            try:
-                self._presence.send(message)
-            except OSError:
-                pass  # calls will find out, and raise
+        if self._presence is not None:  # if it is lost, calls will find out, and raise
+            self._presence.send(_line(do=do, **fields))
 
     def end(self) -> None:
         """Send `bye`, and close the connection, so that Python does not warn about it."""

@@ -10,8 +10,12 @@ from . import process
 from .clients import pace_class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from types import ModuleType
+
+
+_hooked: set[Any] = set()
+"""The classes whose subclasses are paced, or could not be."""
 
 
 def hook_when_loaded(name: str, spec: Any, is_client: Callable[[str], bool]) -> Any:
@@ -45,31 +49,21 @@ def hook_when_loaded(name: str, spec: Any, is_client: Callable[[str], bool]) -> 
     return spec
 
 
-def hook_loaded(names: Iterable[str]) -> None:
-    """Hook the modules with these names that are loaded and not hooked yet. Raises nothing."""
-    for name in names:
-        module = sys.modules.get(name)
-        base = None  # a module that is still being loaded has none, either
-        with suppress(Exception):  # a lazy module may fail at the first access
-            base = getattr(module, "BaseClient", None)
-        if module is None or not isinstance(base, type) or "_aioapiqueue_base" in vars(base):
-            continue
-        if name in process.unhooked:
-            continue
-        try:
-            _hook(module)
-        except Exception as error:  # noqa: BLE001 - the import that led here must not fail
-            process.unhooked.add(name)
-            process.announce()
-            process.report("unhooked", why=f"{name}: {error!r}"[:512])
+def hook_loaded(name: str) -> None:
+    """Hook the module with this name if it is loaded and not hooked yet."""
+    base = None  # a module that is still being loaded has none, either
+    with suppress(Exception):  # a lazy module may fail at the first access
+        base = getattr(sys.modules.get(name), "BaseClient", None)
+    if isinstance(base, type) and base not in _hooked:
+        _hook(sys.modules[name])
 
 
 def _hook(module: ModuleType) -> None:
     """Pace the clients of a `botocore.client` that has been imported, unless they are paced."""
     base: Any = module.BaseClient
-    if "_aioapiqueue_base" in vars(base):
+    if base in _hooked:
         return
-    base._aioapiqueue_base = True  # noqa: SLF001 - ours; first, as what follows may import again
+    _hooked.add(base)  # first, as what follows may import again, or fail
     own = vars(base).get("__init_subclass__")
 
     def __init_subclass__(cls: Any, /, **kwargs: object) -> None:  # noqa: N807

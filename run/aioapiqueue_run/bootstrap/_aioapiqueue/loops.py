@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import _socket
 import asyncio
-import time
 import weakref
 from typing import Any
 
 from . import process, wires
 from .attempts import HttpAttempt
-from .wires import CallWire, PacingError, refused, unreachable
+from .wires import CallWire, PacingError, calls, refused, unreachable
 
 
 class _LoopWire:
     """The connection of an event loop, for all of its tasks."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.wire = CallWire(_socket.socket)
+        self.wire = CallWire(_socket.socket, closable=False)
         self.wire.sock.settimeout(0)
         self.waiting: dict[object, TaskAttempt] = {}
         self.signing: set[HttpAttempt] = set()
         self.ahead: set[HttpAttempt] = set()
-        self._has_received = False
-        """Whether the hub has sent anything since the timer was set."""
         self._timer: asyncio.TimerHandle | None = None
         self._unsent = b""
         self._error: PacingError | None = None
@@ -38,7 +35,6 @@ class _LoopWire:
 
     def ask(self, attempt: TaskAttempt) -> None:
         """Send an attempt's question."""
-        attempt.link = self
         self.waiting[attempt.number] = attempt
         self.send(attempt.question)
 
@@ -74,11 +70,7 @@ class _LoopWire:
         except OSError as error:
             self._lose(unreachable(error))
             return
-        self._has_received = True
         for message in messages:
-            if "idle" in message:  # the last message on this connection
-                self._ask_again()
-                return
             self._apply(message)
         self._watch()
 
@@ -92,42 +84,19 @@ class _LoopWire:
 
     def _watch(self) -> None:
         """Keep a timer while attempts wait, to notice a hub that does not answer."""
-        if self._timer is None and self.waiting:
-            self._set_timer(wires.SILENCE)
-        elif self._timer is not None and not self.waiting:
+        loop = self.loop()
+        if self._timer is not None and not self.waiting:
             self._timer.cancel()
             self._timer = None
+        elif self._timer is None and self.waiting and loop is not None:
+            self._timer = loop.call_later(wires.SILENCE, self._look)
 
-    def _set_timer(self, seconds: float, *, asked: float = 0.0) -> None:
-        loop = self.loop()
-        self._timer, self._has_received = None, False
-        if loop is not None and self._error is None and not process.calls.silence_reported:
-            self._timer = loop.call_later(seconds, self._look, asked)
-
-    def _look(self, asked: float) -> None:
-        """Send `ping` to a hub that has sent nothing for a while; report one that stays silent."""
+    def _look(self) -> None:
         self._receive()  # if the loop was blocked, the answer may be in the socket
-        if not self.waiting:
-            return
-        if self._has_received:
-            self._set_timer(wires.SILENCE)
-        elif asked and wires.answer_is_due(asked):
-            wires.report_silence(self.wire)
-            self._timer = None
-        else:
-            self.send(wires.line(do="ping"))
-            self._set_timer(wires.ANSWER, asked=time.monotonic())
-
-    def _ask_again(self) -> None:
-        """Ask on another link, as the hub has closed this one and read none of its questions."""
-        # Taken out first: `_lose` fails the attempts that it finds.
-        asked, self.waiting = self.waiting, {}
-        self._lose(unreachable("it closed the connection"))
-        for attempt in asked.values():
-            try:
-                _link().ask(attempt)
-            except PacingError as error:  # noqa: PERF203 - rare
-                attempt.answer(error)
+        self._timer = None
+        if self.waiting and self.wire.must_ask():
+            self.send(wires.PING)
+        self._watch()
 
     def _lose(self, error: PacingError) -> None:
         """Fail all waiting attempts, as the connection has ended."""
@@ -197,7 +166,7 @@ def _link() -> _LoopWire:
     if loop is None:
         raise refused("aioapiqueue paces aiobotocore on asyncio only")
     process.announce()
-    links = process.calls.links
+    links = calls.links
     link: _LoopWire | None = links.get(loop)
     if link is not None and link.works:
         return link
@@ -206,9 +175,7 @@ def _link() -> _LoopWire:
             old.wire.close()
             del links[other]
     try:
-        new = links[loop] = _LoopWire(loop)
+        link = links[loop] = _LoopWire(loop)
     except OSError as error:
         raise unreachable(error) from None
-    if link is not None:  # attempts of the lost link may be unsigned still
-        new.signing, new.ahead = link.signing, link.ahead
-    return new
+    return link

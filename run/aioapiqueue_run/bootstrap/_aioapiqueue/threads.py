@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from _socket import timeout  # no TimeoutError before Python 3.10
 from contextlib import suppress
 from typing import Any
 
 from . import process
 from .attempts import HttpAttempt
-from .wires import CallWire, refused, unreachable
+from .wires import PING, CallWire, calls, refused, unreachable
 
 _MOST_IDLE = 256
 """Most connections kept for the next threads that call; more threads are rare."""
@@ -17,7 +18,7 @@ class ThreadAttempt(HttpAttempt):
     """A thread's attempt: it blocks where a task's attempt would wait."""
 
     def __init__(self) -> None:
-        super().__init__(process.calls.signing, process.calls.ahead)
+        super().__init__(calls.signing, calls.ahead)
         self._wire: CallWire | None = None
 
     @staticmethod
@@ -31,11 +32,9 @@ class ThreadAttempt(HttpAttempt):
 
     def ask(self) -> None:
         process.announce()
-        # This fails if none is idle, if the hub has closed it, or if the hub has ended.
-        with suppress(IndexError, OSError):
-            wire = self._wire = process.calls.idle.pop()
-            if wire.is_intact:
-                wire.send(self.question)
+        with suppress(IndexError):  # none is idle
+            self._wire = calls.idle.pop()
+            if self._wire.send(self.question):
                 return
         self._ask_again()
 
@@ -47,16 +46,20 @@ class ThreadAttempt(HttpAttempt):
         if old is not None:
             old.close()
         try:
-            self._wire = CallWire(socket.socket)
+            self._wire = CallWire(socket.socket, closable=True)
         except OSError as error:
             raise unreachable(error) from None
-        with suppress(OSError):  # closed by the hub: `wait` reads what it has sent before
-            self._wire.send(self.question)
+        self._wire.send(self.question)  # if it is not sent, `wait` reads why
 
     async def wait(self) -> None:
         while self._wire is not None:
             try:
-                messages = self._wire.receive_or_report()
+                messages = self._wire.receive()
+            except timeout:
+                # If the hub has closed the connection, its last messages are read next.
+                if self._wire.must_ask():
+                    self.send(PING)
+                continue
             except OSError as error:
                 raise unreachable(error) from None
             for message in messages:
@@ -80,13 +83,12 @@ class ThreadAttempt(HttpAttempt):
     def end(self, outcome: dict[str, object]) -> None:
         super().end(outcome)
         wire, self._wire = self._wire, None
-        if wire is not None and wire in process.wires and len(process.calls.idle) < _MOST_IDLE:
-            process.calls.idle.append(wire)
+        if wire is not None and wire in process.wires and len(calls.idle) < _MOST_IDLE:
+            calls.idle.append(wire)
         elif wire is not None:
             wire.close()
 
     def send(self, message: bytes) -> None:
         wire = self._wire
-        if wire is not None and wire.is_intact:
-            with suppress(OSError):  # the next call will notice, and raise
-                wire.send(message)
+        if wire is not None:  # if it is not sent, the next call will notice, and raise
+            wire.send(message)

@@ -8,21 +8,19 @@ import json
 import os
 import sys
 import time
-from _socket import timeout  # no TimeoutError before Python 3.10
 from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from . import HUB, HubWire, StrangerError, peer_of, process
+from . import HUB, HubWire, StrangerError, peer_of
 
-SILENCE = 30.0
-"""Seconds without a message after which a waiting call sends `ping` to the hub.
+SILENCE = 17.5
+"""Seconds without a message after which a waiting call sends `ping` to the hub. A hub that sends
+nothing for as long again is reported.
 
 A call may have to wait for an hour, so its wait alone shows nothing. After half a minute or so,
 users wonder why their program stands still; and the hub can easily answer that often.
 """
-ANSWER = 5.0
-"""Seconds in which the hub must answer a `ping`: it does so at once, unless it is stopped."""
 
 
 class PacingError(RuntimeError):
@@ -67,9 +65,13 @@ def unreachable(why: object) -> PacingError:
 
 
 class _CallsInProcess:
-    """The state of a process's calls; a forked child has its own."""
+    """The state of this process's calls."""
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin again in a forked child: the parent's calls are the parent's."""
         self.idle: list[CallWire] = []
         """Connections of threads, while no call uses them."""
         self.links: Any = WeakKeyDictionary()
@@ -81,8 +83,8 @@ class _CallsInProcess:
         self.silence_reported = False
 
 
-process.make_calls = _CallsInProcess
-process.calls = _CallsInProcess()
+calls = _CallsInProcess()
+os.register_at_fork(after_in_child=calls.begin)
 
 
 def line(**fields: object) -> bytes:
@@ -91,14 +93,24 @@ def line(**fields: object) -> bytes:
     return json.dumps(given).encode() + b"\n"
 
 
-class CallWire(HubWire):
-    """A connection on which attempts ask."""
+PING = line(do="ping")
 
-    def __init__(self, make: Any) -> None:
-        super().__init__(make, closable=True)
-        self.has_received = False
+
+class CallWire(HubWire):
+    """A connection on which attempts ask.
+
+    Args:
+        make: makes a socket.
+        closable: whether the hub may close it while it has no attempts.
+    """
+
+    def __init__(self, make: Any, *, closable: bool) -> None:
+        super().__init__(make, closable=closable)
+        self._has_received = False
         """Whether the hub has sent anything; if not, it may lack a file for the connection."""
         self._rest = b""
+        self._asked = 0.0
+        """When `ping` was sent; 0: the hub has sent something since."""
         self.sock.settimeout(SILENCE)
 
     def receive(self) -> list[dict[str, Any]]:
@@ -110,61 +122,49 @@ class CallWire(HubWire):
         chunk = self.sock.recv(65536)
         if not chunk:
             raise ConnectionResetError("it closed the connection")
-        self.has_received = True
+        self._has_received, self._asked = True, 0.0
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         return [json.loads(one) for one in lines]
 
-    def receive_or_report(self) -> list[dict[str, Any]]:
-        """Wait for messages as `receive` does; if the hub does not answer, report that once."""
-        # With the socket's time-out: a timer would need another thread for each waiting one.
-        asked = 0.0
-        try:
-            while True:
-                try:
-                    return self.receive()
-                except timeout:  # noqa: PERF203 - what it waits for is longer
-                    if asked and answer_is_due(asked):
-                        report_silence(self)
-                        self.sock.settimeout(None)
-                    else:
-                        asked = time.monotonic()
-                        # If the hub has closed the connection, its last messages are read next.
-                        with suppress(OSError):
-                            self.send(line(do="ping"))
-                        self.sock.settimeout(ANSWER)
-        finally:
-            if asked and self.is_intact:
-                self.sock.settimeout(SILENCE)
+    def must_ask(self) -> bool:
+        """Return whether to send `ping` to a hub that has sent nothing for `SILENCE`.
 
+        If it has not answered the last one, report that once for each process.
+        """
+        if calls.silence_reported:
+            return False
+        asked, self._asked = self._asked, time.monotonic()
+        # Much later, this process was suspended, perhaps together with the hub: then ask again.
+        if not asked or self._asked - asked > 1.5 * SILENCE:
+            return True
+        calls.silence_reported = True
+        self._report_silence()
+        return False
 
-def answer_is_due(asked: float) -> bool:
-    """Return whether the hub should have answered by now."""
-    # Much later, this process was suspended, perhaps together with the hub: then ask again.
-    return time.monotonic() - asked < 2 * ANSWER
-
-
-def report_silence(wire: CallWire) -> None:
-    """Report on stderr, once for each process, that the hub does not answer."""
-    if process.calls.silence_reported:
-        return
-    process.calls.silence_reported = True
-    with suppress(Exception):  # there may be no stderr, or a closed one
-        pid = peer_of(wire.sock)[1]
-        who, remedy = (f" (process {pid})", f": kill -CONT {pid}") if pid else ("", ".")
-        files = "aioapiqueue: If not, it may have too many open files (raise ulimit -n).\n"
-        sys.stderr.write(
-            f"aioapiqueue: the hub{who} has not answered for {SILENCE + ANSWER:.0f} s.\n"
-            f"aioapiqueue: The calls of process {os.getpid()} wait until it does. If the hub is\n"
-            f"aioapiqueue: stopped, resume it{remedy}\n" + ("" if wire.has_received else files)
-        )
-        sys.stderr.flush()
+    def _report_silence(self) -> None:
+        with suppress(Exception):  # there may be no stderr, or a closed one
+            pid = peer_of(self.sock)[1]
+            who, remedy = (f" (process {pid})", f": kill -CONT {pid}") if pid else ("", ".")
+            said = (
+                f"the hub{who} has not answered for {2 * SILENCE:.0f} s.",
+                f"The calls of process {os.getpid()} wait until it does. If the hub is",
+                f"stopped, resume it{remedy}",
+                "If not, it may have too many open files (raise ulimit -n).",
+            )
+            lines = said[: 3 if self._has_received else 4]
+            sys.stderr.write("".join(f"aioapiqueue: {one}\n" for one in lines))
+            sys.stderr.flush()
 
 
 def _close_idle() -> None:
     """Close unused connections, so that Python does not warn about them."""
-    for wire in [*process.calls.idle, *(link.wire for link in process.calls.links.values())]:
-        wire.close()
-    process.calls.idle.clear()
+    # Not those in use: a daemon thread that still waits would print an error, as it would if its
+    # connection were closed after it had taken that from the list.
+    with suppress(IndexError):
+        while True:
+            calls.idle.pop().close()
+    for link in list(calls.links.values()):
+        link.wire.close()
 
 
 atexit.register(_close_idle)
