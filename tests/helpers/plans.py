@@ -8,6 +8,7 @@ from aioapiqueue.registry import Registry
 from aioapiqueue_run.cli.run.launch import Launch
 from aioapiqueue_run.cli.run.log import Log
 from aioapiqueue_run.cli.run.model import RunPlan
+from aioapiqueue_run.cli.run.options import RunOptions
 
 __all__ = ["plan_of"]
 
@@ -15,16 +16,12 @@ __all__ = ["plan_of"]
 def plan_of(registry: Registry | None = None, **changes: Any) -> RunPlan:
     """Return a plan to run `scan`, with these limits (default: none), but for `changes`."""
     defaults: dict[str, Any] = {
-        "command": ["scan"],
         "launch": Launch("/bin/scan", "scan", python=True),
         "registry": Registry({}) if registry is None else registry,
         "limits": {},
         "log": Log(None),
-        "dry_run": False,
         "shared": None,
         "on_host": None,
-        "live": False,
-        "grace": 10.0,
-        "allow_inactive": False,
+        "given": RunOptions(["scan"]),
     }
     return RunPlan(**(defaults | changes))

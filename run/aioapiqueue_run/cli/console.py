@@ -22,17 +22,18 @@ __all__ = [
     "FAILED",
     "MAX_LISTED",
     "PREFIX",
+    "USAGE_ERROR",
     "WIDTH",
     "as_argument",
+    "check_writable",
     "console",
+    "not_installed",
     "pluralize",
     "prefixed",
     "refuse",
     "say",
     "short",
     "unbroken",
-    "why_unwritable",
-    "wrapped",
 ]
 
 PREFIX = "aioapiqueue: "
@@ -46,14 +47,28 @@ USAGE_ERROR = 2
 """Exit codes of a command that could not do its work, and of invalid options (as in click)."""
 
 
-def prefixed(text: str) -> str:
+def prefixed(text: str, columns: int | None = WIDTH) -> str:
     """Return a message with `PREFIX` before each line and a line feed after it.
 
-    Control characters are escaped, except line feeds. A caller that quotes a text from elsewhere
-    passes it through `printable` first, because a line feed in it would begin a line of its own.
+    Long lines break between words. Control characters are escaped, except line feeds. A caller that
+    quotes a text from elsewhere passes it through `printable` first, because a line feed in it
+    would begin a line of its own.
+
+    Args:
+        text: the message.
+        columns: the width of each line. None: no line breaks.
     """
-    lines = text.removesuffix("\n").split("\n") if text else ()
+    lines = text.removesuffix("\n").split("\n") if text else []
+    if columns is not None:
+        lines = [part for line in lines for part in _broken(line, columns - len(PREFIX))]
+    lines = [line.replace(_UNBROKEN, " ") for line in lines]
     return "".join(f"{PREFIX}{printable(line)}".rstrip() + "\n" for line in lines)
+
+
+def _broken(line: str, columns: int) -> list[str]:
+    if len(line) <= columns:
+        return [line]  # `wrap` would change its spaces
+    return textwrap.wrap(line, max(1, columns), break_long_words=False, break_on_hyphens=False)
 
 
 def say(text: str) -> None:
@@ -61,10 +76,8 @@ def say(text: str) -> None:
 
     Elsewhere, each line stays whole, so that a program that reads them finds one problem in each.
     """
-    if sys.stderr.isatty():
-        columns = shutil.get_terminal_size().columns
-        text = "\n".join(_filled(line, columns) for line in text.split("\n"))
-    typer.echo(prefixed(text), err=True, nl=False)
+    columns = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
+    typer.echo(prefixed(text, columns), err=True, nl=False)
 
 
 def refuse(why: str, code: int = USAGE_ERROR) -> NoReturn:
@@ -81,22 +94,11 @@ def refuse(why: str, code: int = USAGE_ERROR) -> NoReturn:
     raise typer.Exit(code)
 
 
-def why_unwritable(path: Path) -> str | None:
-    """Return why a file cannot be written, as far as that is known in advance; None if it can."""
-    try:
-        if path.is_dir():
-            return "is a directory"
-        if not path.parent.is_dir():
-            return f"cannot be written: there is no directory {path.parent}"
-        try:
-            path.stat()  # `exists` hides errors from Python 3.14 on
-        except FileNotFoundError:
-            path = path.parent
-        if not os.access(path, os.W_OK):  # the file, or the directory for a new one
-            return "cannot be written"
-    except OSError as error:  # a name that is too long
-        return f"cannot be written: {error.strerror}"
-    return None
+def check_writable(option: str, path: Path) -> None:
+    """Refuse a file that cannot be written, as far as that is known before the work begins."""
+    known = path if os.path.lexists(path) else path.parent
+    if os.path.isdir(path) or not os.access(known, os.W_OK):  # noqa: PTH112 - it raises no errors
+        refuse(f"{option}: {path} cannot be written: check its name and its directory")
 
 
 _LATIN = re.compile(r"[\x80-\xa0\xad]")
@@ -119,6 +121,20 @@ def as_argument(text: str) -> str:
     # Not as `\xa0`: in a shell, that is one byte, but the character has two bytes in UTF-8.
     text = _LATIN.sub(lambda one: f"\\u{ord(one[0]):04x}", text)
     return f"$'{printable(text)}'"
+
+
+def not_installed(thing: str, extra: str, packages: str) -> str:
+    """Return the end of a sentence: what is needed, and how to install it.
+
+    Args:
+        thing: what is needed.
+        extra: the extra of aioapiqueue that has it.
+        packages: the packages of this extra, as pipx takes them.
+    """
+    return (
+        f"{thing}, which is not installed: pip install 'aioapiqueue[{extra}]' (with pipx: pipx "
+        f"inject aioapiqueue {packages})"
+    )
 
 
 def console() -> Console:
@@ -151,20 +167,8 @@ def short(number: float) -> str:
 
 
 def unbroken(text: str) -> str:
-    """Return a text that `wrapped` keeps on one line."""
+    """Return a text that messages keep on one line."""
     return text.replace(" ", _UNBROKEN)
 
 
 _UNBROKEN = "\N{NO-BREAK SPACE}"
-
-
-def wrapped(text: str) -> str:
-    """Return a message in lines that fit `WIDTH` columns with `PREFIX` before each."""
-    return _filled(text, WIDTH).replace(_UNBROKEN, " ")
-
-
-def _filled(text: str, columns: int) -> str:
-    room = max(1, columns - len(PREFIX))
-    if len(text) <= room:
-        return text  # `fill` would change its spaces
-    return textwrap.fill(text, room, break_long_words=False, break_on_hyphens=False)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from aioapiqueue import Rate
-from aioapiqueue_run.cli.console import FAILED, console, refuse, why_unwritable
+from aioapiqueue_run.cli.console import FAILED, check_writable, console, refuse
 
 __all__ = ["demo"]
 
@@ -23,7 +23,8 @@ def demo(
         int,
         typer.Option(
             metavar="N",
-            help=f"Number of snapshots in the account; at least {_MIN_SNAPSHOTS}.",
+            min=_MIN_SNAPSHOTS,
+            help="Number of snapshots in the account. With too few, no scan would be throttled.",
         ),
     ] = 320,
     rate: Annotated[
@@ -53,11 +54,6 @@ def demo(
     snapshots or made calls of its bystander fail. The paced scan was not throttled, found every
     public snapshot, and all calls of its bystander succeeded.
     """
-    if snapshots < _MIN_SNAPSHOTS:
-        refuse(
-            f"--snapshots: {snapshots} is too few: the unpaced scan would not be throttled, so "
-            f"there would be nothing to compare. Use {_MIN_SNAPSHOTS} or more."
-        )
     try:
         pace = Rate.parse(rate)
     except ValueError as error:
@@ -65,8 +61,8 @@ def demo(
     if pace != Rate(pace.calls, pace.per):
         refuse(f"--rate: {rate!r} has a burst or a unit: use a plain rate, such as 16/s")
     for option, file in (("--json", json_file), ("--report", report)):
-        if file and (problem := why_unwritable(file)):
-            refuse(f"{option}: {file} {problem}")
+        if file:
+            check_writable(option, file)
     if json_file and report and json_file.resolve() == report.resolve():
         refuse(f"--report: {report} is also the file of --json: choose another")
     if importlib.util.find_spec("aiobotocore") is None:

@@ -8,7 +8,7 @@ import typer
 from rich.markdown import Markdown
 
 from aioapiqueue.docs.spi import list_pages, read
-from aioapiqueue_run.cli.console import console, refuse, wrapped
+from aioapiqueue_run.cli.console import console, refuse
 
 __all__ = ["docs"]
 
@@ -33,7 +33,7 @@ def docs(
             return
         found = read(page)
     except LookupError as error:
-        refuse(wrapped(str(error)))
+        refuse(str(error))
     screen = console()
     if screen.is_terminal and found.markdown:
         screen.print(Markdown(found.text))

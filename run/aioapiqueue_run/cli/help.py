@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from aioapiqueue_run.cli.console import refuse, say, wrapped
+from aioapiqueue_run.cli.console import refuse, say
 
 __all__ = ["NO_CHECK", "Command", "CommandGroup", "Launcher", "NoCheck", "seconds"]
 
@@ -80,9 +80,8 @@ class Launcher(Command):
         if found and given[: len(given) - len(command)][-1:] != ["--"]:
             program = PurePath(command[0]).name
             say(
-                wrapped(
-                    f"{found} comes after {program}, so {program} gets it. If this is not what you "
-                    f'want, put {found} before {program}. If it is, write "--" before {program}.'
-                )
+                f"{found} comes after {program}, so {program} gets it.\n"
+                f"If this is not what you want, put {found} before {program}.\n"
+                f'If it is, write "--" before {program}.'
             )
         return rest

@@ -28,11 +28,10 @@ from aioapiqueue_run.cli.console import (
     pluralize,
     refuse,
     say,
-    wrapped,
 )
 from aioapiqueue_run.cli.help import Command, CommandGroup
 
-__all__ = ["app"]
+__all__ = ["app", "ask_hub"]
 
 app = typer.Typer(
     name="hub",
@@ -65,7 +64,7 @@ def status(
     if answer["kept"]:
         typer.echo("the hub runs until you stop it: aioapiqueue hub stop")
     if answer["problem"]:
-        say(wrapped(printable(answer["problem"])))
+        say(printable(answer["problem"]))
     if not answer["quotas"]:
         typer.echo("no quota is in use")
     for quota in answer["quotas"]:
@@ -80,7 +79,7 @@ def _show(quota: dict[str, Any]) -> None:
 
     kind = {"run": " (run)", "name": ""}.get(quota["kind"], "")
     limits = ", ".join(quota["limits"]) or "no overall limit"
-    paused = " (paused)" if quota.get("paused") else ""  # a hub of an earlier version has no key
+    paused = " (paused)" if quota["paused"] else ""
     typer.echo()
     line(f"{quota['name']}{kind}{paused}: {limits}")
     lanes = {key: limits for key, limits in quota["lanes"].items() if limits}
@@ -116,11 +115,11 @@ def start() -> None:
 
     Exits with 1 if the hub cannot be started.
     """
-    _check()
     try:
+        check_system()
         reached = reach({"command": "keep"}, override=os.environ.get(HUB_DIR))
-    except (SharedError, Unreachable) as error:
-        refuse(wrapped(str(error)), FAILED)
+    except (SharedError, Unreachable, RuntimeError) as error:
+        refuse(str(error), FAILED)
     reached.sock.close()  # the hub goes on without clients, because of "keep"
     typer.echo(
         f"the hub is running: process {reached.welcome['pid']}, at {reached.welcome['socket']}"
@@ -139,7 +138,7 @@ def stop() -> None:
     typer.echo(f"the hub has stopped (process {answer['pid']})")
     if answer["queues"]:
         queues = pluralize(answer["queues"], "queue")
-        say(wrapped(f"{queues} used the hub and will start another when needed"))
+        say(f"{queues} used the hub and will start another when needed")
 
 
 @app.command(cls=Command)
@@ -189,21 +188,28 @@ def _change(name: str, what: str) -> None:
         refuse(f"{why}: to list the quotas, run aioapiqueue hub status", FAILED)
 
 
-def _check() -> None:
+def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
+    answer = ask_hub(hello, none=none)
+    if isinstance(answer, str):
+        refuse(answer, FAILED)
+    return answer
+
+
+def ask_hub(hello: dict[str, Any], *, none: str) -> dict[str, Any] | str:
+    """Return the host hub's answer to a request, or a message why there is none.
+
+    Args:
+        hello: the request.
+        none: the message if no hub is running.
+    """
     try:
         check_system()
-    except RuntimeError as error:
-        refuse(str(error))
-
-
-def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
-    _check()
-    try:
         answer = command(HubLocation(os.environ.get(HUB_DIR)), hello)
-    except (OSError, ValueError) as error:  # a ValueError: no place for a hub, or no JSON
-        refuse(wrapped(f"cannot reach the hub: {error}"), FAILED)
+    # A ValueError: no place for a hub, or no JSON.
+    except (OSError, ValueError, RuntimeError) as error:
+        return f"cannot reach the hub: {error}"
     if answer is None:
-        refuse(none, FAILED)
+        return none
     if "refused" in answer:
-        refuse(wrapped(f"the hub refused the request: {printable(answer['refused'])}"), FAILED)
+        return f"the hub refused the request: {printable(answer['refused'])}"
     return answer

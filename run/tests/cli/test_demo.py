@@ -250,10 +250,13 @@ def test_nothing_throttled_is_no_comparison():
             ("--rate", "9/s burst 5"),
             "--rate: '9/s burst 5' has a burst or a unit: use a plain rate",
         ),
-        (("--snapshots", "199"), "--snapshots: 199 is too few"),
-        (("--json", "no-such-directory/x.json"), "there is no directory no-such-directory"),
-        (("--json", "."), "--json: . is a directory"),
-        (("--report", "."), "--report: . is a directory"),
+        (("--snapshots", "199"), "Invalid value for '--snapshots'"),
+        (
+            ("--json", "no-such-directory/x.json"),
+            "x.json cannot be written: check its name and its directory",
+        ),
+        (("--json", "."), "--json: . cannot be written"),
+        (("--report", "."), "--report: . cannot be written"),
         (("--report", "x", "--json", "./x"), "--report: x is also the file of --json"),
     ],
 )

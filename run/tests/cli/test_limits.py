@@ -154,10 +154,10 @@ def test_json_has_what_is_not_kept(tmp_path):
 def test_long_limits_leave_columns_in_place(tmp_path):
     """One that is wider than its column breaks between words."""
     (tmp_path / "mine.toml").write_text(
-        '[ec2]\npreset = "aws"\nquotas = {DescribeTags = "0.00002/s burst 1800000"}'
+        '[ec2]\npreset = "aws"\nquotas = {DescribeTags = "0.123456789/s burst 1800000"}'
     )
     shown = run("--limits", "mine.toml", "--service", "ec2", cwd=tmp_path).stdout
-    assert re.search(r"\n1 per 50000s burst +50% of mine.toml,\n900000 +line 3\n", shown)
+    assert re.search(r"\n0.061728394/s burst +50% of mine.toml,\n900000 +line 3\n", shown)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_hosts_are_shown(tmp_path):
             "Limit                    AWS publishes            Adjustable Source",
             "10/s                                                         limits.toml, line 3",
             "    all calls together",
-            "0.5/s                                                        limits.toml, line 4",
+            "30/min                                                       limits.toml, line 4",
             "    GET /search/*, POST, each on its own",
             "",
         ]
@@ -336,7 +336,7 @@ def test_discovered_quotas_become_a_valid_file(discovered):
     assert table == [
         'DescribeSnapshots = "40/s burst 200"',
         '"DescribeSnapshots unfiltered" = "15/s burst 100"',
-        'DescribeTags = "1 per 50000s burst 3000000"',
+        'DescribeTags = "2e-05/s burst 3000000"',
         'DescribeVolumes = "20/s burst 150"',
         'RunInstances = "1/s burst 5"  # not adjustable',
     ]

@@ -10,7 +10,7 @@ import pytest
 
 from aioapiqueue.recording.spi import Recording
 from aioapiqueue.registry import Registry
-from aioapiqueue_run.cli.console import unbroken, wrapped
+from aioapiqueue_run.cli.console import prefixed, unbroken
 from aioapiqueue_run.cli.run.advice import (
     ThrottledCalls,
     after_dry_run,
@@ -21,6 +21,7 @@ from aioapiqueue_run.cli.run.advice import (
 from aioapiqueue_run.cli.run.estimate import PacedEstimate
 from aioapiqueue_run.cli.run.launch import Launch
 from aioapiqueue_run.cli.run.model import Outcome
+from aioapiqueue_run.cli.run.options import RunOptions
 from aioapiqueue_run.hub import CallStats, Ended
 from aioapiqueue_run.hub.calls import Calls
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
@@ -168,25 +169,19 @@ def test_nothing_throttled_no_advice():
     assert record.found == []
 
 
-def plan(*limits, by_default=False, dry_run=True, options=None, **more):
+def plan(*limits, dry_run=True):
     """What was to be run."""
-    registry = Registry.parse('preset = "aws"') if by_default else Registry.from_options(limits)
-    if options is None:
-        options = [part for limit in limits for part in ("--limit", limit)]
+    command = ["scout", "aws", "--name", "a b"]
     return plan_of(
-        registry,
-        command=["scout", "aws", "--name", "a b"],
+        Registry.from_options(limits) if limits else Registry.parse('preset = "aws"'),
         launch=Launch("/bin/scout", "scout", python=True),
-        dry_run=dry_run,
-        options=options,
-        by_default=by_default,
-        **more,
+        given=RunOptions(command, limit=[*limits] or None, dry_run=dry_run),
     )
 
 
 def outcome_of(of, *lanes, service="iam", throttled=20, calls=30, seconds=10):
     """What came of a dry run of ten seconds in which calls of some lanes were throttled."""
-    estimate = PacedEstimate(of.registry) if of.dry_run else None
+    estimate = PacedEstimate(of.registry) if of.given.dry_run else None
     if estimate is not None:
         estimate.begin(1_000.0)
     hub = Calls(of.registry, count_only=True, watcher=estimate)
@@ -218,7 +213,7 @@ def suggested(of, outcome):
 
 def test_suggestion_keeps_the_preset():
     """A limit beside what AWS publishes does not take its place: EC2 stays paced."""
-    of = plan(by_default=True)
+    of = plan()
     options = ["--preset", "aws", "--limit", "iam.ListUsers=5/s"]
     assert suggested(of, outcome_of(of, "ListUsers")) == [options]
     outcome = outcome_of(of, "DescribeVolumes", service="ec2", throttled=29)
@@ -260,9 +255,9 @@ def test_limits_of_calls_at_once_are_not_judged():
 
 def test_advice_after_a_paced_run():
     """The option stays in one line, and goes beside the preset where that was the default."""
-    of = plan(by_default=True, dry_run=False)
+    of = plan(dry_run=False)
     outcome = outcome_of(of, "DescribeVolumes", service="ec2", throttled=29)
-    text = "\n".join(map(wrapped, after_throttling(of, outcome)))
+    text = prefixed("\n".join(after_throttling(of, outcome)))
     option = "--preset aws --limit 'ec2.DescribeVolumes unfiltered=0.5/s'"
     assert any(option in line for line in text.splitlines()), text
     assert "with --adaptive" in text

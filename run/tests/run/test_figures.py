@@ -9,6 +9,7 @@ from aioapiqueue.registry import Registry
 from aioapiqueue_run.cli.run.figures import dry_run_table, rows, table
 from aioapiqueue_run.cli.run.json_report import figure_as_json
 from aioapiqueue_run.cli.run.model import Outcome
+from aioapiqueue_run.cli.run.options import RunOptions
 from aioapiqueue_run.cli.run.report import remarks
 from aioapiqueue_run.hub import OTHERS, Kind
 from aioapiqueue_run.hub.calls import Calls
@@ -195,6 +196,6 @@ def test_what_is_summed_has_a_row():
     assert cells(text, [OTHERS])[0] == "5"
     assert cells(text, [f"{OTHERS},", "not", "paced"])[0] == "7"
     assert [one["calls"] for one in map(figure_as_json, figures[1:])] == [5, 7]
-    plan = plan_of(dry_run=True, allow_inactive=True)
+    plan = plan_of(given=RunOptions(["scan"], dry_run=True))
     said = " ".join(remarks(plan, Outcome(figures=figures)))
     assert "(others) adds up calls of further kinds" in said

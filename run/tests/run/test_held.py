@@ -8,6 +8,7 @@ import pytest
 
 from aioapiqueue import Event
 from aioapiqueue.registry import Registry
+from aioapiqueue_run.cli.console import PREFIX, prefixed
 from aioapiqueue_run.cli.run.held import held_by
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.report import headline
@@ -134,6 +135,5 @@ def test_lowered_rate_held_the_calls():
 def test_first_line_has_waits_and_limits(calls, said):
     """First what was paced, by how much and by which limit; then how the program ended."""
     plan = plan_of(Registry.parse(LIMITS))
-    assert headline(plan, outcome_of(calls), 0) == (
-        f"{said}0 throttled, 0 other errors; scan ended after 0:10, exit code 0"
-    )
+    shown = prefixed(headline(plan, outcome_of(calls), 0)).replace(PREFIX, "")
+    assert shown == f"{said}0 throttled, 0 other errors; scan ended after 0:10, exit code 0\n"

@@ -18,6 +18,7 @@ from aioapiqueue_run.cli.run.activation import Inactive, Why
 from aioapiqueue_run.cli.run.html_report import html_report, program_name
 from aioapiqueue_run.cli.run.json_report import json_report
 from aioapiqueue_run.cli.run.model import Outcome
+from aioapiqueue_run.cli.run.options import RunOptions
 from aioapiqueue_run.hub import CallStats, Ended, Process
 from aioapiqueue_run.hub.calls import Calls
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
@@ -193,11 +194,14 @@ def outcome_of(registry, account):
 @pytest.mark.parametrize("key", ["a", "second", "iam", "eu-west-1", "AKIAIOSFODNN7EXAMPLE"])
 def test_key_is_masked_in_names_and_not_in_prose(tmp_path, key):
     """An access key, or what stands for an account, may be a word: sentences keep theirs."""
-    plan = plan_of(registry := Registry({"iam": "100/s", "sts": "50/s"}))
+    plan = plan_of(
+        registry := Registry({"iam": "100/s", "sts": "50/s"}),
+        given=RunOptions(["scan"], show_accounts=True),
+    )
     outcome = outcome_of(registry, key)
     figures = json_report(plan, outcome, 0)
     page = tmp_path / "report.html"
-    page.write_text(html_report(plan, outcome, figures, show_accounts=True), "utf-8")
+    page.write_text(html_report(plan, outcome, figures), "utf-8")
     said = words_of_page(page)
     assert "iam ListUsers: throttled 200 times, while 10 calls a second were accepted" in said
     assert said.count("of the limit in sts eu-west-1 access-key-1") == 2  # title and headline
@@ -209,14 +213,16 @@ def test_key_is_masked_in_names_and_not_in_prose(tmp_path, key):
 
 def test_key_of_a_queue_that_only_waited_is_masked(tmp_path):
     """A run that ended before its first call started names its queue beside another run."""
-    plan = plan_of(registry := Registry({"s3": "1/h"}))
+    plan = plan_of(
+        registry := Registry({"s3": "1/h"}), given=RunOptions(["scan"], show_accounts=True)
+    )
     needs = registry.find_call("s3", "GetObject", region="eu-west-1", account="minio")
     queue = needs.queue.name
     waiting = CallStats("s3", "GetObject", "eu-west-1", "minio", queue, paced=True)
     outcome = Outcome(code=0, figures=[waiting], shared_with={"b, process 7": [queue]})
     page = tmp_path / "report.html"
     figures = json_report(plan, outcome, 0)
-    page.write_text(html_report(plan, outcome, figures, show_accounts=True), "utf-8")
+    page.write_text(html_report(plan, outcome, figures), "utf-8")
     said = words_of_page(page)
     assert "limits shared with other runs on this host: b, process 7 (s3 eu-west-1 access" in said
     assert "minio" not in page.read_text("utf-8")
@@ -266,7 +272,7 @@ def test_notes_have_no_arguments():
         ],
     )
     plan = plan_of()
-    text = html_report(plan, outcome, figures, show_accounts=False)
+    text = html_report(plan, outcome, figures)
     assert "not paced: python (process 0), python (process 1)" in text
     assert "hunter2" not in text
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 
 import pytest
+from typer.testing import CliRunner
+
+from aioapiqueue_run.cli.app import app
 
 pytestmark = [
     pytest.mark.real,
@@ -55,12 +58,13 @@ def test_each_problem_is_listed_once(quiet_run, python, tmp_path):
     assert "empty.toml contains no limits" in ended.words
 
 
-def test_grace_is_some_time(quiet_run, python):
+@pytest.mark.parametrize("given", ["0", "nan"])
+def test_grace_is_some_time(given):
     """No time at all to activate would stop any program: refused."""
-    options = ("--limit", "ec2=1/s", "--grace", "0", "--", python, "-c", "print('started')")
-    ended = quiet_run.here(*options)
-    assert (ended.code, ended.out) == (2, b"")
-    assert ended.words == "--grace: 0 is invalid: expected a number of seconds above 0"
+    options = ("--limit", "ec2=1/s", "--grace", given, "--", "echo", "started")
+    ended = CliRunner().invoke(app, ["run", *options])
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert f"'--grace': '{given}' is invalid: expected a number" in ended.stderr
 
 
 def test_option_goes_before_the_file(run, aws, python, tmp_path):

@@ -76,7 +76,7 @@ def test_password_is_not_repeated(monkeypatch):
     options = RunOptions(["true"], limit=["ec2=1/s"], dry_run=True, shared=url)
     plan = make_plan(options)
     assert plan.shared is None
-    assert plan.options == ["--limit", "ec2=1/s", "--shared", "redis://:***@host"]
+    assert plan.given.as_words() == ["--limit", "ec2=1/s", "--shared", "redis://:***@host"]
     assert "geheim" not in repr((options, plan))
     monkeypatch.setenv("AIOAPIQUEUE_SHARED", url)  # which is there for the next run, too
-    assert make_plan(options).options == ["--limit", "ec2=1/s"]
+    assert make_plan(options).given.as_words() == ["--limit", "ec2=1/s"]

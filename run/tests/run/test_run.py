@@ -339,8 +339,8 @@ def test_option_after_command_gets_hint(quiet_run, python):
         (python, program, "--help", "--limitless", "limit"),
     ):
         # It ends once the options are read.
-        told = CliRunner().invoke(app, ["run", "--grace", "0", *map(str, others)])
-        assert told.stderr.startswith("aioapiqueue: --grace: 0 is invalid")
+        told = CliRunner().invoke(app, ["run", "--fallback", "1/s", *map(str, others)])
+        assert told.stderr.startswith("aioapiqueue: --fallback needs --shared")
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])

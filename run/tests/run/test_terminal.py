@@ -12,6 +12,7 @@ import pytest
 if os.name != "posix":
     pytest.skip("needs pseudo-terminals", allow_module_level=True)
 
+from aioapiqueue_run.cli.run.log import Log
 from aioapiqueue_run.cli.run.progress import fit
 from tests.helpers import introspect
 from tests.helpers.servers import Server
@@ -290,3 +291,13 @@ def test_what_does_not_fit_is_counted():
     assert fit(["elasticloadbalancing: 12 calls"], "0:01", 20) == "elasticloadbal  0:01"
     assert fit([], "0:01", 10) == "      0:01"
     assert fit(["ec2"], "0:01", 3) == "  0"
+
+
+def test_each_message_fits_80_columns(capsys):
+    """Longer lines would be broken by the terminal, within words. A path stays whole."""
+    path = f"/opt/{'python' * 20}"
+    Log(None).say(f"waiting for {path} to end. {'Its calls are still paced. ' * 9}\nand so on")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if len(line) > 80] == [f"aioapiqueue: {path}"]
+    assert all(line.startswith("aioapiqueue: ") for line in lines)
+    assert lines[-1] == "aioapiqueue: and so on"

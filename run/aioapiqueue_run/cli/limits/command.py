@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import importlib.util
 import json
@@ -24,7 +25,16 @@ from aioapiqueue.registry.spi import (
     unknown_service,
 )
 from aioapiqueue.spi import printable
-from aioapiqueue_run.cli.console import FAILED, console, pluralize, refuse, say, why_unwritable
+from aioapiqueue_run.cli.console import (
+    FAILED,
+    USAGE_ERROR,
+    check_writable,
+    console,
+    not_installed,
+    pluralize,
+    refuse,
+    say,
+)
 from aioapiqueue_run.cli.help import Command, CommandGroup, NoCheck, seconds
 from aioapiqueue_run.cli.hosts import host_problems
 from aioapiqueue_run.cli.limits.models import BEDROCK, read_models, to_lanes
@@ -32,7 +42,7 @@ from aioapiqueue_run.cli.limits.quotas import SERVICES, GrantedRates, read_quota
 from aioapiqueue_run.cli.limits.table import as_json, show
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from aioapiqueue.registry import InForce
     from aioapiqueue_run.cli.limits.quotas import ServiceQuota
@@ -62,7 +72,7 @@ _Service = Annotated[
 ]
 _Share = Annotated[
     str | None,
-    typer.Option(metavar="PERCENT", help="Share of the published limits to use. Default: 50%."),
+    typer.Option(metavar="PERCENT", help="Share of these limits to use. Default: 50%."),
 ]
 
 
@@ -92,35 +102,66 @@ def limits(
     """
     if context.invoked_subcommand is not None:
         return
-    registry = _registry(file, share, check=not no_check)
+    with _problems_refused():
+        if file is not None:
+            preset = None if share is None else "aws"  # a share without a preset is an error
+            registry = Registry.load(file, preset=preset, share=share, check=not no_check)
+        else:
+            percent = f"{100 * _share(share):.6g}%"
+            registry = Registry.parse("", source="the options", preset="aws", share=percent)
     known = {entry.service for entry in registry}
-    names = [_name_of(one, known) for one in service or ()]
-    for number, name in enumerate(names):
-        if name in known:
-            continue
-        if is_host(name):
-            refuse(_why_no_limits(name, file, check=not no_check))
-        if "default" in known and (no_check or not unknown_service(name)):
-            names[number] = "default"  # whose limits such a service has
-        # Limits that are published but cannot be enforced are shown, too.
-        elif not published_limits(name):
-            refuse(_why_no_limits(name, file, check=not no_check))
+    names = [_shown(one, known, file, check=not no_check) for one in service or ()]
     if as_json_:
         typer.echo(json.dumps(as_json(registry, names), indent=2))
         return
     show(console(), registry, names)
 
 
-def _name_of(text: str, known: Collection[str]) -> str:
-    """Return the canonical name of a service or a host."""
+@contextlib.contextmanager
+def _problems_refused(code: int = USAGE_ERROR) -> Iterator[None]:
+    """End the command if limits are invalid, with all problems."""
+    try:
+        yield
+    except LimitsError as error:
+        refuse(str(error), code)
+
+
+def _share(text: str | None) -> float:
+    """Return the share that the option gives. Default: that of a limits.toml."""
+    with _problems_refused():
+        return DEFAULT_SHARE if text is None else parse_share(text, "--share")
+
+
+def _shown(text: str, known: Collection[str], file: Path | None, *, check: bool) -> str:
+    """Return the name under which the limits of a service or host are shown; refuse one without.
+
+    Args:
+        text: the value of `--service`.
+        known: the services and hosts that have limits.
+        file: the file with the limits; None: they are those that AWS publishes.
+        check: whether to check the names of services.
+    """
     if f"https://{text}" in known:
         return f"https://{text}"
-    if "." not in text and "://" not in text:  # no service of AWS has either
-        return canonical(text)
-    try:
-        return host_called(text)
-    except ValueError as error:
-        refuse(f"--service: {text!r} {error}")
+    where = f"{file} has no limit for" if file else "AWS publishes no limits for"
+    if "." in text or "://" in text:  # no service of AWS has either
+        try:
+            name = host_called(text)
+        except ValueError as error:
+            refuse(f"--service: {text!r} {error}")
+        if name in known:
+            return name
+        own = "" if file else ": name your own file with --limits FILE"
+        refuse(f"--service: {where} {name}{own}")
+    name = canonical(text)
+    # Limits that are published but cannot be enforced are shown, too.
+    if name in known or ("default" not in known and published_limits(name)):
+        return name
+    if check and (problem := unknown_service(name)):
+        refuse(f"--service: {problem}")
+    if "default" not in known:
+        refuse(f"--service: {where} {name}")
+    return "default"  # whose limits such a service has
 
 
 @app.command(cls=Command)
@@ -133,10 +174,8 @@ def check(
 
     Exits with 0 if the file is valid, and with 1 if it has a problem.
     """
-    try:
+    with _problems_refused(FAILED):
         registry = Registry.load(file, check=not no_check)
-    except LimitsError as error:
-        refuse("\n".join(error.problems), FAILED)
     if problems := host_problems(registry):
         refuse("\n".join(problems), FAILED)
     entries = list(registry)
@@ -178,10 +217,7 @@ def discover(
             metavar="REGION", help="Region of the quotas. Default: that of the environment."
         ),
     ] = None,
-    share: Annotated[
-        str | None,
-        typer.Option(metavar="PERCENT", help="Share of the granted limits to use. Default: 50%."),
-    ] = None,
+    share: _Share = None,
     timeout: Annotated[
         float,
         typer.Option(metavar="SECONDS", parser=seconds, help="Give up after this time."),
@@ -199,7 +235,7 @@ def discover(
     Exits with 1 and writes nothing if Service Quotas denies access, throttles the account, cannot
     be reached, or does not finish within --timeout. Exits with 2 if an option is invalid.
     """
-    part = _share(share)
+    part = 100 * _share(share)
     services = [canonical(one) for one in service or SERVICES]
     region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
@@ -217,8 +253,8 @@ def discover(
                 f"--service {printable(one)}: its quotas do not name operations. Use one of "
                 f"{', '.join(SERVICES)}, {BEDROCK}"
             )
-    if write is not None and (problem := _why_not_new(write)):
-        refuse(f"--write: {write} {problem}")
+    if write is not None:
+        _check_new(write)
     quotas, unknown = _fetch({one: SERVICES[one].code for one in services}, region, timeout)
     found = [read_quotas(*one) for one in quotas.items()]
     text = to_toml(found, region=region or "its Region", share=f"{part:.6g}%", when=today)
@@ -235,9 +271,7 @@ def discover(
             created.write(text)
     except OSError as error:
         refuse(f"--write: {write} cannot be written: {error.strerror}", FAILED)
-    typer.echo(
-        f"aioapiqueue: wrote {write}; to show it: aioapiqueue limits --limits {write}", err=True
-    )
+    say(f"wrote {write}; to show it: aioapiqueue limits --limits {write}")
 
 
 def _fetch(
@@ -248,22 +282,17 @@ def _fetch(
         from aioapiqueue_run.cli.limits.service_quotas import QuotasError, fetch_quotas  # noqa: PLC0415
     except ImportError as error:
         needed = str(error.name).partition(".")[0]
-        refuse(
-            f'discover needs {needed}: pip install "aioapiqueue[aws,cli]" (with pipx: pipx inject '
-            "aioapiqueue aiobotocore). Nothing was written.",
-            FAILED,
-        )
+        refuse(f"discover needs {not_installed(needed, 'aws,cli', 'aiobotocore')}", FAILED)
     try:
         return asyncio.run(fetch_quotas(services, region=region, seconds=timeout))
     except QuotasError as error:
         refuse(f"{printable(str(error))}. Nothing was written.", FAILED)
 
 
-def _why_not_new(path: Path) -> str | None:
-    """Return why a new file cannot be written there; None if it can."""
+def _check_new(path: Path) -> None:
     if os.path.lexists(path):
-        return "exists already: choose another name, or move the file away"
-    return why_unwritable(path)
+        refuse(f"--write: {path} exists already: choose another name, or move the file away")
+    check_writable("--write", path)
 
 
 def _print_models(region: str | None, timeout: float, *, share: float, when: str) -> None:
@@ -288,32 +317,3 @@ def _summarize(found: GrantedRates) -> None:
 def _list_unmapped(service: str, unmapped: Iterable[str]) -> None:
     for name in unmapped:
         say(f"{service}: skipped: {printable(name)}")
-
-
-def _registry(file: Path | None, share: str | None, *, check: bool) -> Registry:
-    try:
-        if file is not None:
-            preset = None if share is None else "aws"  # a share without a preset is an error
-            return Registry.load(file, preset=preset, share=share, check=check)
-        return Registry.parse('preset = "aws"', source="--share", share=f"{_share(share):.6g}%")
-    except LimitsError as error:
-        refuse("\n".join(error.problems))
-
-
-def _share(text: str | None) -> float:
-    """Return a share in percent. Default: that of a limits.toml."""
-    if text is None:
-        return DEFAULT_SHARE * 100
-    try:
-        return parse_share(text, "--share") * 100
-    except LimitsError as error:
-        refuse("\n".join(error.problems))
-
-
-def _why_no_limits(name: str, file: Path | None, *, check: bool) -> str:
-    if check and not is_host(name) and (problem := unknown_service(name)):
-        return f"--service: {problem}"
-    where = f"{file} has no limit for {name}" if file else f"AWS publishes no limits for {name}"
-    if is_host(name) and not file:
-        where = f"AWS publishes no limits for {name}: name your own file with --limits FILE"
-    return f"--service: {where}"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue import Rate
 from aioapiqueue.registry.spi import published, published_limits, unknown_operation
-from aioapiqueue_run.cli.limits.table import limit_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -227,5 +226,5 @@ def to_toml(found: Iterable[GrantedRates], *, region: str, share: str, when: str
         for key, rate in sorted(one.rates.items()):
             name = key if key.isidentifier() else f'"{key}"'
             remark = "" if key in one.adjustable else "  # not adjustable"
-            lines.append(f'{name} = "{limit_text(rate)}"{remark}')
+            lines.append(f'{name} = "{rate}"{remark}')
     return "\n".join(lines) + "\n"

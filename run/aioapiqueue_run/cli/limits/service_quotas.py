@@ -88,6 +88,11 @@ async def fetch_quotas(
         raise QuotasError("no Region is set: choose one, such as --region eu-west-1") from None
     except (BotoCoreError, ResponseParserError, OSError, ValueError) as error:
         raise QuotasError(f"cannot reach Service Quotas: {error}") from None
+    # A proxy, or a page with a login form, may respond with status 200, too.
+    except _PARSE_ERRORS as error:
+        raise QuotasError(
+            f"the response is not from Service Quotas ({type(error).__name__})"
+        ) from None
     if not quotas:
         raise QuotasError("; ".join(dict.fromkeys(unknown.values())))
     return quotas, unknown
@@ -103,20 +108,10 @@ async def _quotas(client: Any, code: str) -> list[ServiceQuota]:  # noqa: ANN401
 
 
 async def _list(client: Any, method: str, code: str) -> dict[str, ServiceQuota]:  # noqa: ANN401
-    """Return all pages of a listing, by the codes of the quotas.
-
-    Raises:
-        QuotasError: the response is not from Service Quotas. A proxy, or a page with a login form,
-            may respond with status 200, too.
-    """
-    try:
-        pages = client.get_paginator(method).paginate(ServiceCode=code)
-        listed = await pages.build_full_result()
-        return {quota["QuotaCode"]: quota for quota in listed["Quotas"]}
-    except _PARSE_ERRORS as error:
-        raise QuotasError(
-            f"the response is not from Service Quotas ({type(error).__name__})"
-        ) from None
+    """Return all pages of a listing, by the codes of the quotas."""
+    pages = client.get_paginator(method).paginate(ServiceCode=code)
+    listed = await pages.build_full_result()
+    return {quota["QuotaCode"]: quota for quota in listed["Quotas"]}
 
 
 def _reason_of(error: Any) -> str:  # noqa: ANN401 - a ClientError

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -25,11 +23,10 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.registry import Bucket, PublishedLimit, Registry
 
-__all__ = ["as_json", "limit_text", "show"]
+__all__ = ["as_json", "show"]
 
 _COLUMNS = {"Limit": 24, "AWS publishes": 24, "Adjustable": 10, "Source": None}
 """The headings, each with the width of its column; the last column has the rest."""
-_SECONDS = 11  # from here on, "1 per 20s" reads better than a fraction of a call
 
 
 @dataclasses.dataclass(slots=True)
@@ -78,7 +75,7 @@ def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
             for figure in published_limits(service):
                 if not figure.enforceable:
                     per = f" per {figure.per}" if figure.per else ""
-                    rate = f"{limit_text(figure.rate)}{per}"
+                    rate = f"{figure.rate}{per}"
                     text = f"Not enforced: {figure.name}, {rate} {footnotes.page(figure)}"
                     console.print(Text(text))
             console.print()
@@ -110,7 +107,7 @@ def _kind(entry: InForce) -> object:
 
 def _show_row(console: Console, row: _LimitRow, footnotes: _Footnotes) -> None:
     entry, figure = row.first, row.first.figure
-    limits = list(map(limit_text, entry.limits))
+    limits = list(map(str, entry.limits))
     if entry.concurrency is not None:
         limits.append(f"{entry.concurrency:,} in flight")
     limits = limits or ["any rate"]
@@ -118,7 +115,7 @@ def _show_row(console: Console, row: _LimitRow, footnotes: _Footnotes) -> None:
         limits.append("adaptive")
     published, adjustable, source = "", "", printable(entry.source)
     if figure is not None:
-        published, adjustable = limit_text(figure.rate), "yes" if figure.adjustable else "no"
+        published, adjustable = str(figure.rate), "yes" if figure.adjustable else "no"
         source = f"{(entry.share or 1) * 100:.6g}% of {footnotes.page(figure)}"
     _print_columns(console, ["\n".join(limits), published, adjustable, source], _COLUMNS.values())
     console.print(Padding(Text(printable(_calls_text(row))), (0, 0, 0, 4)))
@@ -164,22 +161,6 @@ def _bucket_text(name: str, bucket: Bucket) -> str:
     if costs:
         text += f" (cost: {', '.join(costs)})"
     return text if bucket.per_operation or len(bucket.operations) == 1 else f"{text} (shared)"
-
-
-def limit_text(limit: Limit) -> str:
-    """Return a limit as limits.toml takes it."""
-    if not isinstance(limit, Rate):
-        return str(limit)
-    rate = limit.calls / limit.per
-    whole = rate < 1 and math.isclose(1 / rate, round(1 / rate)) and 1 / rate >= _SECONDS
-    unit = "" if limit.unit == CALLS else f" {limit.unit}"
-    text = f"1{unit} per {round(1 / rate)}s" if whole else f"{_plain(rate)}{unit}/s"
-    return text if limit.burst == 1 else f"{text} burst {_plain(limit.burst)}"
-
-
-def _plain(number: float) -> str:
-    """Return a number with 6 significant digits and without an exponent."""
-    return f"{Decimal(f'{number:.6g}'):f}"
 
 
 def as_json(registry: Registry, services: Sequence[str]) -> list[dict[str, Any]]:

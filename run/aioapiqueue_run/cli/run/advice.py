@@ -143,7 +143,7 @@ def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
     found = find_throttled(outcome.figures, outcome.recording.series.step, plan.registry.hosts)
     estimate = outcome.estimate
     # If a --limit is given, the default preset no longer applies, so name it.
-    preset = "--preset aws " if plan.by_default else ""
+    preset = "--preset aws " if plan.given.has_no_limit else ""
     for one in found[:_MOST_NAMED]:
         lanes = one.lanes[0] if len(one.lanes) == 1 else f"{len(one.lanes):,} operations"
         text = f"{one.service} {lanes}: throttled {pluralize(one.throttled, 'time')}"
@@ -159,7 +159,7 @@ def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
     if len(found) > _MOST_NAMED:
         yield f"{len(found) - _MOST_NAMED:,} more were throttled: see the table"
     plans = [plan_of(plan.registry, one.service) for one in found]
-    if not plan.dry_run and any(one is None or one.limits.adaptive is None for one in plans):
+    if not plan.given.dry_run and any(one is None or one.limits.adaptive is None for one in plans):
         who = "a server" if plan.registry.hosts else "AWS"
         yield f"with --adaptive, rates drop automatically when {who} throttles"
 
@@ -206,5 +206,5 @@ def published_of(service: str, lane: str) -> PublishedLimit | None:
 
 def command_to_copy(plan: RunPlan) -> str:
     """Return the command of the paced run."""
-    words = ["aioapiqueue", "run", *plan.options, "--", *plan.command]
+    words = ["aioapiqueue", "run", *plan.given.as_words(), "--", *plan.given.command]
     return " ".join(map(as_argument, words))

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from aioapiqueue.registry.spi import origin_of
 from aioapiqueue_run import gateway
-from aioapiqueue_run.cli.console import wrapped
 from aioapiqueue_run.cli.run.errors import NotStarted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping
 
     from aioapiqueue.registry import Registry
     from aioapiqueue_run.cli.run.launch import Launch
@@ -52,7 +51,7 @@ async def _check_isolation() -> None:
     )
     _, why = await process.communicate()
     if process.returncode:
-        raise NotStarted(wrapped(f"--isolate: {why.decode().strip()}; nothing was started"))
+        raise NotStarted(f"--isolate: {why.decode().strip()}; nothing was started")
 
 
 class Gateway:
@@ -131,7 +130,7 @@ class Gateway:
             not_intercepted=self._settings["not_intercepted"],
         )
 
-    def command(self, launch: Launch, command: Sequence[str]) -> tuple[Launch, Sequence[str]]:
+    def command(self, launch: Launch, command: list[str]) -> tuple[Launch, list[str]]:
         """Return the command to start: the program itself, or the one that isolates it."""
         if not self._isolate:
             return launch, command
@@ -178,14 +177,13 @@ class Gateway:
                 line = await self._stdout.readline()
         ready = json.loads(line or b"{}")
         if hosts := ready.get("forbidden"):
-            raise NotStarted(wrapped(_OUT_OF_REACH.format(hosts=" and ".join(hosts))))
+            raise NotStarted(_OUT_OF_REACH.format(hosts=" and ".join(hosts)))
         if "port" not in ready:
             await self.end()
-            why = (
+            raise NotStarted(
                 f"the local proxy cannot start: {self._why()}; nothing was started. To run "
                 "without it: --no-any"
             )
-            raise NotStarted(wrapped(why))
         self._ready = ready
 
     def _why(self) -> str:

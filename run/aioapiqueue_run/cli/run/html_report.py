@@ -19,28 +19,25 @@ if TYPE_CHECKING:
 __all__ = ["html_report"]
 
 
-def html_report(
-    plan: RunPlan, outcome: Outcome, figures: Mapping[str, Any], *, show_accounts: bool
-) -> str:
+def html_report(plan: RunPlan, outcome: Outcome, figures: Mapping[str, Any]) -> str:
     """Return the page.
 
     Args:
         plan: the plan of the run.
         outcome: the outcome of the run.
         figures: the result of `json_report`.
-        show_accounts: whether to show account ids in full.
     """
     from aioapiqueue.integrations.report import page  # noqa: PLC0415 - Jinja is slow to load
     from aioapiqueue.integrations.report.spi import Masks  # noqa: PLC0415 - as above
 
-    title = f"aioapiqueue run: {program_name(plan.command)}"
+    title = f"aioapiqueue run: {program_name(plan.given.command)}"
     recorded = recorded_queues(outcome)
     facts = _facts(figures, recorded["queues"])
     document = (
         recorded
         | {name: figures[name] for name in _FROM_JSON}
         | {
-            "title": f"{title} (dry run)" if plan.dry_run else title,
+            "title": f"{title} (dry run)" if plan.given.dry_run else title,
             "facts": facts,
             "notes": _notes(plan, outcome),
             "tables": _tables(figures),
@@ -60,8 +57,8 @@ def html_report(
     prefixes = {
         name.removesuffix(key) for name in names for key in keys if name.endswith(f" {key}")
     }
-    masks = Masks(show_accounts=show_accounts, access_keys=keys, prefixes=prefixes)
-    return page(masks.all(document), show_accounts=show_accounts)
+    masks = Masks(show_accounts=plan.given.show_accounts, access_keys=keys, prefixes=prefixes)
+    return page(masks.all(document), show_accounts=plan.given.show_accounts)
 
 
 _FROM_JSON = ("verdict", "good", "version", "start", "end", "seconds")

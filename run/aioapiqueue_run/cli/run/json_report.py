@@ -51,11 +51,11 @@ def json_report(plan: RunPlan, outcome: Outcome, code: int) -> dict[str, Any]:
         "version": __version__,
         "verdict": verdict.text,
         "good": verdict.good,
-        "command": list(plan.command),
+        "command": list(plan.given.command),
         "start": as_iso(outcome.recording.began),
         "end": as_iso(outcome.recording.began + outcome.seconds),
         "seconds": _plain(outcome.seconds),
-        "dry_run": plan.dry_run,
+        "dry_run": plan.given.dry_run,
         "program_exit_code": outcome.code,
         "exit_code": code,
         "gates": [
@@ -139,7 +139,7 @@ def _worst(plan: RunPlan, outcome: Outcome) -> tuple[str, bool | None]:
         return f"{number:,} program{'s were' if number > 1 else ' was'} not paced", False
     if failed := sum(one.failed for one in outcome.judged):
         return f"{failed:,} gate{'s' * (failed > 1)} failed", False
-    return ("dry run, nothing was paced", None) if plan.dry_run else ("", True)
+    return ("dry run, nothing was paced", None) if plan.given.dry_run else ("", True)
 
 
 def figure_as_json(figure: CallStats) -> dict[str, Any]:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import TYPE_CHECKING
 
-from aioapiqueue import Rate
 from aioapiqueue.registry.spi import read_target, target_of
 from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
-    from aioapiqueue import Limit
     from aioapiqueue.registry import InForce, Registry
 
 __all__ = ["in_words", "named", "service_in"]
-
-_EXACTLY = 1e-9
 
 
 def in_words(registry: Registry) -> dict[str, str]:
@@ -40,18 +35,9 @@ def named(entry: InForce) -> tuple[str, str]:
     name = target_of(entry.service, entry.operation)
     if entry.bucket:  # several operations share it, or the parameters of a call choose it
         name = f"{entry.service} ({entry.bucket})"
-    limits = list(map(_limit, entry.limits)) or ["any rate"] * (entry.operation is not None)
+    limits = list(map(str, entry.limits)) or ["any rate"] * (entry.operation is not None)
     if entry.concurrency is not None:
         limits.append(f"{entry.concurrency:,} in flight")
     if entry.adaptive is not None and not limits:
         limits.append("an adaptive rate")
     return printable(name), " and ".join(limits)
-
-
-def _limit(limit: Limit) -> str:
-    # A limit of one call in 0.1 s is written "100ms". Users who wrote "10/s" expect that again.
-    if isinstance(limit, Rate) and limit.calls == 1 and limit.per < 1:
-        a_second = 1 / limit.per
-        if abs(a_second - round(a_second)) <= _EXACTLY:
-            limit = dataclasses.replace(limit, calls=round(a_second), per=1.0)
-    return str(limit)

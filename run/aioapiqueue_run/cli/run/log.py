@@ -26,7 +26,7 @@ class Log:
         self._file = file
 
     def say(self, text: str) -> None:
-        """Write the lines of a message."""
+        """Write a message, in lines that fit `WIDTH` columns."""
         self.show(prefixed(text))
 
     def show(self, text: str) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aioapiqueue_run.cli.run.launch import Launch
     from aioapiqueue_run.cli.run.log import Log
     from aioapiqueue_run.cli.run.on_host import OnHost
+    from aioapiqueue_run.cli.run.options import RunOptions
     from aioapiqueue_run.cli.run.output_file import OutputFile
     from aioapiqueue_run.cli.run.shared_server import Shared
     from aioapiqueue_run.hub import CallStats, Process
@@ -31,53 +32,35 @@ class RunPlan:
     """The program of a run, and its options.
 
     Attributes:
-        command: the program and its arguments.
         launch: the file to execute, and whether that is Python.
         registry: the limits.
         limits: the limits of each service, as messages name them.
         log: writes our messages.
-        dry_run: whether calls are only counted.
         shared: the server that shares the limits with other hosts; None in a dry run.
         on_host: the host hub that shares the limits; None: they are not shared.
-        live: whether to show a status line in the terminal.
-        grace: the longest time from the start of a Python to its hello, in seconds.
-        allow_inactive: whether to warn only, if something is not paced.
-        each_minute: whether to write a line each minute if there is no status line.
+        given: all options, with the address of the shared server as it may be shown.
         gates: the conditions that make the run fail.
-        options: the options of limits and pacing, to repeat the run.
-        by_default: whether the limits are those without any option.
         queues: records the calls; None: the hub makes one.
         gateway: whether to start the gateway, for programs that are not Python.
-        isolate: whether the program can reach nothing but the gateway.
         files: the files of --json, --log and --report, by option.
-        show_accounts: whether the file of --report shows account ids in full.
     """
 
-    command: Sequence[str]
     launch: Launch
     registry: Registry
     limits: dict[str, str]
     log: Log
-    dry_run: bool
     shared: Shared | None
     on_host: OnHost | None
-    live: bool
-    grace: float
-    allow_inactive: bool
-    each_minute: bool = False
+    given: RunOptions
     gates: Sequence[RunGate] = ()
-    options: Sequence[str] = ()
-    by_default: bool = False
     queues: QueueRecords | None = None
     gateway: bool = False
-    isolate: bool = False
     files: Mapping[str, OutputFile] = dataclasses.field(default_factory=dict)
-    show_accounts: bool = False
 
     @property
     def counts_all(self) -> bool:
         """Whether calls to AWS without a limit are counted as well."""
-        return self.dry_run or any(gate.metric == "unpaced" for gate in self.gates)
+        return self.given.dry_run or any(gate.metric == "unpaced" for gate in self.gates)
 
 
 @dataclasses.dataclass

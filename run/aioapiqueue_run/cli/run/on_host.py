@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -10,31 +9,13 @@ from anyio import to_thread
 
 from aioapiqueue import HostSchedule, SharedError
 from aioapiqueue.schedules.spi import HUB_DIR, Unreachable, reach
-from aioapiqueue_run.cli.console import wrapped
 from aioapiqueue_run.cli.run.errors import NotStarted
 from aioapiqueue_run.cli.run.outages import Outages
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from aioapiqueue.schedules.spi import Delay
+    from collections.abc import Callable
 
 __all__ = ["OnHost"]
-
-
-class _RunSchedule(HostSchedule):
-    """The schedule of a queue of `run`. Its quotas are separate from those of library users.
-
-    Args:
-        name: the name of the queue.
-        program: the name of the program.
-    """
-
-    kind = "run"
-
-    def __init__(self, name: str, program: str) -> None:
-        super().__init__(name)
-        self.program = program
 
 
 class OnHost:
@@ -46,12 +27,11 @@ class OnHost:
 
     def __init__(self, program: str) -> None:
         self._program = program
-        self._schedules: list[_RunSchedule] = []
+        self._schedules: list[HostSchedule] = []
         lost = "lost the host hub, which enforces the limits: calls wait for another hub"
         self.outages = Outages(lambda _: lost, "connected to the hub again")
 
-    @contextlib.asynccontextmanager
-    async def open(self, say: Callable[[str], None]) -> AsyncIterator[None]:
+    async def start(self, say: Callable[[str], None]) -> None:
         """Make sure that a hub runs, before anything else is started.
 
         Args:
@@ -66,24 +46,15 @@ class OnHost:
             await to_thread.run_sync(_ensure_hub, abandon_on_cancel=True)
         except (SharedError, Unreachable) as error:
             why = f"{error}; nothing was started. To run without sharing limits: --private"
-            raise NotStarted(wrapped(why)) from None
-        yield
+            raise NotStarted(why) from None
 
     def schedule(self, name: str) -> HostSchedule:
         """Return the schedule of a queue."""
-        schedule = _RunSchedule(name, self._program)
+        schedule = HostSchedule(name)
+        # These quotas are separate from those of library users.
+        schedule.kind, schedule.program = "run", self._program
         self._schedules.append(schedule)
         return schedule
-
-    @property
-    def delays(self) -> dict[tuple[str, Delay], tuple[int, float]]:
-        """The limits of other runs that delayed calls, by queue: number of calls, and seconds."""
-        found = [
-            ((schedule.name, delay), figures)
-            for schedule in self._schedules
-            for delay, figures in schedule.delays.items()
-        ]
-        return dict(sorted(found, key=lambda one: -one[1][1]))  # the longest delay first
 
     @property
     def shared_with(self) -> dict[str, list[str]]:
@@ -96,20 +67,14 @@ class OnHost:
 
     def as_json(self) -> dict[str, Any]:
         """Return all figures for the JSON. Times are in seconds."""
-        return {
-            "times_lost": self.outages.times,
-            "delays": [
-                {
-                    "queue": queue,
-                    "lane": delay.lane,
-                    "limit": delay.limit,
-                    "whose": delay.whose,
-                    "calls": calls,
-                    "seconds": seconds,
-                }
-                for (queue, delay), (calls, seconds) in self.delays.items()
-            ],
-        }
+        # The limits of other runs that delayed calls, the longest delay first.
+        delays = [
+            {"queue": schedule.name, **delay._asdict(), "calls": calls, "seconds": seconds}
+            for schedule in self._schedules
+            for delay, (calls, seconds) in schedule.delays.items()
+        ]
+        delays.sort(key=lambda one: -one["seconds"])
+        return {"times_lost": self.outages.times, "delays": delays}
 
 
 def _ensure_hub() -> None:

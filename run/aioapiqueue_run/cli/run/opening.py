@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue.registry.spi import DEFAULT_SHARE, is_host
 from aioapiqueue.spi import printable
-from aioapiqueue_run.cli.console import pluralize, unbroken, wrapped
+from aioapiqueue_run.cli.console import pluralize, unbroken
 from aioapiqueue_run.cli.run.gateway import is_installed, reachable_ports
 from aioapiqueue_run.cli.run.limits_in_words import service_in
 
@@ -28,20 +28,20 @@ _MOST_NAMED = 8  # limits or services; a longer list is not read
 def opening(plan: RunPlan) -> str:
     """Return the message: what is paced and how, or that nothing is."""
     hosts = plan.registry.hosts
-    if plan.dry_run:
+    if plan.given.dry_run:
         to = f" to AWS and to {_listed(list(hosts), 'hosts')}" if hosts else ""
         lines = [f"dry run: {'calls' if hosts else 'AWS calls'}{to} are counted, not paced"]
     else:
         lines = list(_paced(plan.limits))
-    if any(entry.adaptive for entry in plan.registry) and not plan.dry_run:
+    if any(entry.adaptive for entry in plan.registry) and not plan.given.dry_run:
         who = "a server" if hosts else "AWS"
         lines.append(f"adaptive: when {who} throttles, rates drop, then recover gradually")
     if plan.shared is not None:
         lines.append(
             f"shared through {plan.shared}; if it becomes unreachable, {plan.shared.meanwhile}"
         )
-    done = "counted" if plan.dry_run else "paced"
-    if plan.isolate:
+    done = "counted" if plan.given.dry_run else "paced"
+    if plan.given.isolate:
         lines.append(_isolated(plan))
     elif plan.gateway:
         what = "requests to these hosts" if hosts else "programs that are not Python"
@@ -55,7 +55,7 @@ def opening(plan: RunPlan) -> str:
             f"{printable(plan.launch.name)} is not Python: only Python programs that it starts are "
             f"{done}{remedy}"
         )
-    return "\n".join(map(wrapped, [_NO_LIMIT, *lines] if plan.by_default else lines))
+    return "\n".join([_NO_LIMIT, *lines] if plan.given.has_no_limit else lines)
 
 
 def _isolated(plan: RunPlan) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aioapiqueue_run.cli.help import NO_CHECK
+from aioapiqueue_run.cli.help import NO_CHECK, seconds
 from aioapiqueue_run.cli.run.shared_server import SHARED_VARIABLE
 
 __all__ = ["RunOptions", "signature"]
@@ -127,6 +127,7 @@ class RunOptions:
         "SECONDS",
         "How long a Python process may take to load the pacing.",
         default=10.0,
+        parser=seconds,
     )
     allow_inactive: bool = _flag(
         _PROGRAMS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from aioapiqueue_run.cli.console import MAX_LISTED, wrapped
+from aioapiqueue_run.cli.console import MAX_LISTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,4 +55,4 @@ class Outages:
         else:
             return
         if self.times <= MAX_LISTED:
-            self.say(wrapped(text))
+            self.say(text)

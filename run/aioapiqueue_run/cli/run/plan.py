@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from aioapiqueue import Rate
 from aioapiqueue.registry import Registry
 from aioapiqueue.spi import CALLS
-from aioapiqueue_run.cli.console import wrapped
+from aioapiqueue_run.cli.console import not_installed
 from aioapiqueue_run.cli.hosts import host_problems
 from aioapiqueue_run.cli.run.errors import NotStarted
 from aioapiqueue_run.cli.run.gates import RunGate, read_gate
@@ -25,7 +25,6 @@ from aioapiqueue_run.cli.run.model import RunPlan
 from aioapiqueue_run.cli.run.on_host import OnHost
 from aioapiqueue_run.cli.run.output_file import open_files
 from aioapiqueue_run.cli.run.shared_server import SHARED_VARIABLE, Shared
-from aioapiqueue_run.cli.run.status_line import StatusLine
 from aioapiqueue_run.hub.spi import QueueRecords
 
 if TYPE_CHECKING:
@@ -45,10 +44,6 @@ def make_plan(options: RunOptions) -> RunPlan:
             problem, with its remedy.
     """
     _check_system()
-    if not options.grace > 0:  # refuses NaN, too
-        raise NotStarted(
-            f"--grace: {options.grace:g} is invalid: expected a number of seconds above 0"
-        )
     gates = _gates(options)
     server = _shared(options)
     # A dry run paces nothing, and so shares nothing.
@@ -65,31 +60,21 @@ def make_plan(options: RunOptions) -> RunPlan:
     gateway = _gateway(options, launch, registry)
     # A URL from the variable is not repeated: it will be set again. Another one has no password.
     named = server is not None and options.shared != os.environ.get(SHARED_VARIABLE)
-    repeated = dataclasses.replace(options, shared=str(server) if named else None)
+    given = dataclasses.replace(options, shared=str(server) if named else None)
     # Last, so that no error above leaves an empty file.
     files = open_files({"--log": options.log, "--json": options.json, "--report": options.report})
-    live = not options.no_live and options.log is None and StatusLine.possible(2)
     return RunPlan(
-        command=options.command,
         launch=launch,
         registry=registry,
         limits=in_words(registry),
         log=Log(files.get("--log")),
         files=files,
-        dry_run=options.dry_run,
         shared=shared,
         on_host=on_host,
-        live=live,
-        each_minute=not (live or options.no_live),
-        grace=options.grace,
-        allow_inactive=options.allow_inactive,
+        given=given,
         gates=gates,
-        options=repeated.as_words(),
-        by_default=options.has_no_limit,
         queues=queues,
         gateway=gateway,
-        isolate=options.isolate,
-        show_accounts=options.show_accounts,
     )
 
 
@@ -136,10 +121,7 @@ def _shared(options: RunOptions) -> Shared | None:
     if options.private:
         raise NotStarted("--private and --shared cannot be combined: remove one of them")
     if importlib.util.find_spec("redis") is None:
-        raise NotStarted(
-            "--shared needs redis-py, which is not installed: pip install 'aioapiqueue[redis]' "
-            "(with pipx: pipx inject aioapiqueue redis)"
-        )
+        raise NotStarted(f"--shared needs {not_installed('redis-py', 'redis', 'redis')}")
     from aioapiqueue_run.cli.run.shared_address import read_address  # noqa: PLC0415 - the extra
 
     with _invalid("--shared: "):
@@ -187,18 +169,15 @@ def _gateway(options: RunOptions, launch: Launch, registry: Registry) -> bool:
     if isolate and sys.platform != "linux":
         raise NotStarted(f"--isolate needs Linux, and this is {sys.platform}: use --any")
     if problems := host_problems(registry):
-        raise NotStarted("\n".join(map(wrapped, problems)))
+        raise NotStarted("\n".join(problems))
     # What needs the gateway, as the start of an error message.
     needs = ["--isolate"] * isolate + ["--any"] * (wanted is True)
     needs += [f"the limit of {host}" for host in registry.hosts]
     if needs and wanted is False:
         raise NotStarted(f"{needs[0]} and --no-any cannot be combined: remove one of them")
     if needs and not is_installed():
-        raise NotStarted(
-            f"{needs[0]} needs the gateway extra, which is not installed: pip "
-            "install 'aioapiqueue[gateway]' (with pipx: pipx inject aioapiqueue cryptography h11 "
-            "http-sf)"
-        )
+        extra = not_installed("the gateway extra", "gateway", "cryptography h11 http-sf")
+        raise NotStarted(f"{needs[0]} needs {extra}")
     if wanted is None and not needs:
         return not launch.python and is_installed()
     return bool(needs)

@@ -58,12 +58,12 @@ class Progress:
         for one in sorted(found, key=lambda one: (-one.waiting, not one.paced, -one.calls)):
             new = one.calls - before.get(one.service, 0)
             rate = new / max(now - then, _SHORTEST_SECONDS)
-            limit = "" if plan.dry_run else plan.limits.get(one.service, "")
+            limit = "" if plan.given.dry_run else plan.limits.get(one.service, "")
             name = f"{one.service} {limit}".strip()
             part = f"{name}: {pluralize(one.calls, 'call')}, {rate:.1f}/s"
-            if one.paced and not plan.dry_run:
+            if one.paced and not plan.given.dry_run:
                 part += f", {one.waiting:,} waiting"
-            if one.throttled or (one.paced and not plan.dry_run):
+            if one.throttled or (one.paced and not plan.given.dry_run):
                 part += f", {one.throttled:,} throttled"
             parts.append(part)
         none = f"no {'' if plan.registry.hosts else 'AWS '}calls yet"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.recording.spi import added_up, as_clock
 from aioapiqueue.spi import printable
-from aioapiqueue_run.cli.console import pluralize, prefixed, unbroken, wrapped
+from aioapiqueue_run.cli.console import pluralize, prefixed, unbroken
 from aioapiqueue_run.cli.run.activation import Why
 from aioapiqueue_run.cli.run.advice import (
     after_dry_run,
@@ -77,12 +77,10 @@ def about(inactive: Inactive, name: str, *, stopped: bool) -> str:
         name: the name of the program.
         stopped: whether the program is stopped because of it.
     """
-    text = wrapped(
-        _ABOUT[inactive.why].format(
-            who=f"{inactive.command or name} (process {inactive.pid})",
-            hint=_AWS_CLI if _is_aws_cli(name) else _NOT_ACTIVATED,
-            detail=inactive.detail,
-        )
+    text = _ABOUT[inactive.why].format(
+        who=f"{inactive.command or name} (process {inactive.pid})",
+        hint=_AWS_CLI if _is_aws_cli(name) else _NOT_ACTIVATED,
+        detail=inactive.detail,
     )
     if inactive.why is Why.LATE:
         return text
@@ -97,14 +95,14 @@ def verdict(plan: RunPlan, outcome: Outcome) -> int:
     code = outcome.code or 0
     if code:
         return code
-    if not_paced(plan, outcome) and not plan.allow_inactive:
+    if not_paced(plan, outcome) and not plan.given.allow_inactive:
         return ExitCode.INACTIVE
     return ExitCode.GATE if any(one.failed for one in outcome.judged) else 0
 
 
 def not_paced(plan: RunPlan, outcome: Outcome) -> int:
     """Return the number of Pythons that were not paced; 1 if nothing at all was paced."""
-    if plan.isolate:  # no call could bypass the gateway
+    if plan.given.isolate:  # no call could bypass the gateway
         return 0
     if outcome.gateway is None:
         nothing = not outcome.processes or _has_own_botocore(plan, outcome)
@@ -160,9 +158,9 @@ def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
             end += f"; aioapiqueue run exits with {code}, {_BECAUSE[code]}"
     total = added_up(outcome.figures)
     if not total.calls:
-        return wrapped(f"no {_calls(plan)} counted; {end}")
+        return f"no {_calls(plan)} counted; {end}"
     calls = _calls(plan, total.calls)
-    if plan.dry_run:
+    if plan.given.dry_run:
         calls += " counted"
     else:
         paced = added_up([figure for figure in outcome.figures if figure.paced])
@@ -171,7 +169,7 @@ def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
     end = f"{total.throttled:,} throttled, {pluralize(total.errors, 'other error')}; {end}"
     if total.refused:
         end = f"{total.refused:,} refused (not sent), {end}"
-    return f"{wrapped(calls)}\n{wrapped(end)}"
+    return f"{calls}\n{end}"
 
 
 _BECAUSE: dict[int, str] = {
@@ -195,7 +193,7 @@ def tables(plan: RunPlan, outcome: Outcome) -> str:
     """Return the table of all services, at most 80 columns wide, with an empty line around it."""
     if not outcome.figures:
         return ""
-    if plan.dry_run:
+    if plan.given.dry_run:
         found = rows(outcome.figures, outcome.buckets)
         text = dry_run_table(found, outcome.seconds, _published)
     else:
@@ -240,7 +238,7 @@ def remarks(plan: RunPlan, outcome: Outcome) -> list[str]:
 
 def to_copy(plan: RunPlan, outcome: Outcome) -> str:
     """Return the command of the paced run, on its own line; "" unless this is a dry run."""
-    if not plan.dry_run or not outcome.figures:
+    if not plan.given.dry_run or not outcome.figures:
         return ""
     return f"{prefixed('to pace this program, run:')}\n  {command_to_copy(plan)}\n\n"
 
@@ -257,7 +255,7 @@ def _gates(outcome: Outcome) -> Iterator[str]:
 
 def _unpaced(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
     """Yield remarks about what was not paced, if the program ended by itself."""
-    processes, done = outcome.processes, "counted" if plan.dry_run else "paced"
+    processes, done = outcome.processes, "counted" if plan.given.dry_run else "paced"
     if plan.gateway:
         yield from _of_gateway(plan, outcome, done)
     elif not processes:
@@ -288,14 +286,14 @@ def _of_gateway(plan: RunPlan, outcome: Outcome, done: str) -> Iterator[str]:
     if seen is None:
         yield "WARNING: the local proxy ended unexpectedly: its figures are missing"
         return
-    came = seen["calls"] or seen["asked_before"] or seen["connections"] or plan.isolate
+    came = seen["calls"] or seen["asked_before"] or seen["connections"] or plan.given.isolate
     if not came and not _hooked(plan, outcome):
         yield (
             f"nothing was {done}: nothing reached the local proxy. Either the program made no "
             "call, or it called this host (127.0.0.1), or it ignores "
             "HTTPS_PROXY (then use --isolate)"
         )
-    elif seen["passed_by"] and not outcome.figures and not plan.dry_run:
+    elif seen["passed_by"] and not outcome.figures and not plan.given.dry_run:
         passed = listed(list(seen["passed_by"]))
         yield f"no call matched a limit. Connections to {passed} were tunnelled without inspection"
     if outcome.inactive and seen["calls"] and not _only_hosts(plan):
@@ -306,7 +304,7 @@ def _of_gateway(plan: RunPlan, outcome: Outcome, done: str) -> Iterator[str]:
     if hosts := _to_hosts(seen["unknown_hosts"], "request"):
         yield f"WARNING: refused: {hosts}: unknown AWS service or operation; upgrade aioapiqueue"
     if hosts := _to_hosts(seen["untrusted"], "connection"):
-        remedy = "see" if plan.isolate else "try --isolate, or see"
+        remedy = "see" if plan.given.isolate else "try --isolate, or see"
         yield (
             f"WARNING: {hosts} closed: the program does not trust the proxy's certificate, or "
             f"speaks only HTTP/2; {remedy} aioapiqueue docs gateway"
@@ -326,7 +324,9 @@ def _to_hosts(numbers: Mapping[str, int], what: str) -> str:
 def _why_unused(plan: RunPlan, outcome: Outcome) -> str:
     """Return why limits may have applied to no call, and what to do."""
     called = {one.service for one in outcome.figures}
-    if outcome.gateway is not None and not (plan.isolate or called.issuperset(plan.registry.hosts)):
+    if outcome.gateway is not None and not (
+        plan.given.isolate or called.issuperset(plan.registry.hosts)
+    ):
         return ". If the program calls these hosts, it may ignore HTTPS_PROXY: use --isolate"
     unpaced = any(not one.paced for one in outcome.figures)
     return ". Compare their names with the calls in the table" if unpaced else ""

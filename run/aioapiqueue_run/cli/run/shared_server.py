@@ -8,7 +8,6 @@ import hashlib
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue_run.cli.console import wrapped
 from aioapiqueue_run.cli.run.errors import NotStarted
 from aioapiqueue_run.cli.run.outages import Outages
 from aioapiqueue_run.cli.run.shared_errors import explained
@@ -44,7 +43,6 @@ class Shared:
         self.fallback = fallback
         self.outages = Outages(self._loss, "connected to the shared server again")
         self._client: ConnectedClient
-        self._kind: type[SharedSchedule]
         self._registry: Registry
 
     def __str__(self) -> str:
@@ -61,18 +59,16 @@ class Shared:
         Raises:
             NotStarted: the server cannot be reached, or denies a permission.
         """
-        from aioapiqueue.integrations.redis import SharedSchedule  # noqa: PLC0415 - the extra
         from aioapiqueue_run.cli.run.shared_address import connected  # noqa: PLC0415
 
-        self._kind, self._registry, self.outages.say = SharedSchedule, registry, say
+        self._registry, self.outages.say = registry, say
         async with connected(self.address) as self._client:
             try:
                 async with asyncio.timeout(_CHECK_SECONDS):
                     await self._check()
             except Exception as error:  # noqa: BLE001 - it may quote the password: never shown raw
                 why = explained(error, self.address, _CHECK_SECONDS)
-                text = f"--shared: {self}: {why}; nothing was started"
-                raise NotStarted(wrapped(text)) from None
+                raise NotStarted(f"--shared: {self}: {why}; nothing was started") from None
             yield
 
     async def _check(self) -> None:
@@ -85,7 +81,9 @@ class Shared:
 
     def schedule(self, name: str) -> SharedSchedule:
         """Return the schedule of a queue."""
-        return self._kind(self._client, name, fallback=self.fallback)
+        from aioapiqueue.integrations.redis import SharedSchedule  # noqa: PLC0415 - the extra
+
+        return SharedSchedule(self._client, name, fallback=self.fallback)
 
     def _loss(self, queue: str | None) -> str:
         faults = [one["fault"] for one in self._queues() if queue == one["queue"] and one["fault"]]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from aioapiqueue.spi import printable
-from aioapiqueue_run.cli.console import MAX_LISTED, PREFIX, WIDTH, wrapped
+from aioapiqueue_run.cli.console import MAX_LISTED, PREFIX, WIDTH
 from aioapiqueue_run.cli.run.activation import Activation, Why
 from aioapiqueue_run.cli.run.errors import ExitCode, NotStarted
 from aioapiqueue_run.cli.run.estimate import PacedEstimate
@@ -91,13 +91,15 @@ class _Run:
         self._plan = plan
         self._line = line
         self._gateway: Gateway | None = None
-        self.outcome = Outcome(estimate=PacedEstimate(plan.registry) if plan.dry_run else None)
+        self.outcome = Outcome(
+            estimate=PacedEstimate(plan.registry) if plan.given.dry_run else None
+        )
 
     def say_still_running(self) -> None:
         """Explain why the program has not ended after Ctrl-C."""
         self._plan.log.say(
             f"interrupted: waiting for {printable(self._plan.launch.name)} to end. Its calls are "
-            "still paced;\nanother Ctrl-C is also passed on to it"
+            "still paced; another Ctrl-C is also passed on to it"
         )
 
     async def open(self, stack: contextlib.AsyncExitStack) -> None:
@@ -106,7 +108,7 @@ class _Run:
         if plan.shared is not None:
             await stack.enter_async_context(plan.shared.open(plan.registry, plan.log.say))
         if plan.on_host is not None:
-            await stack.enter_async_context(plan.on_host.open(plan.log.say))
+            await plan.on_host.start(plan.log.say)
         # Closed in the opposite order: first the gateway and the hub, so that no call starts any
         # more, then the queues, and last the server that they use.
         stack.push_async_callback(plan.registry.aclose, drain=False)
@@ -115,7 +117,7 @@ class _Run:
             hub = Hub(
                 plan.registry,
                 directory=directory,
-                count_only=plan.dry_run,
+                count_only=plan.given.dry_run,
                 queues=plan.queues,
                 watcher=self.outcome.estimate,
             )
@@ -132,14 +134,14 @@ class _Run:
                     hub.path,
                     directory,
                     plan.registry,
-                    isolate=plan.isolate,
+                    isolate=plan.given.isolate,
                     intercepts_all=plan.counts_all,
                 )
                 self._gateway = await stack.enter_async_context(gateway.open())
                 self._environment |= gateway.environment(kept)
         except (OSError, RuntimeError, ValueError) as error:
             why = f"the hub, which paces calls, cannot start: {error}; nothing was started"
-            raise NotStarted(wrapped(why)) from None
+            raise NotStarted(why) from None
 
     async def to_its_end(self, signals: Signals) -> None:
         """Start the program, wait for its end, and note the outcome.
@@ -152,12 +154,15 @@ class _Run:
         outcome.recording.begin(now=now, began=time.time())
         if outcome.estimate is not None:
             outcome.estimate.begin(now)
-        launch, command = plan.launch, plan.command
+        launch, command = plan.launch, plan.given.command
         if self._gateway is not None:
             launch, command = self._gateway.command(launch, command)
         self._program = await Program.start(launch, command, self._environment)
         self._activation = Activation(
-            self._program.pid, self._hub.processes, python=plan.launch.python, grace=plan.grace
+            self._program.pid,
+            self._hub.processes,
+            python=plan.launch.python,
+            grace=plan.given.grace,
         )
         try:
             # First within the `try`: a signal that arrived before may stop the program at once.
@@ -196,10 +201,8 @@ class _Run:
             group.start_soon(self._stop_after, self._hub_lost)
             if self._gateway is not None:
                 group.start_soon(self._stop_after, self._gateway.broken)
-            if self._plan.live:
+            if not self._plan.given.no_live:
                 group.start_soon(self._show, progress)
-            if self._plan.each_minute:
-                group.start_soon(self._report_each_minute, progress)
             await self._program.wait()
             group.cancel_scope.cancel()
 
@@ -211,7 +214,7 @@ class _Run:
             # A child may be a helper that calls no API, but what a launcher executes is the program
             # proper. A process that is late is paced by now.
             fatal = inactive.program or inactive.why is Why.EXEC
-            stop = fatal and inactive.why is not Why.LATE and not plan.allow_inactive
+            stop = fatal and inactive.why is not Why.LATE and not plan.given.allow_inactive
             if self._gateway is not None:
                 continue  # the gateway may pace it: its counts show that at the end
             if stop or len(found) <= MAX_LISTED:
@@ -223,7 +226,7 @@ class _Run:
 
     async def _stop_after(self, lost: Callable[[], Awaitable[str]]) -> None:
         """End the program after the loss of what paces it."""
-        self._fail(wrapped(f"{await lost()}; the program is stopped"))
+        self._fail(f"{await lost()}; the program is stopped")
         await self._stop()
 
     async def _hub_lost(self) -> str:
@@ -247,9 +250,7 @@ class _Run:
         await gateway.end()
         self.outcome.gateway = gateway.counts
         if gateway.fault:
-            self._plan.log.say(
-                wrapped(f"error in the local proxy, please report it: {gateway.fault}")
-            )
+            self._plan.log.say(f"error in the local proxy, please report it: {gateway.fault}")
 
     async def _stop(self) -> None:
         """End the program and its children."""
@@ -272,17 +273,14 @@ class _Run:
                 while process is not None and process.ended is None:  # noqa: ASYNC110
                     await asyncio.sleep(_LAST_MESSAGES_SECONDS / 50)
 
-    async def _report_each_minute(self, progress: Progress) -> None:
-        """Write a line each minute, so that a log shows the progress of the run."""
+    async def _show(self, progress: Progress) -> None:
+        """Show the status line; without a terminal, write a message each minute for the log."""
+        while self._plan.given.log is None and StatusLine.possible(2):
+            self._line.show(progress.line)
+            await asyncio.sleep(_SHOW_SECONDS)
         while True:
             await asyncio.sleep(_EACH_SECONDS)
             self._plan.log.say(progress.line(WIDTH - len(PREFIX)))
-
-    async def _show(self, progress: Progress) -> None:
-        """Show the status line, at intervals."""
-        while True:
-            self._line.show(progress.line)
-            await asyncio.sleep(_SHOW_SECONDS)
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from aioapiqueue.schedules.spi import HUB_DIR, HubLocation, check_system
-from aioapiqueue_run.cli.console import refuse, wrapped
+from aioapiqueue_run.cli.console import not_installed, refuse
 
 __all__ = ["watch"]
 
@@ -20,7 +20,7 @@ _LEAST = 0.1  # seconds; more frequent requests would take the hub's time from i
 def watch(
     *,
     every: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Interval between updates.")
+        float, typer.Option(metavar="SECONDS", min=_LEAST, help="Interval between updates.")
     ] = 1.0,
     only: Annotated[
         str,
@@ -41,21 +41,16 @@ def watch(
     """
     try:
         check_system()
-        place = HubLocation(os.environ.get(HUB_DIR))
+        HubLocation(os.environ.get(HUB_DIR))  # raises an error if there is no place for a hub
     except (RuntimeError, ValueError) as error:
         refuse(str(error))
-    if not every >= _LEAST:  # refuses NaN, too
-        refuse(f"--every: {every:g} is invalid: expected {_LEAST:g} seconds or more")
     if importlib.util.find_spec("textual") is None:
-        refuse(
-            "watch needs textual, which is not installed: pip install 'aioapiqueue[watch]' (with "
-            "pipx: pipx inject aioapiqueue textual)"
-        )
+        refuse(f"watch needs {not_installed('textual', 'watch', 'textual')}")
     # A stream that is closed is None.
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
-        refuse(wrapped("watch needs a terminal; in scripts use aioapiqueue hub status --json"))
+        refuse("watch needs a terminal; in scripts use aioapiqueue hub status --json")
     from aioapiqueue_run.cli.watch.screen import Watch  # noqa: PLC0415 - the extra
 
-    app = Watch(place, every=every, words=only)
+    app = Watch(every=every, words=only)
     app.run()
     raise typer.Exit(app.return_code or 0)

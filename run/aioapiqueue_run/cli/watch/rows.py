@@ -118,21 +118,16 @@ class History:
             # A new quota of the same name counts from 0. Two reports may have the same instant.
             rates.append(max(0, started - before) / max(now - then, 1e-3))
         self._last[key] = now, started
-        waits = quota.get("waits", {})  # a hub of an earlier version may not report all keys
+        names = ("waiting", "running", "throttled", "paused", "held", "clients")
         return QuotaRow(
             key=key,
             limits=", ".join(quota["limits"]),
             most=_most(quota["limits"]),
             rates=tuple(rates),
-            waiting=quota["waiting"],
-            running=quota["running"],
-            p50=waits.get("p50", 0.0),
-            p99=waits.get("p99", 0.0),
-            throttled=quota.get("throttled", 0),
-            lowered=quota.get("rate"),
-            paused=quota.get("paused", False),
-            held=quota.get("held", 0.0),
-            clients=quota["clients"],
+            p50=quota["waits"]["p50"],
+            p99=quota["waits"]["p99"],
+            lowered=quota["rate"],
+            **{name: quota[name] for name in names},
         )
 
 

@@ -17,9 +17,9 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Static
 
-from aioapiqueue.schedules.spi import command
 from aioapiqueue.spi import printable
 from aioapiqueue_run.cli.console import pluralize
+from aioapiqueue_run.cli.hub import ask_hub
 from aioapiqueue_run.cli.watch.rows import SORTS, History, arranged, rate_text, short, sparkline
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.events import Resize
 
-    from aioapiqueue.schedules.spi import HubLocation
     from aioapiqueue_run.cli.watch.rows import QuotaKey, QuotaRow
 
 __all__ = ["Watch"]
@@ -59,7 +58,6 @@ class Watch(App[None]):
     """A live view of the quotas of a hub.
 
     Args:
-        place: the address of the hub.
         every: seconds between updates.
         words: the words of the filter at the start.
     """
@@ -80,9 +78,8 @@ class Watch(App[None]):
         Binding("ctrl+c", "quit", show=False, priority=True),
     ]
 
-    def __init__(self, place: HubLocation, *, every: float, words: str) -> None:
+    def __init__(self, *, every: float, words: str) -> None:
         super().__init__()
-        self._place = place
         self._every = every
         self._words = words
         self._by = SORTS[0]
@@ -162,22 +159,10 @@ class Watch(App[None]):
     def _poll(self) -> None:
         """Update the screen at each interval: a slow hub gets one request at a time."""
         while True:
-            answer = self._ask({"command": "status", "lanes": False})
+            answer = ask_hub({"command": "status", "lanes": False}, none=_NO_HUB)
             self.call_later(self._take, answer)
             self._wake.wait(self._every)
             self._wake.clear()
-
-    def _ask(self, hello: dict[str, Any]) -> dict[str, Any] | str:
-        """Return the hub's answer to a request, or a message why there is none."""
-        try:
-            answer = command(self._place, hello)
-        except (OSError, ValueError) as error:
-            return f"cannot reach the hub: {error}"
-        if answer is None:
-            return _NO_HUB
-        if "refused" in answer:
-            return f"the hub refused the request: {answer['refused']}"
-        return answer
 
     def _take(self, answer: dict[str, Any] | str) -> None:
         if not self.is_running:  # the user has quit meanwhile: the widgets are gone
@@ -295,7 +280,7 @@ class Watch(App[None]):
     def _set_paused(self, row: QuotaRow) -> None:
         what = "resume" if row.paused else "pause"
         kind, quota = row.key
-        answer = self._ask({"command": what, "kind": kind, "quota": quota})
+        answer = ask_hub({"command": what, "kind": kind, "quota": quota}, none=_NO_HUB)
         problem = ""
         if isinstance(answer, str):
             problem = answer
