@@ -103,6 +103,14 @@ def test_limit_of_another_run_held_the_calls():
     )
 
 
+def test_shared_bucket_of_another_run_is_named():
+    """The host hub has the key of its lane, which is no name of a limit."""
+    calls = {"CopyImage": ([2] * 10, 0.5)}
+    queue = outcome_of(calls).figures[0].queue
+    delay = {"queue": queue, "lane": "bucket: copies", "limit": "2/s", "whose": "b", "seconds": 10}
+    assert held_by(outcome_of(calls, on_host={"delays": [delay]})) == {"ec2 (copies) 2/s of b": 10}
+
+
 def test_lowered_rate_held_the_calls():
     """After throttling, the rate that `adaptive` allows is below all limits."""
     outcome = outcome_of({"DescribeSnapshots": ([1] * 10, 0.5)})

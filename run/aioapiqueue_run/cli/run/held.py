@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Concurrency
-from aioapiqueue.registry.spi import target_of
+from aioapiqueue.registry.spi import bucket_of, target_of
 from aioapiqueue.spi import limit_types, printable
 
 if TYPE_CHECKING:
@@ -94,7 +94,9 @@ def _share(limit: Limit, series: Sequence[Mapping[str, Any]], step: float) -> fl
 
 def _name(service: str, lane: str) -> str:
     """Return the name of a limit, as `--limit` takes it."""
-    if lane.startswith("shared "):
+    if bucket := bucket_of(lane):  # as the host hub has the lane's key
+        return f"{service} ({bucket[1]})"
+    if lane.startswith("shared "):  # as the recording has its name
         return f"{service} ({lane.removeprefix('shared ').partition(' of ')[0]})"
     # If several services share a queue, a lane may have the name of its service.
     return target_of(service, None if lane in {"", service} else lane.removeprefix(f"{service}."))
