@@ -30,6 +30,8 @@ _CHUNK = 1 << 14
 """Most bytes read from a connection in one pass of the loop, so that others are read, too."""
 _UNREAD = 1 << 24
 """Most bytes that a client may leave unread: some 400,000 grants."""
+_MOST_PIECES = 64
+"""Most pieces read from a client that has hung up: a MiB, and a socket's buffer has less."""
 _HELLO_SECONDS = 30.0
 """Seconds in which a connection must send its first line: a silent one would keep a file open."""
 _AT_ONCE = 64
@@ -279,7 +281,11 @@ class HubConnection(asyncio.BufferedProtocol, Generic[H]):
         """
         fd = self._transport.get_extra_info("socket").fileno()
         with contextlib.suppress(OSError):
-            while received := os.readv(fd, [self._server.buffer]):
+            # A client that only reads no more (`SHUT_RD`) may go on sending for ever.
+            for _ in range(_MOST_PIECES):
+                received = os.readv(fd, [self._server.buffer])
+                if not received or not self.is_open:
+                    break
                 self.buffer_updated(received)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as asyncio's
