@@ -189,7 +189,13 @@ class HubSocket:
         """Process data that has arrived: `send_hello` has read some."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if lines:
-            self._on_lines(lines)
+            try:
+                self._on_lines(lines)
+            except Exception as error:  # the loop reports it
+                # The other lines are lost: without them, callers could wait for ever.
+                if self._sock is not None:
+                    self._lose(error)
+                raise
         elif len(self._rest) > _LONGEST:
             self._lose(ValueError(_TOO_LONG))
 
