@@ -84,7 +84,7 @@ class HubSocket:
 
     Args:
         sock: of the connection. From now on, it is closed with this object.
-        encode: makes one piece of data of all messages of a pass.
+        encode: joins all messages of a pass of the loop.
         received: processes whole lines.
         lost: notes why the connection has ended; None: the hub has closed it.
     """

@@ -118,7 +118,7 @@ class HubServer(Generic[H]):
         """Stop accepting, and close all connections.
 
         Args:
-            why: the reason that each client gets. None: none, but it gets what is unsent.
+            why: the reason that each client gets. None: clients get no reason, but what is unsent.
         """
         self._stop_accepting()
         for task in self._connecting:
@@ -232,7 +232,7 @@ class HubConnection(asyncio.BufferedProtocol, Generic[H]):
         self.handler: H | None = None
         """None: another user's connection, or it has been closed."""
         self.is_open = True
-        """Whether lines are processed: it has not ended, and nobody has closed it from here."""
+        """Whether lines are processed. False once it has ended, or was closed from this side."""
         self.peer: int | None = None
         """The client's process id, from the kernel; None: the kernel does not know it."""
         self._pieces: list[bytes] = []
@@ -281,7 +281,7 @@ class HubConnection(asyncio.BufferedProtocol, Generic[H]):
         """
         fd = self._transport.get_extra_info("socket").fileno()
         with contextlib.suppress(OSError):
-            # A client that only reads no more (`SHUT_RD`) may go on sending for ever.
+            # A client that has only stopped reading (`SHUT_RD`) may go on sending for ever.
             for _ in range(_MOST_PIECES):
                 received = os.readv(fd, [self._server.buffer])
                 if not received or not self.is_open:

@@ -130,7 +130,7 @@ class QueueRecord:
         self._kinds.append((lanes, counts))
 
     def counts_of(self, lanes: tuple[str, ...] = (), limits_of: LimitsOf = no_limits) -> CallTotals:
-        """Return the counts of all calls that have these lanes, for a caller without other kinds.
+        """Return the counts of all calls with these lanes, if the caller counts no other kinds.
 
         Beyond 10,000 sets of lanes in all queues, calls with further ones count in no lane.
         """

@@ -1,4 +1,4 @@
-"""What the server of both hubs does: the run hub's, and that of a host."""
+"""What the server of both hubs does, the run hub and the host hub."""
 
 from __future__ import annotations
 
