@@ -100,14 +100,22 @@ class QueueRecord:
         name: the name of the queue.
         paced: whether its calls wait.
         limits: the limits of all of its calls.
+        permanent: those of them that no event changes.
     """
 
     def __init__(
-        self, recording: Recording, name: str, *, paced: bool, limits: tuple[Limit, ...]
+        self,
+        recording: Recording,
+        name: str,
+        *,
+        paced: bool,
+        limits: tuple[Limit, ...],
+        permanent: tuple[Limit, ...] = (),
     ) -> None:
         self.name = name
         self.paced = paced
         self._recording = recording
+        self._permanent = permanent
         self._is_adaptive_active = False
         self._sampled_at = -math.inf
         self._held_until: dict[str | None, float] = {}
@@ -168,8 +176,9 @@ class QueueRecord:
         if of_key:  # the figures of its lane are those of all keys together
             return
         if kind == "limits_changed" and lane in self._limits:
-            self._limits[lane].limits = event.limits
-            self._limits[lane].over_time.note(at, event.limits)
+            limits = event.limits if lane is not None else (*event.limits, *self._permanent)
+            self._limits[lane].limits = limits
+            self._limits[lane].over_time.note(at, limits)
         elif kind == "backed_off" and lane is None:
             self._is_adaptive_active = True
             if event.rate is not None:
@@ -335,7 +344,14 @@ class Recording:
             series = counts.over_time[unit] = self.series.new()
         return self.series.point(series, now)
 
-    def record(self, name: str, *, paced: bool, limits: tuple[Limit, ...] = ()) -> QueueRecord:
+    def record(
+        self,
+        name: str,
+        *,
+        paced: bool,
+        limits: tuple[Limit, ...] = (),
+        permanent: tuple[Limit, ...] = (),
+    ) -> QueueRecord:
         """Return the record of a queue, or the shared one if there are too many queues.
 
         The arguments are those of `QueueRecord`.
@@ -344,10 +360,10 @@ class Recording:
         if found is None:
             if len(self.queues) >= _MOST_QUEUES:
                 # They have different limits, so their common record has none.
-                name, paced, limits = _OTHERS, True, ()
+                name, paced, limits, permanent = _OTHERS, True, (), ()
                 found = self.queues.get(name)
             if found is None:
-                found = QueueRecord(self, name, paced=paced, limits=limits)
+                found = QueueRecord(self, name, paced=paced, limits=limits, permanent=permanent)
                 self.queues[name] = found
         return found
 
