@@ -116,6 +116,7 @@ class QueueRecord:
         self.paced = paced
         self._recording = recording
         self._permanent = permanent
+        self._is_common = name == _OTHERS
         self._is_adaptive_active = False
         self._sampled_at = -math.inf
         self._held_until: dict[str | None, float] = {}
@@ -133,7 +134,7 @@ class QueueRecord:
         """Add the counts of a kind of calls, all of which have these lanes."""
         for lane in lanes:
             if lane not in self._limits:
-                limits, per_key = limits_of(lane)
+                limits, per_key = no_limits(lane) if self._is_common else limits_of(lane)
                 self._limits[lane] = LaneLimits(limits, per_key, OverTime(limits))
         self._kinds.append((lanes, counts))
 
@@ -173,7 +174,9 @@ class QueueRecord:
                 self._held_until[lane] = at + seconds
         what = kind, event.limits, event.origin, event.rate, seconds
         self._recording.changes.note(QueueChange(at, self.name, lane, *what))
-        if of_key:  # the figures of its lane are those of all keys together
+        # The figures of a lane are those of all its keys together, and those of the common record
+        # are of all its queues.
+        if of_key or self._is_common:
             return
         if kind == "limits_changed" and lane in self._limits:
             limits = event.limits if lane is not None else (*event.limits, *self._permanent)
