@@ -222,7 +222,12 @@ class QueueReader:
     def limits_of(self, key: Hashable) -> tuple[Limit, ...]:
         """Return the limits of a key's lane, or of the queue (None)."""
         limits = self._dispatcher.limiter.limits_of(key) or ()
-        return limits if key is not None else (*limits, *self._dispatcher.nesting.permanent)
+        return limits if key is not None else (*limits, *self.permanent)
+
+    @property
+    def permanent(self) -> tuple[Limit, ...]:
+        """The limits of the queue that `set_rate` does not change: those of `concurrency=`."""
+        return self._dispatcher.nesting.permanent
 
     def is_idle(self) -> bool:
         """Return whether a new queue would behave the same: no calls, and all limits recovered.

@@ -84,7 +84,7 @@ class HubSocket:
 
     Args:
         sock: of the connection. From now on, it is closed with this object.
-        encode: makes one piece of data of all messages of a pass.
+        encode: joins all messages of a pass of the loop.
         received: processes whole lines.
         lost: notes why the connection has ended; None: the hub has closed it.
     """
@@ -189,7 +189,13 @@ class HubSocket:
         """Process data that has arrived: `send_hello` has read some."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if lines:
-            self._on_lines(lines)
+            try:
+                self._on_lines(lines)
+            except Exception as error:  # the loop reports it
+                # The other lines are lost: without them, callers could wait for ever.
+                if self._sock is not None:
+                    self._lose(error)
+                raise
         elif len(self._rest) > _LONGEST:
             self._lose(ValueError(_TOO_LONG))
 

@@ -30,6 +30,8 @@ _CHUNK = 1 << 14
 """Most bytes read from a connection in one pass of the loop, so that others are read, too."""
 _UNREAD = 1 << 24
 """Most bytes that a client may leave unread: some 400,000 grants."""
+_MOST_PIECES = 64
+"""Most pieces read from a client that has hung up: a MiB, and a socket's buffer has less."""
 _HELLO_SECONDS = 30.0
 """Seconds in which a connection must send its first line: a silent one would keep a file open."""
 _AT_ONCE = 64
@@ -116,7 +118,7 @@ class HubServer(Generic[H]):
         """Stop accepting, and close all connections.
 
         Args:
-            why: the reason that each client gets. None: none, but it gets what is unsent.
+            why: the reason that each client gets. None: clients get no reason, but what is unsent.
         """
         self._stop_accepting()
         for task in self._connecting:
@@ -230,7 +232,7 @@ class HubConnection(asyncio.BufferedProtocol, Generic[H]):
         self.handler: H | None = None
         """None: another user's connection, or it has been closed."""
         self.is_open = True
-        """Whether lines are processed: it has not ended, and nobody has closed it from here."""
+        """Whether lines are processed. False once it has ended, or was closed from this side."""
         self.peer: int | None = None
         """The client's process id, from the kernel; None: the kernel does not know it."""
         self._pieces: list[bytes] = []
@@ -279,7 +281,11 @@ class HubConnection(asyncio.BufferedProtocol, Generic[H]):
         """
         fd = self._transport.get_extra_info("socket").fileno()
         with contextlib.suppress(OSError):
-            while received := os.readv(fd, [self._server.buffer]):
+            # A client that has only stopped reading (`SHUT_RD`) may go on sending for ever.
+            for _ in range(_MOST_PIECES):
+                received = os.readv(fd, [self._server.buffer])
+                if not received or not self.is_open:
+                    break
                 self.buffer_updated(received)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as asyncio's

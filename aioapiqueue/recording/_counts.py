@@ -84,7 +84,7 @@ class CallTotals:
 
 
 def added_up(each: Sequence[CallTotals]) -> CallTotals:
-    """Return the sum of counts, to be read only: of one, it is the same object."""
+    """Return the sum of counts. Do not change it: the sum of one is the same object."""
     if len(each) == 1:
         return each[0]
     total = CallTotals()

@@ -100,14 +100,23 @@ class QueueRecord:
         name: the name of the queue.
         paced: whether its calls wait.
         limits: the limits of all of its calls.
+        permanent: those of them that no event changes.
     """
 
     def __init__(
-        self, recording: Recording, name: str, *, paced: bool, limits: tuple[Limit, ...]
+        self,
+        recording: Recording,
+        name: str,
+        *,
+        paced: bool,
+        limits: tuple[Limit, ...],
+        permanent: tuple[Limit, ...] = (),
     ) -> None:
         self.name = name
         self.paced = paced
         self._recording = recording
+        self._permanent = permanent
+        self._is_common = name == _OTHERS
         self._is_adaptive_active = False
         self._sampled_at = -math.inf
         self._held_until: dict[str | None, float] = {}
@@ -125,12 +134,12 @@ class QueueRecord:
         """Add the counts of a kind of calls, all of which have these lanes."""
         for lane in lanes:
             if lane not in self._limits:
-                limits, per_key = limits_of(lane)
+                limits, per_key = no_limits(lane) if self._is_common else limits_of(lane)
                 self._limits[lane] = LaneLimits(limits, per_key, OverTime(limits))
         self._kinds.append((lanes, counts))
 
     def counts_of(self, lanes: tuple[str, ...] = (), limits_of: LimitsOf = no_limits) -> CallTotals:
-        """Return the counts of all calls that have these lanes, for a caller without other kinds.
+        """Return the counts of all calls with these lanes, if the caller counts no other kinds.
 
         Beyond 10,000 sets of lanes in all queues, calls with further ones count in no lane.
         """
@@ -165,11 +174,14 @@ class QueueRecord:
                 self._held_until[lane] = at + seconds
         what = kind, event.limits, event.origin, event.rate, seconds
         self._recording.changes.note(QueueChange(at, self.name, lane, *what))
-        if of_key:  # the figures of its lane are those of all keys together
+        # The figures of a lane are those of all its keys together, and those of the common record
+        # are of all its queues.
+        if of_key or self._is_common:
             return
         if kind == "limits_changed" and lane in self._limits:
-            self._limits[lane].limits = event.limits
-            self._limits[lane].over_time.note(at, event.limits)
+            limits = event.limits if lane is not None else (*event.limits, *self._permanent)
+            self._limits[lane].limits = limits
+            self._limits[lane].over_time.note(at, limits)
         elif kind == "backed_off" and lane is None:
             self._is_adaptive_active = True
             if event.rate is not None:
@@ -335,7 +347,14 @@ class Recording:
             series = counts.over_time[unit] = self.series.new()
         return self.series.point(series, now)
 
-    def record(self, name: str, *, paced: bool, limits: tuple[Limit, ...] = ()) -> QueueRecord:
+    def record(
+        self,
+        name: str,
+        *,
+        paced: bool,
+        limits: tuple[Limit, ...] = (),
+        permanent: tuple[Limit, ...] = (),
+    ) -> QueueRecord:
         """Return the record of a queue, or the shared one if there are too many queues.
 
         The arguments are those of `QueueRecord`.
@@ -344,10 +363,10 @@ class Recording:
         if found is None:
             if len(self.queues) >= _MOST_QUEUES:
                 # They have different limits, so their common record has none.
-                name, paced, limits = _OTHERS, True, ()
+                name, paced, limits, permanent = _OTHERS, True, (), ()
                 found = self.queues.get(name)
             if found is None:
-                found = QueueRecord(self, name, paced=paced, limits=limits)
+                found = QueueRecord(self, name, paced=paced, limits=limits, permanent=permanent)
                 self.queues[name] = found
         return found
 

@@ -64,7 +64,7 @@ class WaitTimes:
     def remove(self, seconds: float) -> None:
         """Take out a wait. If it was the longest, `longest` is known to within 1 % from then on."""
         self.number -= 1
-        self.total -= seconds
+        self.total = max(0.0, self.total - seconds)  # a rounding error would show as -0.0
         if seconds >= _LEAST:
             self._counts[_bucket_of(seconds)] -= 1
             # The waits are not kept, so the next longest is known by its bucket only.

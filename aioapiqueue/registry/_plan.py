@@ -121,7 +121,7 @@ class QueuePlan:
 
 
 class _BucketUse(NamedTuple):
-    """What a call that uses a bucket is charged: its key, and at most so much of its unit."""
+    """What a call that uses a bucket is charged: at most `largest` of `unit`, under `key`."""
 
     name: str
     bucket: Bucket

@@ -1,4 +1,4 @@
-"""What programs use of the host hub, and of what it has in common with the run hub."""
+"""The parts of the host hub that programs use, and those that the run hub shares with it."""
 
 from aioapiqueue._shared.host.directory import HUB_DIR, HubLocation
 from aioapiqueue._shared.host.reach import command, reach

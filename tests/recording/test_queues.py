@@ -283,3 +283,19 @@ def test_unpaced_is_never_longer_than_it_took():
     recording.unpaced.started(1000.0)
     recording.unpaced.ended(1012.0)
     assert recording.as_json(1010.0)["times"]["unpaced"] == 10.0
+
+
+def test_common_record_of_queues_has_no_limits():
+    """Calls of many queues are no share of the limits of one of them."""
+    recording = Recording(now=1000.0, began=0.0)
+    for name in range(2001):
+        recording.record(str(name), paced=True, limits=(Rate(2, 1),))
+    for _ in range(2):
+        record = recording.record("another", paced=True, limits=(Rate(1, 1),))
+        counts = record.counts_of(("a",), lambda _: ((Rate(2, 1),), False))
+        recording.started(counts, {"calls": 1}, 0.0, 1000.0)
+    for lane in None, "a":
+        record.changed(event("limits_changed", 0.0, limits=(Rate(1, 1),), origin="user"), lane)
+    (queue,) = recording.as_json(1001.0)["queues"]
+    assert queue["queue"] == "all other queues"
+    assert (queue["limits"], queue["lanes"][0]["limits"], queue["tightest"]) == ([], [], None)

@@ -79,6 +79,15 @@ def test_recent_waits_are_of_half_to_a_whole_minute():
     assert recent.recent(5000.0).number == 0
 
 
+def test_removed_waits_leave_no_rounding_error():
+    """A table would show it as -0.0."""
+    waits = WaitTimes()
+    for change in (waits.add, waits.remove):
+        for seconds in (0.7, 0.2, 0.1):
+            change(seconds)
+    assert waits.total >= 0
+
+
 def test_removed_wait_is_as_if_it_had_not_been():
     """Of the longest that is taken out, the next is known to within 1 %."""
     waits = WaitTimes()

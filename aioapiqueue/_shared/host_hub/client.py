@@ -150,11 +150,17 @@ class HubClient:
         others: int = 0,
     ) -> None:
         """Start a call, or let it wait."""
+        self._check_new(ticket)
         several = tuple(map(as_key, keys)) if keys else Call.keys
         self._others = others
         call = self._quota.enter(self, ticket, several, amounts, priority, waited=waited)
         if call is not None:
             self._waiting[ticket] = call
+
+    def _check_new(self, ticket: int) -> None:
+        """Raise `ValueError` if a call has this ticket: it would be replaced, and never end."""
+        if ticket in self._waiting or ticket in self._running:
+            raise ValueError(f"ticket {ticket} is in use")
 
     def granted(self, call: ClientCall) -> None:
         """Grant a call."""
@@ -211,6 +217,7 @@ class HubClient:
         self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None
     ) -> None:
         """Count a call that an earlier hub has granted: it takes permits, and uses nothing else."""
+        self._check_new(ticket)
         # At a cost of 0: the journal has counted what it used.
         units = dict.fromkeys(amounts or (), 0)
         several = tuple(map(as_key, keys)) if keys else Call.keys

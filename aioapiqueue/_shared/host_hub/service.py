@@ -35,8 +35,8 @@ _LONGEST = 1 << 24
 """Most bytes of a line: the terms of 100,000 lanes have fewer."""
 _COMMAND = b'{"command"'
 """The beginning of a command's first line; other first lines are hellos."""
-_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""The errors of reading a message whose parts have a wrong type or value."""
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""The errors of reading a message whose parts have a wrong type or value, or are nested deeply."""
 
 
 class HostHub:
@@ -283,7 +283,11 @@ class _Client:
 
     def _begin(self, lines: Iterable[bytes]) -> None:
         """Answer the first line, then process those that came with it."""
-        self._process(lines)
+        try:
+            self._process(lines)
+        except BaseException:  # the loop reports it
+            self._connection.finish()  # nothing is read until `go_on`, not even the client's end
+            raise
         self._connection.go_on()
 
     def _process(self, lines: Iterable[bytes]) -> None:

@@ -190,8 +190,12 @@ class _QueueObserver:
         """Record an event, under the lock of the report."""
         record = self._record
         if record is None:
-            limits = self._reader.limits_of(None)
-            record = self._record = recording.record(self._name, paced=True, limits=limits)
+            record = self._record = recording.record(
+                self._name,
+                paced=True,
+                limits=self._reader.limits_of(None),
+                permanent=self._reader.permanent,
+            )
         if self._reader.loop is not self._loop:
             self._forget_callers(event.at, recording.unpaced)
         lanes = self._names.get(event.keys)

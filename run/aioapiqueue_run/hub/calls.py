@@ -266,7 +266,7 @@ def _sum_of(each: Sequence[CallStats]) -> CallStats:
     if not others:
         return first
     names = first.service, first.operation, first.region, first.account, first.queue
-    total = CallStats(*names, first.paced, first.lane, max(one.peak for one in each))
+    total = CallStats(*names, first.paced, first.lane, max(one.peak for one in each), first.peaks)
     for one in each:
         total.merge(one)
     return total

@@ -71,7 +71,7 @@ class ClientConnection:
         except protocol.Malformed as error:
             self._connection.refuse(f"protocol error: {error} (see aioapiqueue docs hub)")
         if self._connection.lacks_files:
-            self.close_idle()  # now: the server would never find that of a busy thread idle
+            self.close_idle()  # now: that of a busy thread is idle only between two calls
 
     def lost(self) -> None:
         """Release the slots of the client, and leave the queues in which it waits."""

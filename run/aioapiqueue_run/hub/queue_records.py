@@ -39,8 +39,12 @@ class QueueRecords:
         return _Changes(self._record(reader, queue), reader)
 
     def _record(self, reader: QueueReader, queue: ApiQueue) -> QueueRecord:
-        limits = reader.limits_of(None)
-        return self.recording.record(str(queue.name), paced=self._paced, limits=limits)
+        return self.recording.record(
+            str(queue.name),
+            paced=self._paced,
+            limits=reader.limits_of(None),
+            permanent=reader.permanent,
+        )
 
     def add(self, stats: CallStats, needs: PacedCall | None = None) -> None:
         """Add the counts of a kind of calls.

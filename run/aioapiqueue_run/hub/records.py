@@ -45,7 +45,7 @@ class PeakSecond:
         """The number of attempts in each of them."""
 
     def count(self, tick: int) -> int:
-        """Count an attempt that starts in a tick, none before earlier ones; return the peak."""
+        """Count an attempt that starts in a tick, which never decreases; return the peak."""
         ticks, counts = self._ticks, self._counts
         if ticks and ticks[-1] == tick:
             counts[-1] += 1
@@ -126,8 +126,8 @@ class CallStats(CallTotals):
         paced: whether a queue paces the calls.
         lane: first key of the slots, if it is not the operation: `"DescribeVolumes unfiltered"`.
         peak: most attempts started in any one second.
-        peaks: where each attempt that starts is counted for its peaks: for `peak`, for those of
-            the service, of its queue, and of the lane in that, and then for those of buckets.
+        peaks: what counts each attempt that starts: for `peak`, for the peaks of the service, of
+            its queue, and of the lane in that queue, and then for the peaks of its buckets.
     """
 
     service: str
@@ -152,7 +152,7 @@ class CallStats(CallTotals):
 
     @property
     def lane_peak(self) -> int:
-        """Most attempts of these with the same lane started in any one second."""
+        """Most attempts of this service, place and lane started in any one second."""
         return self.peaks[3].peak if self.peaks else 0
 
     @property

@@ -133,6 +133,23 @@ async def one_call(folder):
         assert hub.figures[0].errors == 1
 
 
+@pytest.mark.parametrize("line", [b"HTTP/1.1 400\r\n", b"[]\n"])
+async def test_unreadable_line_ends_the_connection(listener, line):
+    """No call waits for ever: those that wait are refused. The error itself is reported, too."""
+    errors = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    async with accepted(listener, WELCOME) as (client, connection):
+        ask = client.ask(CALL)
+        await asyncio.to_thread(connection.recv, 65536)
+        connection.sendall(line)
+        async with asyncio.timeout(10):
+            await client.lost.wait()
+        with pytest.raises(NotPacedError, match="hub is unreachable"):
+            ask.turn.result()
+        assert await asyncio.to_thread(connection.recv, 1) == b""
+    assert len(errors) == 1
+
+
 async def test_last_outcomes_are_sent_at_the_end(folder, blockbuster):
     """`aclose` sends what waits for the loop's next pass: the hub has all outcomes."""
     blockbuster.deactivate()  # the hub looks at processes

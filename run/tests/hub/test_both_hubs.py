@@ -1,4 +1,4 @@
-"""What the server of both hubs does: the run hub's, and that of a host."""
+"""What the server of both hubs does, the run hub and the host hub."""
 
 from __future__ import annotations
 
@@ -203,6 +203,55 @@ async def test_rest_is_read_after_hang_up(hub):
     assert len(received) == 1000
     assert hub.connections() == [stays]
     waits.close()
+
+
+async def test_client_may_not_send_for_ever(hub):
+    """If a client reads no more and goes on sending, the hub closes its connection."""
+
+    def send():
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(hub.path)
+            client.sendall(hub.hello)
+            client.recv(1 << 16)
+            client.shutdown(socket.SHUT_RD)
+            lines = "".join(hub.ask % number for number in range(1, 1001)) * 200
+            with pytest.raises(ConnectionError):
+                client.sendall(lines.encode())
+
+    await asyncio.to_thread(send)
+    await asyncio.sleep(1)
+    assert not hub.connections()
+
+
+async def test_deeply_nested_lines_are_refused(hub):
+    """As the first line, and after it."""
+    for connect in hub.connect, hub.greeted:
+        reader, writer = await connect()
+        writer.write(b"[" * 8000 + b"\n")
+        async with asyncio.timeout(10):
+            assert hub.refusal in json.loads(await reader.readline())
+            assert await reader.read() == b""
+        writer.close()
+    assert not hub.connections()
+
+
+async def test_failing_hello_ends_its_connection(hub, monkeypatch):
+    """What the hub raises at a hello is reported, and its client need not wait."""
+    errors = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+
+    def fail(_):
+        raise RuntimeError
+
+    reader, writer = await hub.connect()
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "loads", fail)
+        writer.write(hub.hello)
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+    assert isinstance(errors[0]["exception"], RuntimeError)
+    assert not hub.connections()
+    writer.close()
 
 
 async def test_failing_handler_ends_its_connection(hub):

@@ -61,6 +61,7 @@ def test_calls_of_an_operation_are_one_figure(exempting):
     assert figure.used == {"calls": 32}
     assert (bucket.operation, bucket.calls, bucket.throttled) == ("some", 11, 5)
     assert (figure.peak, bucket.peak) == (8, 3)
+    assert (figure.service_peak, figure.place_peak, figure.lane_peak) == (8, 8, 8)
     started = {step: point[1] for step, point in figure.over_time["calls"].items()}
     assert started == {0: 8, 1: 8, 2: 8, 3: 8}
     (queue,) = calls.recording.as_json(4.0)["queues"]

@@ -12,6 +12,7 @@ from aioapiqueue.testing import VirtualLoop
 from aioapiqueue_run.cli.run.estimate import PacedEstimate
 from aioapiqueue_run.hub import CallStats, Ended, Request
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
+from tests.helpers.work import work
 
 CATCH_UP = 0.010
 
@@ -243,3 +244,12 @@ def test_strictest_of_a_lane_does_not_depend_on_which_came_first(methods):
     assert dry.estimate.strictest("https://api.test", "/s/*") == 1
     held = [str(one) for one in dry.estimate.held]
     assert held in ([], ["https://api.test/s/* 100/s"])
+
+
+def test_expected_retries_cost_no_time():
+    """Half of the kinds that the hub keeps are throttled: each retry takes as long as one alone."""
+    alone, dry = Dry(Registry({"ec2": "unlimited"})), Dry(Registry({"ec2": "unlimited"}))
+    for number in range(10_000):
+        dry.end(dry.call(f"Describe{number}"), throttled=True)
+    alone.end(alone.call("Describe0"), throttled=True)
+    assert work(lambda: dry.call("Describe0")) < 2 * work(lambda: alone.call("Describe0"))

@@ -34,7 +34,7 @@ def outcome_of(calls, limits=LIMITS, on_host=None):
     Args:
         calls: of each operation, the calls of each second, and how long each of them waited.
         limits: as in limits.toml.
-        on_host: what the hub of the host has counted.
+        on_host: what the host hub has counted.
     """
     registry = Registry.parse(limits)
     hub = Calls(registry, count_only=False)
@@ -94,7 +94,7 @@ def test_limit_on_calls_in_flight_is_named():
 
 
 def test_limit_of_another_run_held_the_calls():
-    """As the hub of the host has counted; the rest is attributed to the own limits."""
+    """As the host hub has counted; the rest is attributed to the own limits."""
     calls = {"DescribeSnapshots": ([10] * 10, 0.5)}
     queue = outcome_of(calls).figures[0].queue
     delay = {"queue": queue, "lane": "", "limit": "9/s", "whose": "b, process 7", "seconds": 20.0}

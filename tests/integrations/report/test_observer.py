@@ -124,6 +124,16 @@ async def test_learnt_limits_and_settings_are_recorded():
     assert found["queues"][0]["time_series"][0]["allowed"] == [[0, 10], [0.0, 20]]
 
 
+async def test_concurrency_outlasts_a_new_rate():
+    """`set_rate` does not change the limit of `concurrency=`, so the report still has it."""
+    report = ReportObserver()
+    async with ApiQueue("10/s", concurrency=2, observers=[report]) as queue:
+        queue.set_rate("20/s")
+        async with queue.slot():
+            pass
+    assert report.as_json()["queues"][0]["limits"] == ["20/s", "2 at once"]
+
+
 async def test_changes_of_a_queue_have_no_lane():
     """A change of all calls is one of the queue, even if every key has a lane."""
     report = ReportObserver()

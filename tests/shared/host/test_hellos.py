@@ -78,6 +78,26 @@ async def pass_by(passes):
         await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize("second", [b'[["join",2,[],null,0]]\n', b'[["running",2,[],null]]\n'])
+async def test_ticket_in_use_is_refused(connect, second):
+    """A second call of the same ticket would keep the permit of the first one for ever."""
+    join = b'[["join",%d,[],null,0]]\n'
+    for _ in range(2):
+        reader, writer = await connect()
+        writer.write(hello(0, limits=[], concurrency=2))
+        await reader.readline()
+        async with asyncio.timeout(5):
+            for ticket in 1, 2:
+                writer.write(join % ticket)
+                while b"grant" not in await reader.readline():
+                    pass
+            writer.write(b'[["end",1]]\n' + second)
+            while not (line := await reader.readline()).startswith(b"{"):
+                assert b"grant" not in line
+            assert "2 is in use" in json.loads(line)["refused"]
+        writer.close()
+
+
 @pytest.mark.parametrize("when", ["with it", "while it waits", "when it is answered"])
 async def test_lines_after_hello_are_processed(service, connect, when):
     """What a client sends behind its hello is answered behind it, whenever it comes."""

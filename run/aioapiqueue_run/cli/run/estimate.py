@@ -162,7 +162,9 @@ class PacedEstimate(Watcher):
             self._strictest[service, call.keys] = min(rates, default=math.inf)
         kind = request.kind, call.keys
         if kind in self._retries:
-            self._retries -= Counter([kind])  # this drops a kind that has 0
+            self._retries[kind] -= 1  # `-=` of counters would look at all kinds
+            if not self._retries[kind]:
+                del self._retries[kind]
             self._skipped = 0.0  # the pause before it
             return
         self._clock, waits_for = queue.charge(call, self._clock)

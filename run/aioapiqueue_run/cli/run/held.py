@@ -28,7 +28,8 @@ def held_by(outcome: Outcome) -> Counter[str]:
     """Return the seconds that calls waited for each limit.
 
     If several limits apply to a call, its wait is attributed to the one that was used most while
-    calls waited. The hub of the host reports by itself which waits limits of other runs caused.
+    calls waited. The host hub itself reports which waits were caused by
+    limits of other runs.
     """
     found = Counter[str]()
     recording = outcome.recording
