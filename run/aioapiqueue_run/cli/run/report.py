@@ -193,15 +193,17 @@ def _waits(paced: CallTotals, outcome: Outcome) -> str:
 
 def tables(plan: RunPlan, outcome: Outcome) -> str:
     """Return the table of all services, at most 80 columns wide, with an empty line around it."""
-    if not outcome.figures:
+    # The others were given up before they were sent, such as those to an unreachable host.
+    figures = [one for one in outcome.figures if one.is_used]
+    if not figures:
         return ""
     if plan.dry_run:
-        found = rows(outcome.figures, outcome.buckets)
+        found = rows(figures, outcome.buckets)
         text = dry_run_table(found, outcome.seconds, _published)
     else:
         # A service may have paced and unpaced calls: each kind has its row.
-        paced = [one for one in outcome.figures if one.paced]
-        free = [one for one in outcome.figures if not one.paced]
+        paced = [one for one in figures if one.paced]
+        free = [one for one in figures if not one.paced]
         found = rows(paced, outcome.buckets) + rows(free)
         text = table(found, plan.limits)
     return f"\n{text}\n\n"
