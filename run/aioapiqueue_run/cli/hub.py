@@ -199,8 +199,12 @@ def _check() -> None:
 def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
     _check()
     try:
-        answer = command(HubLocation(os.environ.get(HUB_DIR)), hello)
-    except (OSError, ValueError) as error:  # a ValueError: no place for a hub, or no JSON
+        place = HubLocation(os.environ.get(HUB_DIR))
+    except ValueError as error:
+        refuse(wrapped(str(error)))
+    try:
+        answer = command(place, hello)
+    except (OSError, ValueError) as error:  # a ValueError: the answer is no JSON
         refuse(wrapped(f"cannot reach the hub: {error}"), FAILED)
     if answer is None:
         refuse(none, FAILED)
