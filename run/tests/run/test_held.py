@@ -128,6 +128,13 @@ def test_lowered_rate_held_the_calls():
                 "ec2.DescribeSnapshots 10/s (50.0 s), ec2 30/s (19.0 s)\n"
             ),
         ),
+        (
+            {"DescribeSnapshots": ([10] * 10, 0.1), "RunInstances": ([19] * 10, 0.4)},
+            (
+                "290 AWS calls, 290 paced: 290 waited 86.0 s in total for\n"
+                "ec2 30/s (76.0 s), ec2.DescribeSnapshots 10/s (10.0 s)\n"
+            ),
+        ),
         ({"RunInstances": ([10] * 10, 0)}, "100 AWS calls, 100 paced: none waited\n"),
     ],
 )

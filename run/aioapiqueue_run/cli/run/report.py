@@ -185,8 +185,9 @@ def _waits(paced: CallTotals, outcome: Outcome) -> str:
     """Return how long calls waited, and for which limits."""
     if not paced.waits:
         return "none waited"
-    held = [(unbroken(name), seconds) for name, seconds in held_by(outcome).most_common()]
-    names = [name + f" ({seconds:,.1f} s)" * (len(held) > 1) for name, seconds in held]
+    held = held_by(outcome).most_common()
+    each = len(held) > 1
+    names = [unbroken(f"{name} ({seconds:,.1f} s)" if each else name) for name, seconds in held]
     text = f"{paced.waits:,} waited {paced.waited:,.1f} s in total"
     return f"{text} for {listed(names)}" if names else text
 
