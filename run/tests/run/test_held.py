@@ -12,7 +12,7 @@ from aioapiqueue_run.cli.run.held import held_by
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.report import headline
 from aioapiqueue_run.hub.calls import Calls
-from aioapiqueue_run.hub.records import Kind, ProcessLoad
+from aioapiqueue_run.hub.records import CallStats, Kind, ProcessLoad
 from tests.helpers.plans import plan_of
 
 LIMITS = """
@@ -143,4 +143,15 @@ def test_first_line_has_waits_and_limits(calls, said):
     plan = plan_of(Registry.parse(LIMITS))
     assert headline(plan, outcome_of(calls), 0) == (
         f"{said}0 throttled, 0 other errors; scan ended after 0:10, exit code 0"
+    )
+
+
+def test_refused_calls_are_counted():
+    """Of a program none of whose calls could be sent, too."""
+    outcome = outcome_of({"RunInstances": ([], 0)})
+    refused = CallStats("ec2", "RunInstances", None, None, None, paced=True)
+    outcome.recording.tally(refused, "refused", 1_001.0)
+    outcome.figures = [refused]
+    assert headline(plan_of(Registry.parse(LIMITS)), outcome, 0) == (
+        "no AWS calls counted; 1 refused (not sent), scan ended after 0:10,\nexit code 0"
     )

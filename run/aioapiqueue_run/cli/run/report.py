@@ -159,8 +159,9 @@ def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
         if code != outcome.code and code in _BECAUSE:
             end += f"; aioapiqueue run exits with {code}, {_BECAUSE[code]}"
     total = added_up(outcome.figures)
+    refused = f"{total.refused:,} refused (not sent), " if total.refused else ""
     if not total.calls:
-        return wrapped(f"no {_calls(plan)} counted; {end}")
+        return wrapped(f"no {_calls(plan)} counted; {refused}{end}")
     calls = _calls(plan, total.calls)
     if plan.dry_run:
         calls += " counted"
@@ -168,9 +169,8 @@ def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
         paced = added_up([figure for figure in outcome.figures if figure.paced])
         calls += f", {paced.calls:,} paced"
         calls += f": {_waits(paced, outcome)}" if paced.calls else ""
-    end = f"{total.throttled:,} throttled, {pluralize(total.errors, 'other error')}; {end}"
-    if total.refused:
-        end = f"{total.refused:,} refused (not sent), {end}"
+    errors = pluralize(total.errors, "other error")
+    end = f"{refused}{total.throttled:,} throttled, {errors}; {end}"
     return f"{wrapped(calls)}\n{wrapped(end)}"
 
 
