@@ -111,6 +111,11 @@ def test_lowered_rate_held_the_calls():
     assert held_by(outcome) == pytest.approx({"ec2 (rate lowered after throttling)": 5})
 
 
+def test_limit_that_was_hardly_used_held_none():
+    """Calls also wait for the host hub, or a busy machine."""
+    assert not held_by(outcome_of({"RunInstances": ([1] * 10, 0.5)}))
+
+
 @pytest.mark.parametrize(
     ("calls", "said"),
     [
