@@ -189,7 +189,10 @@ def _change(name: str, what: str) -> None:
 
 
 def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
-    answer = ask_hub(hello, none=none)
+    try:
+        answer = ask_hub(hello, none=none)
+    except (RuntimeError, ValueError) as error:
+        refuse(str(error))
     if isinstance(answer, str):
         refuse(answer, FAILED)
     return answer
@@ -201,12 +204,16 @@ def ask_hub(hello: dict[str, Any], *, none: str) -> dict[str, Any] | str:
     Args:
         hello: the request.
         none: the message if no hub is running.
+
+    Raises:
+        RuntimeError: this system has no Unix domain sockets.
+        ValueError: `AIOAPIQUEUE_HUB_DIR` is invalid.
     """
+    check_system()
+    place = HubLocation(os.environ.get(HUB_DIR))
     try:
-        check_system()
-        answer = command(HubLocation(os.environ.get(HUB_DIR)), hello)
-    # A ValueError: no place for a hub, or no JSON.
-    except (OSError, ValueError, RuntimeError) as error:
+        answer = command(place, hello)
+    except (OSError, ValueError) as error:  # a ValueError: the answer is no JSON
         return f"cannot reach the hub: {error}"
     if answer is None:
         return none

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anyio.abc import ByteStream
 
 __all__ = ["read_hello"]
@@ -39,9 +43,20 @@ async def read_hello(stream: ByteStream) -> tuple[bytes, str | None]:
         data += part
         arrived.write(part)
         try:
-            side.do_handshake()
+            with _quiet():
+                side.do_handshake()
         except ssl.SSLWantReadError:
             continue
         except ssl.SSLError:  # it has the name, or this is no such message
             name = next(filter(None, names), "")
             return data, name.lower().removesuffix(".") or None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Let Python print no error about a name that is not ASCII, for which it ends the handshake."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook

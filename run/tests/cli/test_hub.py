@@ -13,7 +13,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue.schedules.spi import HubLocation
+from aioapiqueue.schedules.spi import HUB_DIR, HubLocation
 from aioapiqueue_run.cli.app import app
 from aioapiqueue_run.cli.console import as_argument
 from tests.helpers.host_crowd import hello
@@ -49,6 +49,14 @@ def test_nothing_runs(hub):
         said = run(*arguments, code=1)
         assert "no hub is running; the first process that needs a hub starts one" in said
     assert not processes_of(hub)
+
+
+def test_invalid_place_is_refused(monkeypatch):
+    """It is a setting to correct (2), and no hub that cannot be reached (1)."""
+    monkeypatch.setenv(HUB_DIR, "relative")
+    for arguments in (["status"], ["stop"]):
+        said = run(*arguments, code=2)
+        assert said == f"aioapiqueue: {HUB_DIR} must be an absolute path, not 'relative'\n"
 
 
 def quotas():

@@ -5,6 +5,7 @@ import contextlib
 import socket
 import ssl
 import struct
+import sys
 from pathlib import Path
 
 import anyio
@@ -79,6 +80,16 @@ async def test_what_is_no_hello_has_no_name():
         found, name = await read_hello(Stream(data, 7))
         assert data.startswith(found)
         assert name is None
+
+
+async def test_name_that_is_not_ascii(monkeypatch):
+    """It is none, and nothing is written to the log, whose last line the run shows."""
+    written = []
+    monkeypatch.setattr(sys, "unraisablehook", written.append)
+    name, invalid = b"cafe.invalid", "café.invali".encode()
+    hello = hello_for(name.decode()).replace(name, invalid)
+    assert await read_hello(Stream(hello, 10_000)) == (hello, None)
+    assert not written
 
 
 async def test_hello_that_is_cut_off():

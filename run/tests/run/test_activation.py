@@ -120,6 +120,8 @@ def test_script_is_followed_to_its_interpreter(shebang, is_python, python, tmp_p
         ["--unset=AIOAPIQUEUE_HUB", "python3"],
         ["PYTHONPATH=/mine", "python3"],
         ["-iS", "python3 x"],
+        ["-", "PATH=/usr/bin", "python3"],
+        ["-u", "HOME", "-", "python3"],
     ],
 )
 def test_env_removing_our_variables_is_refused(arguments):

@@ -13,7 +13,7 @@ from aioapiqueue_run.cli.run.held import held_by
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.report import headline
 from aioapiqueue_run.hub.calls import Calls
-from aioapiqueue_run.hub.records import Kind, ProcessLoad
+from aioapiqueue_run.hub.records import CallStats, Kind, ProcessLoad
 from tests.helpers.plans import plan_of
 
 LIMITS = """
@@ -120,6 +120,11 @@ def test_lowered_rate_held_the_calls():
     assert held_by(outcome) == pytest.approx({"ec2 (rate lowered after throttling)": 5})
 
 
+def test_limit_that_was_hardly_used_held_none():
+    """Calls also wait for the host hub, or a busy machine."""
+    assert not held_by(outcome_of({"RunInstances": ([1] * 10, 0.5)}))
+
+
 @pytest.mark.parametrize(
     ("calls", "said"),
     [
@@ -137,6 +142,13 @@ def test_lowered_rate_held_the_calls():
                 "ec2.DescribeSnapshots 10/s (50.0 s), ec2 30/s (19.0 s)\n"
             ),
         ),
+        (
+            {"DescribeSnapshots": ([10] * 10, 0.1), "RunInstances": ([19] * 10, 0.4)},
+            (
+                "290 AWS calls, 290 paced: 290 waited 86.0 s in total for\n"
+                "ec2 30/s (76.0 s), ec2.DescribeSnapshots 10/s (10.0 s)\n"
+            ),
+        ),
         ({"RunInstances": ([10] * 10, 0)}, "100 AWS calls, 100 paced: none waited\n"),
     ],
 )
@@ -145,3 +157,14 @@ def test_first_line_has_waits_and_limits(calls, said):
     plan = plan_of(Registry.parse(LIMITS))
     shown = prefixed(headline(plan, outcome_of(calls), 0)).replace(PREFIX, "")
     assert shown == f"{said}0 throttled, 0 other errors; scan ended after 0:10, exit code 0\n"
+
+
+def test_refused_calls_are_counted():
+    """Of a program none of whose calls could be sent, too."""
+    outcome = outcome_of({"RunInstances": ([], 0)})
+    refused = CallStats("ec2", "RunInstances", None, None, None, paced=True)
+    outcome.recording.tally(refused, "refused", 1_001.0)
+    outcome.figures = [refused]
+    assert headline(plan_of(Registry.parse(LIMITS)), outcome, 0) == (
+        "no AWS calls counted; 1 refused (not sent), scan ended after 0:10, exit code 0"
+    )

@@ -432,6 +432,7 @@ def test_host_that_cannot_be_reached(without_calls):
     assert (ended.code, ended.out) == (5, b"502\n502\n"), ended.err
     assert figures["gateway"]["unreachable"] == {GONE: 2}
     assert f"2 requests to {GONE} not sent: unreachable" in ended.words
+    assert f"\n{GONE} 10/s".encode() not in ended.err  # a row without a call
     assert 'FAILED: --fail-on "failed > 50%": 66.7%, 2 of 3' in ended.words
 
 

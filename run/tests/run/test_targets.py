@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -266,6 +267,23 @@ def test_json_on_stdout_that_is_gone(redirection, code, said, quiet_run, python)
     errors = ended.stderr.decode()
     assert f"CODE {code}" in errors, errors
     assert said in words_of(errors)
+
+
+@pytest.mark.parametrize(
+    ("option", "written"),
+    [("--json", '"exit_code": 0'), ("--log", "(?m)^20[0-9TZ:-]+ aioapiqueue: paced: ec2")],
+)
+def test_redirected_output_is_not_erased(option, written, quiet_run, python, tmp_path):
+    """If a file of ours is that of the program's output, what we write follows it there."""
+    program = quiet_run.plain("print('its own', flush=True)")
+    command = quiet_run.arguments("--limit", "ec2=1/s", option, "both", "--", python, program)
+    with (tmp_path / "both").open("wb") as both:
+        subprocess.run(
+            command, env=quiet_run.environment(), cwd=tmp_path, stdout=both, timeout=60, check=True
+        )
+    text = (tmp_path / "both").read_text()
+    assert "its own\n" in text
+    assert re.search(written, text)
 
 
 def test_messages_go_to_stdout(quiet_run, python):

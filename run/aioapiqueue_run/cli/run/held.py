@@ -20,6 +20,9 @@ __all__ = ["held_by"]
 
 _SHARE_OF_PERMITS = 0.5
 """Assumed use of a limit on calls in flight, whose use over time is not recorded."""
+_LEAST_SHARE = 0.1
+"""Smallest use of a limit that may have held calls. With less, they waited for something else, such
+as the host hub on a busy machine."""
 _LEAST = 0.02
 """Smallest part of a queue's waits that is attributed to one more limit."""
 
@@ -52,9 +55,9 @@ def held_by(outcome: Outcome) -> Counter[str]:
         candidates = [(1.0, "", "(rate lowered after throttling)", left)]
         if queue not in slowed:
             candidates = sorted(_candidates(record, counts, recording.series.step), reverse=True)
-        for _, lane, limit, waited in candidates:
+        for share, lane, limit, waited in candidates:
             seconds = min(waited, left)
-            if seconds > least:
+            if share >= _LEAST_SHARE and seconds > least:
                 found[f"{_name(service, lane)} {limit}"] += seconds
                 left -= seconds
     return found

@@ -186,6 +186,8 @@ def _after_env(argv: Sequence[str], where: str) -> list[str]:
         options, words = getopt([*argv[1:]], "iu:C:S:v0", _ENV_OPTIONS)
     except GetoptError:
         return []
+    if words[:1] == ["-"]:  # an older form of -i
+        options.append(("-i", words.pop(0)))
     removed = {value for name, value in options if name in {"-u", "--unset"}}
     while words and "=" in words[0]:
         removed.add(words.pop(0).partition("=")[0])  # set to another value, it is lost as well

@@ -39,7 +39,7 @@ class OutputFile:
 
     def __init__(self, option: str, path: Path, *, append: bool = False) -> None:
         self.option, self.path = option, path
-        own = _OWN.get(str(path))
+        own = _OWN.get(str(path)) or _own_stream(path)
         self._made = own is None and not os.path.lexists(path)
         try:
             # Our own stream is appended to through a copy of its descriptor: opened again, it would
@@ -115,6 +115,17 @@ def discard(files: Iterable[OutputFile]) -> None:
     """Close files, and remove those that we have made and not written to."""
     for file in files:
         file.discard()
+
+
+def _own_stream(path: Path) -> int | None:
+    """Return which of our streams is redirected to a regular file; None if neither is."""
+    with contextlib.suppress(OSError):
+        there = path.stat()
+        for number in (1, 2) if stat.S_ISREG(there.st_mode) else ():
+            with contextlib.suppress(OSError):  # it is closed
+                if os.path.samestat(there, os.fstat(number)):
+                    return number
+    return None
 
 
 def _open(path: Path, flags: int) -> int:

@@ -157,8 +157,9 @@ def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
         if code != outcome.code and code in _BECAUSE:
             end += f"; aioapiqueue run exits with {code}, {_BECAUSE[code]}"
     total = added_up(outcome.figures)
+    refused = f"{total.refused:,} refused (not sent), " if total.refused else ""
     if not total.calls:
-        return f"no {_calls(plan)} counted; {end}"
+        return f"no {_calls(plan)} counted; {refused}{end}"
     calls = _calls(plan, total.calls)
     if plan.given.dry_run:
         calls += " counted"
@@ -166,9 +167,8 @@ def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
         paced = added_up([figure for figure in outcome.figures if figure.paced])
         calls += f", {paced.calls:,} paced"
         calls += f": {_waits(paced, outcome)}" if paced.calls else ""
-    end = f"{total.throttled:,} throttled, {pluralize(total.errors, 'other error')}; {end}"
-    if total.refused:
-        end = f"{total.refused:,} refused (not sent), {end}"
+    errors = pluralize(total.errors, "other error")
+    end = f"{refused}{total.throttled:,} throttled, {errors}; {end}"
     return f"{calls}\n{end}"
 
 
@@ -183,23 +183,26 @@ def _waits(paced: CallTotals, outcome: Outcome) -> str:
     """Return how long calls waited, and for which limits."""
     if not paced.waits:
         return "none waited"
-    held = [(unbroken(name), seconds) for name, seconds in held_by(outcome).most_common()]
-    names = [name + f" ({seconds:,.1f} s)" * (len(held) > 1) for name, seconds in held]
+    held = held_by(outcome).most_common()
+    each = len(held) > 1
+    names = [unbroken(f"{name} ({seconds:,.1f} s)" if each else name) for name, seconds in held]
     text = f"{paced.waits:,} waited {paced.waited:,.1f} s in total"
     return f"{text} for {listed(names)}" if names else text
 
 
 def tables(plan: RunPlan, outcome: Outcome) -> str:
     """Return the table of all services, at most 80 columns wide, with an empty line around it."""
-    if not outcome.figures:
+    # The others were given up before they were sent, such as those to an unreachable host.
+    figures = [one for one in outcome.figures if one.is_used]
+    if not figures:
         return ""
     if plan.given.dry_run:
-        found = rows(outcome.figures, outcome.buckets)
+        found = rows(figures, outcome.buckets)
         text = dry_run_table(found, outcome.seconds, _published)
     else:
         # A service may have paced and unpaced calls: each kind has its row.
-        paced = [one for one in outcome.figures if one.paced]
-        free = [one for one in outcome.figures if not one.paced]
+        paced = [one for one in figures if one.paced]
+        free = [one for one in figures if not one.paced]
         found = rows(paced, outcome.buckets) + rows(free)
         text = table(found, plan.limits)
     return f"\n{text}\n\n"
