@@ -196,7 +196,8 @@ def test_refused_where_it_cannot_be(hub, tmp_path):
     """Without a terminal, without textual, too often: it says what to do, with exit code 2."""
     said = run("watch", code=2)
     assert "watch needs a terminal; in scripts use aioapiqueue hub status --json" in said
-    assert "Invalid value for '--every'" in call("watch", "--every=0.01", code=2)
+    for every in ("0.01", "inf"):
+        assert "Invalid value for '--every'" in call("watch", f"--every={every}", code=2)
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['textual'] = None")
     assert "pip install 'aioapiqueue[watch]'" in run("watch", code=2, PYTHONPATH=str(tmp_path))
     said = call("watch", "--help")

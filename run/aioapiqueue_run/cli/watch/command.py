@@ -14,13 +14,15 @@ from aioapiqueue_run.cli.console import not_installed, refuse
 
 __all__ = ["watch"]
 
+_MOST = 3600.0  # seconds; an infinite interval would never show anything
 _LEAST = 0.1  # seconds; more frequent requests would take the hub's time from its clients
 
 
 def watch(
     *,
     every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=_LEAST, help="Interval between updates.")
+        float,
+        typer.Option(metavar="SECONDS", min=_LEAST, max=_MOST, help="Interval between updates."),
     ] = 1.0,
     only: Annotated[
         str,
