@@ -229,6 +229,7 @@ class HubConnection(asyncio.BufferedProtocol, Generic[H]):
 
     def __init__(self, server: HubServer[H]) -> None:
         self._server = server
+        self._buffer = server.buffer
         self.handler: H | None = None
         """None: another user's connection, or it has been closed."""
         self.is_open = True
@@ -283,30 +284,32 @@ class HubConnection(asyncio.BufferedProtocol, Generic[H]):
         with contextlib.suppress(OSError):
             # A client that has only stopped reading (`SHUT_RD`) may go on sending for ever.
             for _ in range(_MOST_PIECES):
-                received = os.readv(fd, [self._server.buffer])
+                received = os.readv(fd, [self._buffer])
                 if not received or not self.is_open:
                     break
                 self.buffer_updated(received)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as asyncio's
         """Return the buffer to read into."""
-        return self._server.buffer
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Process whole lines."""
-        first, *others = bytes(self._server.buffer[:nbytes]).split(b"\n")
-        self._pieces.append(first)
-        self._length += len(first)
-        if others:
-            lines = [b"".join(self._pieces), *others[:-1]]
-            self._pieces, self._length = others[-1:], len(others[-1])
+        *lines, rest = bytes(self._buffer[:nbytes]).split(b"\n")
+        if lines:
+            if self._pieces:
+                lines[0] = b"".join((*self._pieces, lines[0]))
+                self._pieces, self._length = [], 0
             if self._hello_timer is not None:
                 self._hello_timer.cancel()
                 self._hello_timer = None
             if self.handler is not None:
                 self.handler.received(lines)
-        if self._length >= self._server.longest and self.is_open:
-            self.refuse(f"a line is longer than {self._server.longest:,} bytes")
+        if rest:
+            self._pieces.append(rest)
+            self._length += len(rest)
+            if self._length >= self._server.longest and self.is_open:
+                self.refuse(f"a line is longer than {self._server.longest:,} bytes")
 
     # The hub does not read from a client that does not read, so that the answers to what it sends
     # are bounded. If it hangs up meanwhile, the next write fails.

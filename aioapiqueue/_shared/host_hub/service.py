@@ -295,16 +295,17 @@ class _Client:
             for line in lines:
                 if not self._connection.is_open:
                     return
-                self._take(line)
+                if self.client is None:
+                    self._greet(line)
+                else:
+                    self.client.receive(decode(line))
+                    self._service.commit()  # also settlements, for which `flush` is not called
         except _MALFORMED as error:
             # It comes from another program, or from a faulty build, and more would follow.
             self._connection.refuse(f"this hub received an invalid message: {error!r}")
 
-    def _take(self, line: bytes) -> None:
-        if self.client is not None:
-            self.client.receive(decode(line))
-            self._service.commit()  # also settlements, for which `flush` is not called
-            return
+    def _greet(self, line: bytes) -> None:
+        """Answer the first line, which may be a command."""
         hello = json.loads(line)
         if not isinstance(hello, dict):
             raise TypeError("not a JSON object")
