@@ -131,7 +131,7 @@ class QueueRecord:
     def add(
         self, counts: CallTotals, lanes: tuple[str, ...], limits_of: LimitsOf = no_limits
     ) -> None:
-        """Add the counts of a kind of calls, all of which have these lanes."""
+        """Add the counts of one kind of calls. All of its calls have these lanes."""
         for lane in lanes:
             if lane not in self._limits:
                 limits, per_key = no_limits(lane) if self._is_common else limits_of(lane)

@@ -139,7 +139,7 @@ def read_over(
         service: the service's name, or "default".
         value: a `ServiceLimits`, a table, or limits alone.
         report: gets the problems.
-        named: lanes whose names are to be checked, besides those of the table.
+        named: further lanes whose names to check, in addition to those of the table.
         based: whether the table needs no limit for the service as a whole.
         check: False: names are not checked, whatever the limits say.
     """

@@ -1,4 +1,4 @@
-"""What other programs use of the run hub, besides public names.
+"""What other programs use of the run hub, in addition to public names.
 
 The gateway uses its protocol and client code; `run` makes the recording of the hub.
 """

@@ -98,7 +98,7 @@ def _invalid(option: str = "") -> Iterator[None]:
 
 
 def _gates(options: RunOptions) -> list[RunGate]:
-    """Return the gates of `--fail-on`, of which none may be invalid or unable to fail."""
+    """Return the gates of `--fail-on`; refuse gates that are invalid or can never fail."""
     found: list[RunGate] = []
     problems: list[str] = []
     for text in options.fail_on or ():
@@ -137,7 +137,7 @@ def _shared(options: RunOptions) -> Shared | None:
 def _registry(
     options: RunOptions, shared: Shared | OnHost | None, queues: QueueRecords
 ) -> Registry:
-    """Return the limits of a run, of which there must be any."""
+    """Return the limits of a run; refuse a run without any."""
     file, share, check = options.limits, options.share, not options.no_check
     preset = options.preset or ("aws" if share or options.has_no_limit else None)
     if share is not None and preset == "none":
