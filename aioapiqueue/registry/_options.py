@@ -108,8 +108,10 @@ def read_options(
         else:
             table.setdefault("lanes", {})[operation] = limits.strip()
     report = Report("--limit", places)
-    # All options of a service are applied together, as one table: their order does not matter.
-    for name, table in tables.items():
+    # The order of options does not matter: all options of a service are applied together, as one
+    # table, and the default comes first, because it applies to services with limits for operations
+    # only, too.
+    for name, table in sorted(tables.items(), key=lambda one: one[0] != "default"):
         service = canonical(name)
         usual = _HOST if is_host(service) else found.get("default", NOTHING)
         layer = read_over(found.get(service, usual), name, table, report, check=check)

@@ -428,9 +428,18 @@ def test_options_alone_make_a_registry():
         ["ec2 = 20/s burst 100, 5000 in any 1h", "s3.ListBuckets=5/s", "s3.*=1/s", "default=3/s"]
     )
     assert registry.services["ec2"].rate == (Rate(20, burst=100), Window(5000, 3600))
-    assert registry.services["s3"] == ServiceLimits(lanes={"ListBuckets": "5/s", "*": "1/s"})
+    assert registry.services["s3"] == ServiceLimits("3/s", lanes={"ListBuckets": "5/s", "*": "1/s"})
     assert registry.default == ServiceLimits("3/s")
-    assert queue_of(registry, "s3").limits == ()
+    assert queue_of(registry, "s3").limits == (Rate(3),)
+
+
+@pytest.mark.parametrize(
+    "options", list(itertools.permutations(["s3.*=1/s", "default=3/s", "s3.ListBuckets=2/s"]))
+)
+def test_order_of_options_is_irrelevant(options):
+    """The other calls of a service have the default, wherever it stands."""
+    registry = Registry.from_options(options)
+    assert registry.services["s3"] == ServiceLimits("3/s", lanes={"*": "1/s", "ListBuckets": "2/s"})
 
 
 def test_options_override_the_file():
