@@ -5,7 +5,7 @@ from aioapiqueue._shared.host.reach import command, reach
 from aioapiqueue._shared.host.session import Delay
 from aioapiqueue._shared.hub_client import HubSocket, connect_to_hub, send_hello
 from aioapiqueue._shared.hub_server import HubConnection, HubServer, raise_file_limit
-from aioapiqueue._shared.local_sockets import check_system, listen, peer_of, remove
+from aioapiqueue._shared.local_sockets import check_system, listen, remove
 from aioapiqueue._shared.outage import Unreachable
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "command",
     "connect_to_hub",
     "listen",
-    "peer_of",
     "raise_file_limit",
     "reach",
     "remove",

@@ -816,6 +816,13 @@ def hub_messages() -> Any:
     )
 
 
+def local_sockets() -> Any:
+    """Return what makes and checks the local sockets of hubs."""
+    from aioapiqueue._shared import local_sockets
+
+    return local_sockets
+
+
 def hub_quotas(journal: object = None) -> Any:
     """Make the quotas of a hub, kept in a file that `open_journal` has opened, or in none."""
     from aioapiqueue._shared.host_hub.quotas import HubQuotas

@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from aioapiqueue.schedules.spi import peer_of
+from tests.helpers import introspect
+
+peer_of = introspect.local_sockets().peer_of
 
 
 class Answering:

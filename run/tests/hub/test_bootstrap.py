@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from aioapiqueue.registry import parameter_counts
-from aioapiqueue.schedules.spi import peer_of
 from aioapiqueue_run.hub import protocol as _protocol
+from tests.helpers import introspect
 from tests.helpers.measured import COVERAGE
 
 pytestmark = pytest.mark.real
@@ -103,7 +103,7 @@ def test_bootstrap_is_plain_python_39(tools):
 def test_bootstrap_has_the_same_check(tools):
     """It cannot import aioapiqueue in other programs, so it has a copy of `peer_of`."""
     entry = tools.BOOTSTRAP / "_aioapiqueue" / "__init__.py"
-    assert inspect.getsource(peer_of) in entry.read_text("utf-8")
+    assert inspect.getsource(introspect.local_sockets().peer_of) in entry.read_text("utf-8")
 
 
 def test_bootstrap_has_a_copy_of_the_registry(tools):
