@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.schedules.spi import HUB_DIR, HubLocation, command
+from aioapiqueue.schedules.spi import HUB_DIR, HubLocation, command, listen
 from tests.helpers import introspect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 __all__ = [
     "ask_hub",
     "begin_hubs_as_told",
+    "host_hub_on_loop",
     "hub_in_use",
     "hubs_with",
     "is_used",
@@ -51,6 +54,21 @@ def hub_in_use() -> Iterator[Path]:
         _remove(directory)
         strays = _strays() - there
         assert not strays, f"tests have started hubs in the user's own place: {sorted(strays)}"
+
+
+@contextlib.asynccontextmanager
+async def host_hub_on_loop(directory: Path) -> AsyncIterator[tuple[Any, str]]:
+    """Give a host hub on the running loop, in place of a process, and the path of its socket."""
+    place = HubLocation(str(directory))
+    [path] = place.sockets()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listen(listener, path, variable="")
+    version, quotas = introspect.hub_messages().own_version(), introspect.hub_quotas()
+    hub = introspect.host_hub(place, listener, path, version=version, quotas=quotas)
+    task = asyncio.create_task(hub.run())
+    yield hub, os.fspath(path)
+    hub.stop()
+    await task
 
 
 def _strays() -> set[int]:

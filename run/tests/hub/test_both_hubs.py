@@ -12,13 +12,10 @@ from dataclasses import dataclass
 import pytest
 
 from aioapiqueue.registry import Registry
-from aioapiqueue.schedules.spi import HubLocation, listen
 from aioapiqueue_run.hub import Hub
 from tests.helpers import introspect
 from tests.helpers.host_crowd import hello
-from tests.helpers.hubs import hub_in_use
-
-wire = introspect.hub_messages()
+from tests.helpers.hubs import host_hub_on_loop, hub_in_use
 
 
 @dataclass
@@ -58,25 +55,15 @@ async def run_hub(directory):
 @contextlib.asynccontextmanager
 async def host_hub(directory):
     """Serve as the host hub."""
-    place = HubLocation(str(directory))
-    [path] = place.sockets()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listen(listener, path, variable="")
-    service = introspect.host_hub(
-        place, listener, path, version=wire.own_version(), quotas=introspect.hub_quotas()
-    )
-    task = asyncio.create_task(service.run())
-    greeting = hello(0, limits=[])
-    yield Served(
-        os.fspath(path),
-        greeting,
-        "refused",
-        1 << 24,
-        '[["join",%d,[],null,0]]\n',
-        lambda: introspect.connections_of(service),
-    )
-    service.stop()
-    await task
+    async with host_hub_on_loop(directory) as (service, path):
+        yield Served(
+            path,
+            hello(0, limits=[]),
+            "refused",
+            1 << 24,
+            '[["join",%d,[],null,0]]\n',
+            lambda: introspect.connections_of(service),
+        )
 
 
 @pytest.fixture(params=[run_hub, host_hub], ids=["run", "host"])

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from aioapiqueue.schedules.spi import HubLocation, listen, reach
+from aioapiqueue.schedules.spi import HubLocation, reach
 from tests.helpers import introspect
 from tests.helpers.host_crowd import hello
-from tests.helpers.hubs import hub_in_use, processes_of
+from tests.helpers.hubs import host_hub_on_loop, hub_in_use, processes_of
 from tests.helpers.yardstick import slowness
 
 wire = introspect.hub_messages()
@@ -24,17 +24,8 @@ wire = introspect.hub_messages()
 async def service(directory, blockbuster):
     """Have a hub in this loop, whose time is virtual."""
     blockbuster.deactivate()  # a hub looks at its files: nothing else is on its loop
-    place = HubLocation(str(directory))
-    [path] = place.sockets()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listen(listener, path, variable="")
-    service = introspect.host_hub(
-        place, listener, path, version=wire.own_version(), quotas=introspect.hub_quotas()
-    )
-    task = asyncio.create_task(service.run())
-    yield service
-    service.stop()
-    await task
+    async with host_hub_on_loop(directory) as (service, _):
+        yield service
 
 
 @pytest.fixture
