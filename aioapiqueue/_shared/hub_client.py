@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._shared.local_sockets import peer_of
@@ -124,7 +125,8 @@ class HubSocket:
             at_once: whether a caller waits for the answer: the first such message of a pass is
                 sent now, with all messages before it. Default: False.
         """
-        if self._sock is None:
+        # A queue may be used between two event loops. The next one makes another connection.
+        if self._sock is None or self._loop.is_closed():
             return
         self._outbox.append(text)
         if not self._in_pass:
@@ -154,7 +156,9 @@ class HubSocket:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
-            self._lose(error)
+            # Not now: callers of `send` rely on the connection until they return.
+            last = partial(HubSocket.read_last, error=error)
+            self._loop.call_soon(_call, weakref.ref(self), last)
             return
         if sent < len(data):
             if not self._unsent:
@@ -184,6 +188,18 @@ class HubSocket:
             self.process(data)
         else:
             self._lose(None)
+
+    def read_last(self, error: OSError) -> None:
+        """Process what the hub sent before it hung up, such as its reason."""
+        while self._sock is not None:
+            try:
+                data = self._sock.recv(_CHUNK)
+            except OSError:
+                data = b""
+            if data:
+                self.process(data)
+            else:
+                self._lose(error)
 
     def process(self, data: bytes) -> None:
         """Process data that has arrived: `send_hello` has read some."""
@@ -218,7 +234,7 @@ class HubSocket:
         return sock
 
     def drop(self) -> None:
-        """Close the socket, but leave its loop alone: that is another process's, or not running."""
+        """Close the socket, but leave its loop alone: it is another process's, or it is closed."""
         # A child made by `fork` shares the loop's selector with the parent, which must go on
         # reading.
         self._close_late.detach()

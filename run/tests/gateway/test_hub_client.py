@@ -118,6 +118,21 @@ async def test_waiting_calls_learn_why_it_ended(listener, last, why):
                 refused()
 
 
+async def test_reason_is_read_though_sending_fails(listener):
+    """Requests that are sent just as the hub closes learn its reason, not "Broken pipe"."""
+    async with accepted(listener, WELCOME) as (client, connection):
+        waits = client.ask(CALL)
+        await asyncio.to_thread(connection.recv, 65536)
+        connection.sendall(b'{"error":"the run has ended"}\n')
+        connection.close()
+        late = client.ask(CALL)  # sent at the end of this pass of the loop, before it reads
+        async with asyncio.timeout(10):
+            await client.lost.wait()
+        for ask in waits, late:
+            with pytest.raises(NotPacedError, match="unreachable: the run has ended"):
+                ask.turn.result()
+
+
 async def one_call(folder):
     """Make one call through a hub, close the client, and wait until the hub has its outcome."""
     async with Hub(Registry({"ec2": "1000/s"}), directory=folder / "h") as hub:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -180,6 +181,29 @@ async def test_hub_reads_on_after_hang_up(hub: Path, blockbuster: object) -> Non
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await take(other)
+
+
+async def test_hub_ends_with_its_welcome(hub: Path, blockbuster: object) -> None:
+    """What the queue then sends fails, which is logged as any loss; the next hub serves the call.
+
+    The loop's exception handler has nothing to report.
+    """
+    reports: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+    queue = ApiQueue("100/s", schedule=HostSchedule("crm"))
+    with silent_hub(hub) as listener:
+        waiting = asyncio.create_task(take(queue))
+        connection, _ = await asyncio.to_thread(listener.accept)
+        await asyncio.to_thread(connection.recv, 65536)  # its first message
+        welcome = {"welcome": "0", "now": time.monotonic(), "pid": 1}
+        connection.sendall(json.dumps(welcome).encode() + b"\n")
+        connection.close()  # before the loop runs again
+    async with asyncio.timeout(20):
+        await waiting
+    assert queue.stats.faults == 1
+    await queue.aclose()
+    gc.collect()  # of a task that failed, asyncio reports it then
+    assert reports == []
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,57 @@ def test_restart_gives_no_fresh_quota(hub):
 
 
 @pytest.mark.parametrize(
+    "act",
+    [
+        lambda _, slot, __: slot.settle(0),
+        lambda _, slot, __: slot.release(),
+        lambda *those: those[2].cancel(),
+        lambda queue, *_: queue.throttled(),
+        lambda queue, *_: queue.resume(),
+    ],
+    ids=["settle", "release", "cancel", "throttled", "resume"],
+)
+@pytest.mark.usefixtures("hub")
+def test_queue_is_used_between_loops(act):
+    """Its connection belongs to the loop before, which is closed; the next loop has another."""
+    queue = ApiQueue("50/s", schedule=HostSchedule("crm"))
+
+    async def two():
+        slot = await queue.enqueue()
+        return slot, queue.enqueue()
+
+    async def last():
+        async with queue, queue.slot():
+            pass
+
+    act(queue, *asyncio.run(two()))
+    asyncio.run(last())
+
+
+def test_decisions_between_loops_are_shared(hub):
+    """What is decided while no loop runs reaches the hub with the next one."""
+    queue = ApiQueue("100/s", schedule=HostSchedule("crm"))
+
+    async def one():
+        await queue.enqueue()
+
+    asyncio.run(one())
+    queue.set_rate("7/s")
+    queue.pause()
+
+    async def wait():
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await queue.enqueue()
+        [quota] = (await asyncio.to_thread(ask_hub, hub, command="status"))["quotas"]
+        await queue.aclose()
+        return quota
+
+    quota = asyncio.run(wait())
+    assert (quota["limits"], quota["paused"]) == (["7/s"], True)
+
+
+@pytest.mark.parametrize(
     ("page", "topic"),
     [
         ("migrate/pyrate-limiter.md", "restart"),
