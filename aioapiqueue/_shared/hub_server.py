@@ -1,12 +1,12 @@
 """The server of both hubs, the host hub and the run hub: lines of text on a Unix domain socket.
 
-It accepts this user's processes only, bounds what each of them may send and leave unread, and has a
-handler process their lines.
+It accepts this user's processes only, bounds the length of their lines and what they leave unread,
+and has a handler process the lines.
 
 Why not `asyncio.Server`: it cannot stop accepting, so it takes all files that the process may open.
 `aioapiqueue run` fails when it next needs one itself, and so do all calls of its programs: a scan
-with four processes of 100 threads each did, under `ulimit -n 256`. Nor can it close connections
-that one process keeps idle, for which the threads of another would wait for ever. See
+with four processes of 100 threads each did, under `ulimit -n 256`. Nor can it close the idle
+connections of one process, so the threads of another might wait forever for a free file. See
 `test_four_times_fifty_threads_share_files` and `test_idle_connections_make_room_for_others`.
 """
 
@@ -105,7 +105,7 @@ class HubServer(Generic[H]):
 
     @property
     def lacks_files(self) -> bool:
-        """Whether a client waits for a file, and none is about to be freed."""
+        """Whether a client is waiting because no file is free, and none is about to be."""
         return self._timer is not None
 
     def listen_on(self, listener: socket.socket) -> None:
@@ -118,7 +118,7 @@ class HubServer(Generic[H]):
         """Stop accepting, and close all connections.
 
         Args:
-            why: the reason that each client gets. None: clients get no reason, but what is unsent.
+            why: the reason that each client gets. None: they get no reason, but all that is unsent.
         """
         self._stop_accepting()
         for task in self._connecting:
@@ -139,8 +139,8 @@ class HubServer(Generic[H]):
     def _accept(self) -> None:
         for number in range(_AT_ONCE):
             if not self._has_room():
-                # Before the first, a client waits: the loop has found the listener readable.
-                # Of the idle connections, the oldest is closed, so that each has its turn.
+                # A client is surely waiting only before the first is accepted, as the listener was
+                # readable. Of the idle connections, the oldest is closed: each has its turn.
                 if not number and not any(one.close_idle() for one in self.handlers):
                     self._pause()
                 return
@@ -352,9 +352,11 @@ class HubConnection(asyncio.BufferedProtocol, Generic[H]):
         """Send whole lines, unless the client has hung up."""
         if self._transport.is_closing():
             return
-        self._transport.write(data)
+        # What was unsent before: a client may be reading a long message, such as a status.
         if self._unread and self.unsent > _UNREAD:
             self._transport.abort()  # its process is stopped
+            return
+        self._transport.write(data)
 
     def refuse(self, why: str) -> None:
         """Send the reason, and close the connection."""

@@ -760,6 +760,11 @@ def unsent_bytes(connection: Any) -> int:
     return connection._connection.unsent
 
 
+def send_raw(connection: Any, data: bytes) -> None:
+    """Have a hub send something on a connection."""
+    connection._connection.send(data)
+
+
 def open_journal(path: Path) -> Any:
     """Open the file of a hub."""
     from aioapiqueue._shared.host_hub.journal import Journal

@@ -12,7 +12,7 @@ from aioapiqueue._shared.host_hub.client_turns import ClientCall
 from aioapiqueue._shared.host_hub.exchange import read_unknown, welcome
 from aioapiqueue._shared.host_hub.quota import is_real_time
 from aioapiqueue._shared.statement_json import amounts_to, as_key, from_json, span_to
-from aioapiqueue.spi import CALLS, Call, statements
+from aioapiqueue.spi import CALLS, Call, checks, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -151,6 +151,9 @@ class HubClient:
     ) -> None:
         """Start a call, or let it wait."""
         self._check_new(ticket)
+        # Checked now: an error when they are used would affect other clients.
+        if not (0 <= waited <= checks.LONGEST and 0 <= others <= checks.LONGEST):
+            raise ValueError("a malformed join")
         several = tuple(map(as_key, keys)) if keys else Call.keys
         self._others = others
         call = self._quota.enter(self, ticket, several, amounts, priority, waited=waited)

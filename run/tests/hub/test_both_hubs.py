@@ -172,6 +172,16 @@ async def test_unread_answers_stop_reading(hub):
     assert not hub.connections()
 
 
+async def test_long_answer_is_read(hub):
+    """A client that reads gets any answer, however long, such as the status of many lanes."""
+    reader, writer = await hub.greeted()
+    [connection] = hub.connections()
+    answer = b"x" * 20_000_000 + b"\n"
+    introspect.send_raw(connection, answer)
+    assert await reader.readexactly(len(answer)) == answer
+    writer.close()
+
+
 async def test_rest_is_read_after_hang_up(hub):
     """All that a client sent before it ended is processed, although answers to it fail."""
     _, waits = await hub.greeted()

@@ -14,7 +14,7 @@ import pytest
 from aioapiqueue.schedules.spi import HubLocation, reach
 from tests.helpers import introspect
 from tests.helpers.host_crowd import hello
-from tests.helpers.hubs import host_hub_on_loop, hub_in_use, processes_of
+from tests.helpers.hubs import ask_hub, host_hub_on_loop, hub_in_use, processes_of
 from tests.helpers.yardstick import slowness
 
 wire = introspect.hub_messages()
@@ -54,6 +54,29 @@ async def test_malformed_hello_is_refused(connect, terms):
         assert "invalid message" in json.loads(await reader.readline())["refused"]
         assert await reader.read() == b""
     writer.close()
+
+
+@pytest.mark.parametrize("value", ["null", '"abc"', "[]", "{}", "NaN", "Infinity", "-1", "9" * 400])
+@pytest.mark.parametrize("part", ["waited", "others"])
+async def test_malformed_join_harms_no_other_client(connect, directory, part, value):
+    """It is refused at once. Another client's call starts when it is due; `status` is answered."""
+    victim, attacker = await connect(), await connect()
+    for reader, writer in (victim, attacker):
+        writer.write(hello(0, limits=["20/s burst 1"]))
+        await reader.readline()
+    attacker[1].write(b'[["join",1,[],null,0]]\n')
+    assert b"grant" in await attacker[0].readline()
+    numbers = f"{value},0" if part == "waited" else f"0,{value}"
+    attacker[1].write(f'[["join",2,[],null,0,{numbers}]]\n'.encode())
+    victim[1].write(b'[["join",1,[],null,0]]\n')
+    async with asyncio.timeout(1):
+        assert "invalid message" in json.loads(await attacker[0].readline())["refused"]
+        while b"grant" not in await victim[0].readline():
+            pass
+    status = await asyncio.to_thread(ask_hub, directory, command="status")
+    assert status["quotas"][0]["started"] == 2
+    victim[1].close()
+    attacker[1].close()
 
 
 def keep_busy(service):
