@@ -38,7 +38,7 @@ From the hub                                    meaning
                                                 the queue itself has given limits to all of them.
 `["rate", calls per second or null]`            The rate after slow-downs; null: they are over.
 `["due", ticket, seconds]`                      A newcomer like that call would wait this long.
-`["bye", text]`                                 Why the hub closes the connection.
+`{"refused": text}`, not in a list              Why the hub closes the connection.
 """
 
 from __future__ import annotations

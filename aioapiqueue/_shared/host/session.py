@@ -208,7 +208,7 @@ class HubSession:
         self._read = self._sent
         for kind, *parts in messages:
             handler = self._handlers.get(kind)
-            if handler is not None:  # "bye" needs none; a newer build may send more kinds
+            if handler is not None:  # a newer build may send more kinds
                 handler(*parts)
 
     def _count_delay(self, lane: str, limit: str, whose: str, seconds: float) -> None:

@@ -177,7 +177,7 @@ def _signature(request: HttpRequest) -> _Signature:
 
 def _valid(text: str) -> str | None:
     """Return a key or a Region; None if it is malformed."""
-    # The hub ends a connection on which it gets a malformed one, and with it the whole run.
+    # The hub would refuse a call with a malformed one.
     return text if _KEY.fullmatch(text) else None
 
 

@@ -32,7 +32,7 @@ class HubRequest:
     """A request that waits at the hub, or has its turn.
 
     Attributes:
-        turn: done when the call may be sent; has a `NotPacedError` if it may not.
+        turn: done when the call may be sent; fails with `NotPacedError` if it may not.
         good_until: the time until which the call may be sent, as `time.time()`.
     """
 
@@ -147,7 +147,7 @@ class RunHubClient:
         return ask
 
     def forget(self, number: int) -> None:
-        """Note that a request waits no more."""
+        """Stop tracking a waiting request."""
         self._waiting.pop(number, None)
 
     def refuse_all(self, why: str) -> None:

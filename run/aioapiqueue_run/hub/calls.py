@@ -185,7 +185,7 @@ class Calls:
         self.recording.unpaced.joined(now)
 
     def left(self, request: Request, now: float) -> None:
-        """Count a waiting attempt that will not start."""
+        """Stop counting a waiting attempt that will not start."""
         self._forget(request)
         request.client.ahead -= request.ahead
         request.stats.waiting -= 1

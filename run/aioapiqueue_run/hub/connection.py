@@ -71,7 +71,7 @@ class ClientConnection:
         except protocol.Malformed as error:
             self._connection.refuse(f"protocol error: {error} (see aioapiqueue docs hub)")
         if self._connection.lacks_files:
-            self.close_idle()  # now: that of a busy thread is idle only between two calls
+            self.close_idle()  # now: the connection of a busy thread is idle only between two calls
 
     def lost(self) -> None:
         """Release the slots of the client, and leave the queues in which it waits."""
@@ -119,7 +119,7 @@ class ClientConnection:
         elif what == "leave":
             self._end(protocol.count(message, "id"), sent=False)
         elif self._process is None or not self._note(self._process, message):
-            raise protocol.Malformed('"do" has an unknown value')
+            raise protocol.Malformed('"do" has an unknown value, or one for interpreters')
 
     @staticmethod
     def _note(process: Process, message: dict[str, Any]) -> bool:

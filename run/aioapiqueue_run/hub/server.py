@@ -52,7 +52,7 @@ class Hub:
         registry: finds the queue of each call. A call without a queue starts at once and is
             counted.
         directory: where the hub creates its socket, `hub.sock`. Created with mode 0700 if missing;
-            no other user may have access to it.
+            no other user may have access to it. Each hub needs a directory of its own.
         count_only: start every call at once, and only count the calls that would be paced.
         queues: records the calls; default: a new one.
         watcher: is notified of each attempt; default: none.
