@@ -79,15 +79,11 @@ def read_tables(tables: Mapping[str, object], report: Report, *, check: bool = T
         tables |= {one: {} for one in preset_services() if one not in listed and enforceable(one)}
     found.update(_read_hosts(tables, report))  # removes them, so only services are left
     for name, value in tables.items():
+        if problems := _not_of_a_service(name, value, check=check and known):
+            for one in problems:
+                report.add((name,), one)
+            continue
         service = canonical(name)
-        # A host without its scheme looks like an unknown service: suggest the host instead.
-        if not is_listed(service) and (meant := _suggested_hosts(name, value)):
-            for one in meant:
-                report.add((name,), f"this is not an AWS service: {_remedy(one)}")
-            continue
-        if check and known and (key := _suggested_key(service, value)):
-            report.add((name,), f"neither a key nor an AWS service: did you mean {key}?")
-            continue
         if service in found:
             report.add((name,), f"{first[service]!r} is the same service: remove one of the two")
         first[service] = name
@@ -212,10 +208,26 @@ def _read_host(value: object, report: Report, place: Place) -> Layer:
     return add_layer(NOTHING, fields, _sources_of(fields, NOTHING, report, place), report, place)
 
 
-def _suggested_key(name: str, value: object) -> str:
-    """Return the key at the top of the file that an unknown name is nearest to, quoted."""
+def _not_of_a_service(name: str, value: object, *, check: bool) -> list[str]:
+    """Return the problems of a key that was not meant to be the name of a service.
+
+    Args:
+        name: the key.
+        value: its value.
+        check: whether unknown names are refused.
+    """
+    if is_listed(canonical(name)):
+        return []
+    if name in _ALL_KEYS:
+        default = "" if name in START_KEYS else ", or in [default]"
+        return [f"write this in the table of a service, such as [ec2]{default}"]
+    # A host without its scheme looks like an unknown service: suggest the host instead.
+    if meant := _suggested_hosts(name, value):
+        return [f"this is not an AWS service: {_remedy(one)}" for one in meant]
     is_table = isinstance(value, Mapping | ServiceLimits)
-    return "" if is_table or is_listed(name) or name in _TOP_KEYS else nearest(name, _TOP_KEYS)
+    if check and not is_table and name != "default" and (key := nearest(name, _TOP_KEYS)):
+        return [f"neither a key nor an AWS service: did you mean {key}?"]
+    return []
 
 
 def _suggested_hosts(name: str, value: object) -> list[str]:

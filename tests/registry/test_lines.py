@@ -17,6 +17,8 @@ MISTAKES = [
     # Names, at any depth.
     '[ec3] # here\nrate = "1/s"',
     'presets = "aws" # here',
+    'rate = "1/s" # here',
+    '[lanes] # here\nRunInstances = "1/s"',
     '["my host.test"] # here\nrate = "1/s"',
     '[aws.ec2] # here\nrate = "1/s"',
     '[host."a.test"] # here\nrate = "1/s"',
@@ -122,7 +124,7 @@ def problems_of(text, **options):
 def test_problem_has_the_line_to_change(text):
     """The only problem is on the line with the mark, however far down the file it is."""
     above = '# limits\n\ncloudtrail = [\n  "1/s",\n] # no problem\n'
-    top = text.startswith(("preset", "share", "check", "hosts ="))
+    top = text.startswith(("preset", "share", "check", "rate", "hosts ="))
     text = f"{text}\n{above}" if top and "[" not in text else text
     for before in ("",) if top else ("", above):
         whole = before + text
