@@ -154,6 +154,8 @@ def read_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...
         return limit_table(value, report, place)
     if not is_list(value):
         return _limit_text(value, report, place)
+    if not (value or report.in_code):  # code may compute its lists, and default to an empty one
+        report.add(place, 'an empty list is not a limit: write "unlimited" for none')
     found: list[Limit] = []
     for index, one in enumerate(value):
         item = (*place, index)

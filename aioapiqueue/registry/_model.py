@@ -127,7 +127,7 @@ class ServiceLimits:
         buckets: Mapping[str, Bucket | Mapping[str, object]] | None = None,
         check: bool = True,
     ) -> None:
-        report = Report("ServiceLimits")
+        report = Report("ServiceLimits", in_code=True)
         given = (rate, lanes, scope, concurrency, order, adaptive, buckets, check)  # in their order
         for one, value in zip(dataclasses.fields(self), given, strict=True):
             # `dataclasses.replace` passes values that have been read already, which readers return

@@ -94,6 +94,10 @@ def problems_of(text):
          '"unlimited" cannot be combined with others'),
         ('[ec2]\nrate = {per = "1/s"}', "line 2: ec2.rate.per", "unknown key 'per'"),
         ("[ec2]\nrate = {}", "line 2: ec2.rate", "no limit is given"),
+        ("ec2 = []", "line 1: ec2", 'an empty list is not a limit: write "unlimited" for none'),
+        ("[ec2]\nrate = []", "line 2: ec2.rate", "an empty list is not a limit"),
+        ('[ec2]\nrate = "1/s"\nlanes.RunInstances = []', "line 3: ec2.lanes.RunInstances",
+         "an empty list is not a limit"),
         ("[ec2]", "line 1: ec2", "no limit is given"),
         ("[ec2]\nscope = []", "line 1: ec2", "no limit is given"),
         ('[ec2]\nwindow = "0.5/s"', "line 2: ec2.window", "'0.5/s' is not a window"),
@@ -190,6 +194,12 @@ def test_code_gets_the_same_messages():
         ["ServiceLimits", key]
         for key in ("rate", "lanes.X", "scope", "concurrency", "order", "check")
     ]
+
+
+def test_empty_list_in_code_is_unlimited():
+    """A program may collect limits and find none; in a file, such a list is a mistake."""
+    registry = Registry({"ec2": [], "iam": {"rate": []}, "s3": ServiceLimits([])})
+    assert {limits.rate for limits in registry.services.values()} == {()}
 
 
 # Files

@@ -34,6 +34,7 @@ MISTAKES = [
     '[ec2]\nrate = "5 tokens/s" # here',
     '[ec2]\nrate = {per = "1/s"} # here',
     "[ec2]\nrate = {} # here",
+    "[ec2]\nrate = [] # here",
     '[ec2]\nrate = ["1/s", ["1/s"]] # here',
     '[ec2]\nrate = ["1/s", "unlimited"] # here',
     "[ec2]\nrate = " + "[{rate = " * 9 + "'1/s'" + "}]" * 9 + " # here",

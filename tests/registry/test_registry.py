@@ -92,7 +92,6 @@ def test_document_python_prints_what_it_shows(code, out, capsys):
          [Rate(20, burst=100), Window(5, 1), Rate(1)]),
         ('"unlimited"', []),
         ('" Unlimited "', []),
-        ("[]", []),
     ],
 )  # fmt: skip
 def test_limits_are_written_in_many_ways(written, limits):
