@@ -104,17 +104,17 @@ def pop_preset(
     place: Place = (service,)
     name = canonical(service)
     # The keys that need a preset, noted before they are removed.
-    asked: list[str] = [one for one in ("share", "quotas") if one in table]
+    asked: list[Place] = [(*place, one) for one in ("share", "quotas") if one in table]
     start = pop_start(table, report, place)
     shares = _pop_shares(table, report, (*place, "lanes"))
-    asked += ["lanes"] * bool(shares)
+    asked += [(*place, "lanes", str(lane)) for lane in shares]
     # The table's own preset decides; without one, the file's.
     if not (share is not None if start.preset is None else start.preset):
         if asked and start.preset is None:
-            report.add((*place, asked[0]), NO_PRESET)
+            report.add(asked[0], NO_PRESET)
         elif asked and not report.has((*place, "preset")):
             report.add(
-                (*place, asked[0]),
+                asked[0],
                 'this needs a preset, but preset = "none" is set: remove one of the two',
             )
         return NOTHING, {}

@@ -63,6 +63,8 @@ MISTAKES = [
     'preset = "aws"\nshare = "150%" # here',
     '[ec2]\nshare = "50%" # here\nrate = "1/s"',
     '[ec2]\nrate = "1/s"\npreset = "none"\nshare = "50%" # here',
+    '[ec2]\nrate = "1/s"\n[ec2.lanes]\nRunInstances = {share = "20%"} # here',
+    '[ec2]\nrate = "1/s"\npreset = "none"\n[ec2.lanes]\nRunInstances.share = "20%" # here',
     '[iam] # here\npreset = "aws"',
     '[default]\nrate = "1/s"\npreset = "aws" # here',
     '[sts]\npreset = "aws"\n[sts.quotas]\nGetCallerId = "1/s" # here',

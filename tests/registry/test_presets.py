@@ -967,7 +967,7 @@ def test_pattern_of_an_own_bucket_is_found_in_its_line():
         ('preset = "aws"\nshare = 50', "line 2: share: 50 is not a share"),
         ('preset = "aws"\nshare = "150%"', "'150%' is more than AWS publishes"),
         ('[ec2]\nshare = "50%"', "line 2: ec2.share: this needs a preset:"),
-        ('[ec2]\nlanes = {X = {share = "5%"}}', "line 2: ec2.lanes: this needs a preset:"),
+        ('[ec2]\nlanes = {X = {share = "5%"}}', "line 2: ec2.lanes.X: this needs a preset:"),
         ('[iam]\npreset = "aws"', "line 1: iam: AWS publishes no request limits for iam"),
         ('[s3]\npreset = "aws"',
          "line 1: s3: AWS publishes no request limits for s3 that can be enforced here"),
