@@ -24,7 +24,6 @@ from aioapiqueue.registry._fields import (
     keys_of,
     limit_table,
     names,
-    only_calls,
     read_keys,
     table_of,
     unit_of,
@@ -217,7 +216,14 @@ def _valid(bucket: Bucket, report: Report, place: Place) -> Bucket:
         report.add(
             (*place, "cost"), "a bucket with each = true cannot have a cost: remove one of them"
         )
-    limits = only_calls(bucket.limits, report, place)
+    named = _named_units(bucket.limits)
+    if named:
+        report.add(
+            place,
+            f"a bucket with each = true counts calls, not {named[0]}: write a bucket for each "
+            "operation instead",
+        )
+    limits = () if named else bucket.limits
     return dataclasses.replace(bucket, operations=whole, cost=EMPTY, limits=limits)
 
 

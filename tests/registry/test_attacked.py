@@ -74,7 +74,7 @@ TWO = Registry.parse(LIMITS).services["ec2"].buckets["b"].cost
     ("bucket", "problem"),
     [
         (Bucket(("RunInstances",), (Rate(1, unit="a"), Rate(1, unit="b"))), "a and b"),
-        (Bucket(("RunInstances",), (Rate(1, unit="a"),), per_operation=True), "count calls"),
+        (Bucket(("RunInstances",), (Rate(1, unit="a"),), per_operation=True), "counts calls"),
         (Bucket(("Run*",), (Rate(1),), per_operation=True),
          "with each = true, write full names, not 'Run*'"),
         (Bucket(("RunInstances",), (Rate(1),), per_operation=True,

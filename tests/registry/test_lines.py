@@ -84,6 +84,7 @@ MISTAKES = [
     BUCKET + 'operations = "RunInstances" # here',
     BUCKET + 'operations = ["Run"] # here',
     BUCKET + 'operations = ["Run*"] # here\neach = true',
+    '[ec2.buckets.a] # here\noperations = ["RunInstances"]\neach = true\nrate = "5 tokens/s"',
     BUCKET + 'each = true\noperations = ["RunInstances"]\ncost = {RunInstances = 2} # here',
     BUCKET + 'operations = ["Run*"]\ncost.RunInstances = "x y" # here',
     BUCKET + 'operations = ["Run*"]\ncost.RunInstances = "MaxCuont" # here',
