@@ -51,13 +51,14 @@ def _read_adaptive(value: object, report: Report, place: Place) -> Adaptive | No
         report.add(place, f'write true or a table such as {{floor = "1/s"}}, not {quoted(value)}')
         return None
     known = [one.name for one in dataclasses.fields(Adaptive)]
-    if not unknown_keys(value, known, report, place):
+    unknown_keys(value, known, report, place)
+    for name in (one for one in known if one in value):
         try:
-            return Adaptive(**value)
+            Adaptive(**{name: value[name]})
         # A value can be of any type, size and depth: 10**5000, or lists in lists.
         except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
-            report.add(place, f"{str(error) or quoted(value):.300}")
-    return None
+            report.add((*place, name), f"{str(error) or quoted(value[name]):.300}")
+    return None if report.has(place) else Adaptive(**value)
 
 
 _read_lanes = table_of(read_call_limits, '{DescribeSnapshots = "5/s"}', lane_key)

@@ -128,8 +128,9 @@ def problems_of(text):
          "is not a scope"),
         ('[ec2]\nrate = "1/s"\nadaptive = 1', "line 3: ec2.adaptive", 'table such as {floor = "1'),
         ('[ec2]\nrate = "1/s"\nadaptive = {flor = 1}', "line 3: ec2.adaptive.flor", "'floor'?"),
-        ('[ec2]\nrate = "1/s"\nadaptive = {backoff = 2}', "line 3: ec2.adaptive", "below 1"),
-        ('[ec2]\nrate = "1/s"\nadaptive = {floor = 1}', "line 3: ec2.adaptive",
+        ('[ec2]\nrate = "1/s"\nadaptive = {backoff = 2}', "line 3: ec2.adaptive.backoff",
+         "below 1"),
+        ('[ec2]\nrate = "1/s"\nadaptive = {floor = 1}', "line 3: ec2.adaptive.floor",
          "a bare 1 is ambiguous"),
         ('[ec2]\nrate = "1/s"\nadaptive = {floor = "9/s"}', "line 3: ec2.adaptive",
          "above the limits"),
@@ -167,6 +168,16 @@ def test_problems_come_together_in_order():
     with pytest.raises(LimitsError) as caught:
         Registry.parse(text)
     assert str(caught.value).splitlines() == problems
+
+
+def test_each_mistake_in_adaptive_is_reported():
+    """With its key, beside keys that are unknown."""
+    problems = problems_of(
+        '[ec2]\nrate = "1/s"\nadaptive = {floor = "x", backof = 1, backoff = 2, recovery = "1m"}'
+    )
+    assert [problem.split(":")[1] for problem in problems] == [
+        f" ec2.adaptive.{key}" for key in ("backof", "floor", "backoff", "recovery")
+    ]
 
 
 def test_error_is_a_picklable_value_error():

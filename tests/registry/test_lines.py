@@ -53,6 +53,7 @@ MISTAKES = [
     '[ec2]\nrate = "1/s"\nadaptive = 1 # here',
     '[ec2]\nrate = "1/s"\nadaptive = {backoff = 2} # here',
     '[ec2]\nrate = "1/s"\n[ec2.adaptive]\nflor = 1 # here',
+    '[ec2]\nrate = "1/s"\n[ec2.adaptive]\nrecovery = 5\nbackoff = 2 # here',
     # Found late: when a queue is made of all settings.
     '[ec2]\nrate = "1/s"\nadaptive = {floor = "9/s"} # here',
     JOINT + 'rate = "9/s"\nadaptive = {floor = "1 per 99s"} # here',
