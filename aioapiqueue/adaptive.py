@@ -171,7 +171,8 @@ class Adaptive:
         if isinstance(self.floor, Rate) and not (self.floor.unit == CALLS != unit):
             if self.floor.unit != unit:
                 raise ValueError(
-                    f"the floor of {self} counts {self.floor.unit}, but the limits count {unit}: "
+                    f"the adaptive floor, {self.floor}, counts {self.floor.unit}, but the limits "
+                    f"count {unit}: "
                     f'write floor="{replace(self.floor, unit=unit)}", or leave it out'
                 )
             return 1 / self.floor.interval
@@ -294,12 +295,13 @@ class AdaptiveRate(algorithms.TokenBucket):
         least = adaptive.concurrency if concurrency < math.inf else None
         if least is not None and least > concurrency:
             raise ValueError(
-                f"the concurrency of {adaptive} is above the queue's ({concurrency:g}), so it "
+                f"the adaptive concurrency, {least}, is above the queue's ({concurrency:g}), so it "
                 "could never fall: lower it, or leave it out"
             )
         if floor > ceiling:
             raise ValueError(
-                f"the floor of {adaptive} is above the limits ({ceiling:g} per second): lower it"
+                f"the adaptive floor, {adaptive.floor}, is above the limits ({ceiling:g}/s): "
+                "lower it"
             )
         self.adaptive = adaptive
         self.report = report

@@ -765,7 +765,7 @@ def test_least_above_concurrency_is_refused(limiter):
 
     It would never fall; the same number is allowed, and none where the queue has none.
     """
-    with pytest.raises(ValueError, match=r"concurrency of .* above the queue's \(4\).*lower it"):
+    with pytest.raises(ValueError, match=r"concurrency, 5, is above the queue's \(4\).*lower it"):
         limiter.queue("10/s", concurrency=4, adaptive=Adaptive(concurrency=5))
     limiter.queue("10/s", concurrency=4, lanes={"a": "1/s"}, adaptive=Adaptive(concurrency=4))
     limiter.queue("10/s", adaptive=Adaptive(concurrency=5))
@@ -796,7 +796,7 @@ def test_floor_above_limits_is_refused(limiter):
 
     Of the queue's limits and of a lane's alike, when the queue is made.
     """
-    with pytest.raises(ValueError, match=r"floor .* above the limits \(10 per second\)"):
+    with pytest.raises(ValueError, match=r"floor, 20/s, is above the limits \(10/s\): lower"):
         limiter.queue("10/s", Window(5000, 60), adaptive=Adaptive("20/s"))
     with pytest.raises(ValueError, match="above the limits"):
         limiter.queue("100/s", lanes={"a": "5/s"}, adaptive=Adaptive("20/s"))

@@ -303,8 +303,8 @@ def _problem_of_calls(number: str, word: str, form: str) -> str:
 
 def _problem_of_form(number: str, form: str) -> str:
     """Return what is wrong after a number and its unit, if that is known."""
-    if match := re.match(r"in\s+each\s+(.*)", form, _WORDS):
-        return f'write "in each" hour, day or month, not in each {match[1][:_QUOTED]!r}'
+    if re.match(r"in\s+each\s", form, _WORDS):
+        return 'write "in each hour", "in each day" or "in each month"'
     if match := re.search(r"\bburst\b\s*(.*)", form, _WORDS):
         if form[:2].lower() == "in":
             return (

@@ -181,7 +181,10 @@ def limit_table(table: Mapping[Any, object], report: Report, place: Place) -> tu
         elif len(found) == 1 and isinstance(found[0], Rate) and found[0].burst == 1:
             found[0] = dataclasses.replace(found[0], burst=burst)
         elif not report.has((*place, "rate")):  # a problem of the rate may be the reason
-            report.add(at, 'burst needs one rate that states no burst: rate = "20/s", burst = 100')
+            report.add(
+                at,
+                'burst needs a single rate without a burst of its own: rate = "20/s", burst = 100',
+            )
     if "window" in table:
         found += _window(table["window"], report, (*place, "window"))
     return tuple(found)
