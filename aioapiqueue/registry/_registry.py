@@ -175,13 +175,11 @@ class Registry:
             LimitsError: as in `load`.
         """
         tables, lines = read_toml(text, source)
-        # Added to the file's own keys, so that they are checked and reported in the same way.
-        for key, value in (("preset", preset), ("share", share)):
-            if value is not None:
-                tables[key] = value
-                lines.pop((key,), None)  # of the file's own value
-        report = Report(source, lines)
-        layers = read_tables(tables, report, check=check)
+        given = {"preset": preset, "share": share}
+        options = {key: value for key, value in given.items() if value is not None}
+        # In place of the file's own values, and checked in the same way.
+        report = Report(source, {**lines, **{(key,): f"--{key}" for key in options}})
+        layers = read_tables({**tables, **options}, report, check=check)
         report.finish()
         return cls(layers, observers=observers, schedules=schedules)
 

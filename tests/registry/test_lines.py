@@ -163,10 +163,12 @@ def test_every_kind_of_problem_is_planted():
     assert missed == set()
 
 
-def test_argument_has_no_line():
-    """An invalid `share=` is not on the line of the share that it replaces."""
-    (problem,) = problems_of('preset = "aws"\nshare = "50%"', share="150%")
-    assert problem.startswith("limits.toml: share: '150%' is more than AWS publishes")
+def test_option_is_named_not_the_file():
+    """An invalid `share=` is not on the line of the share that it replaces, nor in the file."""
+    text = 'preset = "aws"\nshare = "50%"'
+    of_preset, of_share = problems_of(text, preset="awz", share="150%")
+    assert of_preset == """--preset: 'awz' is not a preset: write "aws" or "none\""""
+    assert of_share.startswith("--share: '150%' is more than AWS publishes")
 
 
 def test_shared_queue_may_contradict_an_option():

@@ -168,6 +168,7 @@ def test_long_limits_leave_columns_in_place(tmp_path):
         (["--service", "ec2, s3"], 2, "--service ec2 --service s3"),
         (["--service", "ec3", "--no-check"], 2, "--service: AWS publishes no limits for ec3"),
         (["--share", "200%"], 2, "--share: '200%' is more than AWS publishes"),
+        (["--limits", "good.toml", "--share", "0%"], 2, "queue: --share: '0%' is not a share"),
         (["--limits", "none.toml"], 2, "none.toml: cannot be read"),
         (["check", "none.toml"], 1, "none.toml: cannot be read"),
         (["check", "bad.toml"], 1, "bad.toml, line 2: ec2.share: '500%' is more than AWS"),
@@ -178,6 +179,7 @@ def test_long_limits_leave_columns_in_place(tmp_path):
 def test_mistakes_are_refused(arguments, code, message, tmp_path, monkeypatch):
     """A wrong option or file gives a message on stderr and an exit code, and nothing else."""
     (tmp_path / "bad.toml").write_text('[ec2]\nshare = "500%"\npreset = "aws"')
+    (tmp_path / "good.toml").write_text('ec2 = "1/s"')
     monkeypatch.chdir(tmp_path)
     ended = CliRunner().invoke(app, ["limits", *arguments])
     assert (ended.exit_code, ended.stdout) == (code, "")

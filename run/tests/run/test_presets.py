@@ -219,15 +219,22 @@ def test_shares_come_from_options_and_files(quiet_run, python, tmp_path, options
     [
         (
             ["--preset", "awz", "--share", "0%"],
-            ["preset: 'awz' is not a preset: write", "share: '0%' is not a share: write"],
+            ["--preset: 'awz' is not a preset: write", "--share: '0%' is not a share: write"],
+        ),
+        (
+            ["--limits", "limits.toml", "--preset", "awz", "--share", "0%"],
+            ["--preset: 'awz' is not a preset: write", "--share: '0%' is not a share: write"],
         ),
         (["--preset", "none"], ["--preset none contains no limits"]),
         (["--preset", "none", "--share", "50%"], ["--share cannot be combined with --preset none"]),
-        (["--share", "150%"], ["share: '150%' is more than AWS publishes"]),
+        (["--share", "150%"], ["--share: '150%' is more than AWS publishes"]),
     ],
 )
-def test_invalid_shares_are_refused(quiet_run, python, options, says):
+def test_invalid_shares_are_refused(quiet_run, python, tmp_path, options, says):
     """A wrong preset or share is a message and exit code 2, and nothing is started."""
+    (tmp_path / "limits.toml").write_text('ec2 = "1/s"\n')
+    options = [tmp_path / one if one == "limits.toml" else one for one in options]
     ended = quiet_run.here(*options, "--", python, "-c", "print('started')")
     assert (ended.code, ended.out) == (2, b"")
     assert all(one in ended.words for one in says)
+    assert "limits.toml" not in ended.words

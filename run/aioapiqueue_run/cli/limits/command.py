@@ -102,13 +102,12 @@ def limits(
     """
     if context.invoked_subcommand is not None:
         return
+    preset = "aws" if file is None or share else None  # a share without a preset is an error
     with _problems_refused():
-        if file is not None:
-            preset = None if share is None else "aws"  # a share without a preset is an error
-            registry = Registry.load(file, preset=preset, share=share, check=not no_check)
+        if file is None:
+            registry = Registry.parse("", preset=preset, share=share)
         else:
-            percent = f"{100 * _share(share):.6g}%"
-            registry = Registry.parse("", source="the options", preset="aws", share=percent)
+            registry = Registry.load(file, preset=preset, share=share, check=not no_check)
     known = {entry.service for entry in registry}
     names = [_shown(one, known, file, check=not no_check) for one in service or ()]
     if as_json_:

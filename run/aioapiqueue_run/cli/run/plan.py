@@ -147,7 +147,7 @@ def _registry(
         if file:
             base = Registry.load(file, preset=preset, share=share, check=check)
         elif preset:
-            base = Registry.parse("", source="the options", preset=preset, share=share)
+            base = Registry.parse("", preset=preset, share=share)
         registry = Registry.from_options(
             options.limit or [],
             base=base,
