@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry._hosts import is_host, read_target, suggest_host
+from aioapiqueue.registry._hosts import (
+    is_host,
+    lane_problem,
+    read_target,
+    suggest_host,
+    target_of,
+)
 from aioapiqueue.registry._model import NOTHING, Entry, Layer, Layers, LimitSource, ServiceLimits
 from aioapiqueue.registry._names import canonical, unknown_service
 from aioapiqueue.registry._plan import check_shared_queues
@@ -56,6 +62,9 @@ def target_called(text: str) -> tuple[str, str | None]:
             return host
     except ValueError as error:
         raise ValueError(f"{quoted(text)} {error}") from None
+    if lane_problem(text) is None:
+        shown = target_of("https://HOST", text)
+        raise ValueError(f"{quoted(text)} names no host: write {shown}=10/s")
     name, dot, operation = text.partition(".")
     # "ec2.DescribeSnapshots" also looks like a host: its service decides.
     meant = suggest_host(text)

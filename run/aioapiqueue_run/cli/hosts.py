@@ -17,19 +17,18 @@ __all__ = ["host_problems"]
 def host_problems(registry: Registry) -> list[str]:
     """Return the problem of each host that a run cannot pace, with the source of its limits."""
     hosts = [entry for entry in registry if is_host(entry.service)]
-    found = ((entry, _problem(entry.service)) for entry in hosts)
-    return [f"{entry.source}: {problem}" for entry, problem in found if problem]
+    found = ((entry, _problem(origin_of(entry.service).host)) for entry in hosts)
+    return [f"{entry.source}: {entry.service} {problem}" for entry, problem in found if problem]
 
 
-def _problem(name: str) -> str | None:
-    host = origin_of(name).host
+def _problem(host: str) -> str | None:
     if is_intercepted(host):
-        return f'{host} belongs to AWS: limit the service instead, such as ec2 = "10/s"'
+        return 'belongs to AWS: limit the service instead, such as ec2 = "10/s"'
     if host in DIRECT or host.endswith(".localhost") or host.startswith(("127.", "0.")):
         if host in METADATA:
-            return f"{host} cannot be paced: programs fetch credentials from it without a proxy"
+            return "cannot be paced: programs fetch credentials from it without a proxy"
         return (
-            f"{host} cannot be paced: programs do not use a proxy for it. Use this host's network "
-            "name instead, both in the limit and in the program"
+            "cannot be paced: programs do not use a proxy for it. Use this host's network name "
+            "instead, both in the limit and in the program"
         )
     return None

@@ -574,15 +574,15 @@ exit 0
         (["--limit", f"{URL}=1/s", "--no-any"], f"the limit of {URL} and --no-any cannot be"),
         (
             ["--limit", "https://ec2.us-east-1.amazonaws.com=1/s"],
-            "belongs to AWS: limit the service",
+            "1/s: https://ec2.us-east-1.amazonaws.com belongs to AWS: limit the service",
         ),
         (
             ["--limit", "http://localhost:8000=1/s"],
-            "localhost cannot be paced: programs do not use a proxy for it",
+            "1/s: http://localhost:8000 cannot be paced: programs do not use a proxy for it",
         ),
         (
             ["--limit", "http://169.254.169.254=1/s"],
-            "169.254.169.254 cannot be paced: programs fetch credentials",
+            "1/s: http://169.254.169.254 cannot be paced: programs fetch credentials",
         ),
         (["--limit", f"{URL} GET=1/s"], "is not a host"),
         (["--limit", "slack.com=1/s", "--no-check"], "for a host, write https://slack.com=10/s"),
