@@ -114,9 +114,9 @@ def test_concurrency_and_adaptive_are_shown(tmp_path):
     options = ("--limits", "mine.toml", "--service", "iam", "--service", "sts", "--service", "ec2")
     shown = run(*options, cwd=tmp_path)
     assert shown.exit_code == 0, shown.stderr
-    assert re.search(r"5 in flight .* mine.toml, line 3\n +all calls together", shown.stdout)
+    assert re.search(r"5 at once .* mine.toml, line 3\n +all calls together", shown.stdout)
     assert re.search(r"9/s .* mine.toml, line 5\nadaptive\n +all calls together", shown.stdout)
-    assert re.search(r"7 in flight .* mine.toml, line 8\n +all calls together", shown.stdout)
+    assert re.search(r"7 at once .* mine.toml, line 8\n +all calls together", shown.stdout)
     assert "any rate" not in shown.stdout
     rows = json.loads(run(*options, "--json", cwd=tmp_path).stdout)
     together = {row["service"]: row for row in rows if not row["operations"]}

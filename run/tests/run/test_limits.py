@@ -81,9 +81,9 @@ def test_option_goes_before_the_file(run, aws, python, tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[ec2]\nconcurrency = 5\n", "paced: ec2 at 5 in flight not paced:"),
-        ('[ec2]\nrate = "5/s"\nconcurrency = 2\n', "paced: ec2 at 5/s and 2 in flight not paced:"),
-        ("[default]\nconcurrency = 2\n", "paced: each service at 2 in flight"),
+        ("[ec2]\nconcurrency = 5\n", "paced: ec2 at 5 at once not paced:"),
+        ('[ec2]\nrate = "5/s"\nconcurrency = 2\n', "paced: ec2 at 5/s and 2 at once not paced:"),
+        ("[default]\nconcurrency = 2\n", "paced: each service at 2 at once"),
         ('ec2 = "unlimited"\n', "nothing is paced: no service or host that you named has a limit"),
     ],
 )

@@ -14,6 +14,7 @@ from aioapiqueue import Concurrency, Rate
 from aioapiqueue.registry import InForce
 from aioapiqueue.registry.spi import is_host, published_limits
 from aioapiqueue.spi import CALLS, printable
+from aioapiqueue_run.cli.run.limits_in_words import limits_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -107,10 +108,7 @@ def _kind(entry: InForce) -> object:
 
 def _show_row(console: Console, row: _LimitRow, footnotes: _Footnotes) -> None:
     entry, figure = row.first, row.first.figure
-    limits = list(map(str, entry.limits))
-    if entry.concurrency is not None:
-        limits.append(f"{entry.concurrency:,} in flight")
-    limits = limits or ["any rate"]
+    limits = limits_of(entry) or ["any rate"]
     if entry.adaptive is not None:
         limits.append("adaptive")
     published, adjustable, source = "", "", printable(entry.source)

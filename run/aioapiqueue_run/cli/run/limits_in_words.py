@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from aioapiqueue import Concurrency
 from aioapiqueue.registry.spi import read_target, target_of
 from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from aioapiqueue.registry import InForce, Registry
 
-__all__ = ["in_words", "named", "service_in"]
+__all__ = ["in_words", "limits_of", "named", "service_in"]
 
 
 def in_words(registry: Registry) -> dict[str, str]:
@@ -35,9 +36,11 @@ def named(entry: InForce) -> tuple[str, str]:
     name = target_of(entry.service, entry.operation)
     if entry.bucket:  # several operations share it, or the parameters of a call choose it
         name = f"{entry.service} ({entry.bucket})"
-    limits = list(map(str, entry.limits)) or ["any rate"] * (entry.operation is not None)
-    if entry.concurrency is not None:
-        limits.append(f"{entry.concurrency:,} in flight")
-    if entry.adaptive is not None and not limits:
-        limits.append("an adaptive rate")
-    return printable(name), " and ".join(limits)
+    nothing = "any rate" if entry.adaptive is None else "an adaptive rate"
+    return printable(name), " and ".join(limits_of(entry) or [nothing])
+
+
+def limits_of(entry: InForce) -> list[str]:
+    """Return the text of each limit, as one writes it."""
+    at_once = () if entry.concurrency is None else (Concurrency(entry.concurrency),)
+    return list(map(str, (*entry.limits, *at_once)))
