@@ -62,7 +62,9 @@ class RunOptions:
     limits: Path | None = _option(
         _LIMITS, "FILE", "Read limits from this limits.toml file. --limit overrides them."
     )
-    preset: str | None = _option(_LIMITS, "aws", "Use the limits that AWS publishes; see --share.")
+    preset: str | None = _option(
+        _LIMITS, "aws|none", "Use the limits that AWS publishes (see --share), or none of them."
+    )
     share: str | None = _option(
         _LIMITS, "PERCENT", "Use this share of the limits that AWS publishes. Default: 50%."
     )
