@@ -307,10 +307,11 @@ def _read_table(
     """
     for one in START_KEYS:
         if one in table:
+            top = "at the top of the file or " if one in _TOP_KEYS else ""
             report.add(
                 (*place, one),
-                "the default cannot start from a preset: write this at the top of the file or in "
-                "the table of a service",
+                f"the default cannot start from a preset: write this {top}in the table of a "
+                "service",
             )
     unknown_keys(table, known, report, place)
     # The rate is read below, together with `burst` and `window`, which have no field of their own.
