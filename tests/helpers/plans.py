@@ -18,7 +18,6 @@ def plan_of(registry: Registry | None = None, **changes: Any) -> RunPlan:
     defaults: dict[str, Any] = {
         "launch": Launch("/bin/scan", "scan", python=True),
         "registry": Registry({}) if registry is None else registry,
-        "limits": {},
         "log": Log(None),
         "shared": None,
         "on_host": None,

@@ -19,7 +19,6 @@ from aioapiqueue_run.cli.run.errors import NotStarted
 from aioapiqueue_run.cli.run.gates import RunGate, read_gate
 from aioapiqueue_run.cli.run.gateway import is_installed
 from aioapiqueue_run.cli.run.launch import examine
-from aioapiqueue_run.cli.run.limits_in_words import in_words
 from aioapiqueue_run.cli.run.log import Log
 from aioapiqueue_run.cli.run.model import RunPlan
 from aioapiqueue_run.cli.run.on_host import OnHost
@@ -66,7 +65,6 @@ def make_plan(options: RunOptions) -> RunPlan:
     return RunPlan(
         launch=launch,
         registry=registry,
-        limits=in_words(registry),
         log=Log(files.get("--log")),
         files=files,
         shared=shared,

@@ -58,7 +58,7 @@ class Progress:
         for one in sorted(found, key=lambda one: (-one.waiting, not one.paced, -one.calls)):
             new = one.calls - before.get(one.service, 0)
             rate = new / max(now - then, _SHORTEST_SECONDS)
-            limit = "" if plan.given.dry_run else plan.limits.get(one.service, "")
+            limit = "" if plan.given.dry_run else plan.limit_of(one.service)
             name = f"{one.service} {limit}".strip()
             part = f"{name}: {pluralize(one.calls, 'call')}, {rate:.1f}/s"
             if one.paced and not plan.given.dry_run:

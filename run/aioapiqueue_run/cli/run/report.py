@@ -204,7 +204,7 @@ def tables(plan: RunPlan, outcome: Outcome) -> str:
         paced = [one for one in figures if one.paced]
         free = [one for one in figures if not one.paced]
         found = rows(paced, outcome.buckets) + rows(free)
-        text = table(found, plan.limits)
+        text = table(found, plan)
     return f"\n{text}\n\n"
 
 

@@ -130,12 +130,13 @@ class _Run:
             kept = {name: os.environ[name] for name in os.environ if name not in unwanted}
             self._environment = kept | hub.environment
             if plan.gateway:
+                unpaced = any(gate.metric == "unpaced" for gate in plan.gates)
                 gateway = Gateway(
                     hub.path,
                     directory,
                     plan.registry,
                     isolate=plan.given.isolate,
-                    intercepts_all=plan.counts_all,
+                    intercepts_all=plan.given.dry_run or unpaced,
                 )
                 self._gateway = await stack.enter_async_context(gateway.open())
                 self._environment |= gateway.environment(kept)
