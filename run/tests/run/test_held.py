@@ -93,6 +93,23 @@ def test_limit_on_calls_in_flight_is_named():
     assert held_by(outcome) == pytest.approx({"ec2 2 at once": 50})
 
 
+@pytest.mark.parametrize(
+    ("rate", "held"), [(10, "10/s"), (8, "2 at once and 10/s"), (3, "2 at once")]
+)
+def test_calls_in_flight_or_a_rate(rate, held):
+    """A rate that was nearly used up may have held the calls, and so may the other limit."""
+    limits = '[ec2]\nrate = "10/s"\nconcurrency = 2\n'
+    outcome = outcome_of({"DescribeTags": ([rate] * 10, 0.5)}, limits)
+    assert held_by(outcome) == pytest.approx({f"ec2 {held}": rate * 5})
+
+
+def test_share_of_a_short_run():
+    """A run that ends within a step cannot use the rate of the whole step."""
+    outcome = outcome_of({"DescribeTags": ([5], 0.5)}, '[ec2]\nrate = "10/s"\nconcurrency = 2\n')
+    outcome.seconds = 0.5
+    assert held_by(outcome) == pytest.approx({"ec2 10/s": 2.5})
+
+
 def test_limit_of_another_run_held_the_calls():
     """As the host hub has counted; the rest is attributed to the own limits."""
     calls = {"DescribeSnapshots": ([10] * 10, 0.5)}
@@ -148,6 +165,15 @@ def test_limit_that_was_hardly_used_held_none():
                 "290 AWS calls, 290 paced: 290 waited 86.0 s in total for\n"
                 "ec2 30/s (76.0 s), ec2.DescribeSnapshots 10/s (10.0 s)\n"
             ),
+        ),
+        # A limit whose waits would be "0.0 s" is left out, unless it is the only one.
+        (
+            {"DescribeSnapshots": ([10], 0.09), "CopyImage": ([2], 0.02)},
+            "12 AWS calls, 12 paced: 12 waited 0.9 s in total for\nec2.DescribeSnapshots 10/s\n",
+        ),
+        (
+            {"DescribeSnapshots": ([2], 0.02)},
+            "2 AWS calls, 2 paced: 2 waited 0.0 s in total for\nec2.DescribeSnapshots 10/s\n",
         ),
         ({"RunInstances": ([10] * 10, 0)}, "100 AWS calls, 100 paced: none waited\n"),
     ],

@@ -20,6 +20,9 @@ __all__ = ["held_by"]
 
 _SHARE_OF_PERMITS = 0.5
 """Assumed use of a limit on calls in flight, whose use over time is not recorded."""
+_SURE_SHARE = 0.9
+"""Smallest use of a rate that certainly held calls. With less, a limit on calls in flight may have
+held them."""
 _LEAST_SHARE = 0.1
 """Smallest use of a limit that may have held calls. With less, they waited for something else, such
 as the host hub on a busy machine."""
@@ -31,8 +34,7 @@ def held_by(outcome: Outcome) -> Counter[str]:
     """Return the seconds that calls waited for each limit.
 
     If several limits apply to a call, its wait is attributed to the one that was used most while
-    calls waited. The host hub itself reports which waits were caused by
-    limits of other runs.
+    calls waited. The host hub itself reports which waits were caused by limits of other runs.
     """
     found = Counter[str]()
     recording = outcome.recording
@@ -54,7 +56,8 @@ def held_by(outcome: Outcome) -> Counter[str]:
         # Rates that throttling has lowered are below the limits.
         candidates = [(1.0, "", "(rate lowered after throttling)", left)]
         if queue not in slowed:
-            candidates = sorted(_candidates(record, counts, recording.series.step), reverse=True)
+            step = recording.series.step
+            candidates = sorted(_candidates(record, counts, step, outcome.seconds), reverse=True)
         for share, lane, limit, waited in candidates:
             seconds = min(waited, left)
             if share >= _LEAST_SHARE and seconds > least:
@@ -64,7 +67,7 @@ def held_by(outcome: Outcome) -> Counter[str]:
 
 
 def _candidates(
-    record: QueueRecord, counts: Mapping[str, Any], step: float
+    record: QueueRecord, counts: Mapping[str, Any], step: float, end: float
 ) -> Iterator[tuple[float, str, str, float]]:
     """Yield the fullest limit of the queue ("") and of each lane in which calls waited.
 
@@ -74,13 +77,24 @@ def _candidates(
     for one in (counts, *counts["lanes"]):
         limits = record.limits_of(one.get("lane"))
         if one["waited"] and limits:
-            shares = [(_share(limit, one["time_series"], step), str(limit)) for limit in limits]
-            share, limit = max(shares)
-            yield share, one.get("lane", ""), limit, one["waited"]
+            series = one["time_series"]
+            shares = [(_share(limit, series, step, end), str(limit)) for limit in limits]
+            share, name = max(shares)
+            if _SHARE_OF_PERMITS < share < _SURE_SHARE:
+                permits = [str(limit) for limit in limits if isinstance(limit, Concurrency)]
+                name = " and ".join([*permits, name])
+            yield share, one.get("lane", ""), name, one["waited"]
 
 
-def _share(limit: Limit, series: Sequence[Mapping[str, Any]], step: float) -> float:
-    """Return the share of a limit that was used in the steps in which calls waited."""
+def _share(limit: Limit, series: Sequence[Mapping[str, Any]], step: float, end: float) -> float:
+    """Return the share of a limit that was used in the steps in which calls waited.
+
+    Args:
+        limit: the limit.
+        series: the time series of the calls and of what they used.
+        step: the length of a step in seconds.
+        end: when the program ended, which cuts the last step short.
+    """
     if isinstance(limit, Concurrency):
         return _SHARE_OF_PERMITS
     calls = series[0]
@@ -93,7 +107,8 @@ def _share(limit: Limit, series: Sequence[Mapping[str, Any]], step: float) -> fl
         for number, amount in zip(one["steps"], one["used"], strict=True)
         if number in busy
     )
-    return used / (limit_types.rate_of(limit) * step * max(1, len(busy)))
+    seconds = sum(min(step, end - number * step) for number in busy)
+    return used / (limit_types.rate_of(limit) * seconds) if seconds > 0 else 0.0
 
 
 def _name(service: str, lane: str) -> str:

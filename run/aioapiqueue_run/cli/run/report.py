@@ -179,11 +179,15 @@ _BECAUSE: dict[int, str] = {
 """Why we exit with another code than the program."""
 
 
+_SHORTEST_SHOWN = 0.05  # seconds that calls waited for a limit: less would be "0.0 s"
+
+
 def _waits(paced: CallTotals, outcome: Outcome) -> str:
     """Return how long calls waited, and for which limits."""
     if not paced.waits:
         return "none waited"
     held = held_by(outcome).most_common()
+    held = [one for one in held if one[1] >= _SHORTEST_SHOWN] or held[:1]
     each = len(held) > 1
     names = [unbroken(f"{name} ({seconds:,.1f} s)" if each else name) for name, seconds in held]
     text = f"{paced.waits:,} waited {paced.waited:,.1f} s in total"
