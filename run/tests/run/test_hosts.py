@@ -83,7 +83,7 @@ wait
     assert calls_of(figures) == {f"{URL}.GET": 10, "ec2.DescribeVolumes": 5}
     assert figures["gateway"]["calls"] == 15
     assert len({one.connection for one in hosts}) <= 3
-    assert f"paced: {URL} at 10/s, ec2 at 5/s" in ended.words
+    assert f"paced: {URL} 10/s, ec2 5/s" in ended.words
     assert "15 calls, 15 paced" in ended.words
 
 
@@ -99,7 +99,7 @@ def test_python_needs_neither_any_nor_hook(paced, network, run, python):
     assert (ended.code, answers) == (0, [b"200"] * 10), ended.err
     assert_at_limit(network.aws.arrivals, 0.1, number=10, begun=as_monotonic(began))
     assert calls_of(figures) == {f"{URL}.GET": 10}
-    assert f"paced: {URL} at 10/s" in ended.words
+    assert f"paced: {URL} 10/s" in ended.words
     assert "not paced: all other calls" in ended.words
     assert "10 calls, 10 paced" in ended.words
 
@@ -456,8 +456,8 @@ def test_default_is_for_aws(paced, network, run):
     """A host takes nothing from it: neither in what is kept, nor in what is shown."""
     limit = f"GET {URL}/search/*=4/s"
     ended, _ = paced("curl", "-sS", f"{URL}/x", limit=limit, options=["--limit", "default=3/s"])
-    assert f"paced: {limit.replace('=', ' at ')}" in ended.words
-    assert "each service of AWS at 3/s" in ended.words
+    assert f"paced: {limit.replace('=', ' ')}" in ended.words
+    assert "each service of AWS: 3/s" in ended.words
     assert "not paced: all other calls to hosts" in ended.words
     assert f"{URL} 3/s" not in ended.words
 

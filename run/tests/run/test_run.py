@@ -66,7 +66,7 @@ def test_threads_and_children_share_one_limit(run, aws, python, tmp_path, stalls
     aws.assert_paced(20, run.begun)
     assert aws.arrivals[-1][0] - aws.arrivals[0][0] <= 23 / 20 + 1.0 + stalls.seconds
 
-    assert ended.words.startswith("paced: ec2 at 20/s not paced: all other calls ")
+    assert ended.words.startswith("paced: ec2 20/s not paced: all other calls ")
     assert "24 AWS calls, 24 paced: " in ended.words
     assert max(map(len, ended.err.decode().splitlines())) <= 80
     table = [line.split() for line in ended.err.decode().splitlines()]
@@ -197,7 +197,7 @@ def test_other_operations_are_not_paced(run, python, tmp_path):
     options = [f"--limit={one}" for one in limits]
     ended = run.here(*options, "--json", figures, "--", python, program)
     assert ended.code == 0, ended.err
-    assert "kms at 2/s not paced: all other calls " in ended.words
+    assert "kms 2/s not paced: all other calls " in ended.words
     assert "5 AWS calls, 1 paced: " in ended.words
     text = ended.err.decode()
     rows = [row for row in text.splitlines() if row.startswith(("ec2", "sts", "  Describe"))]
@@ -249,7 +249,7 @@ def test_output_and_input_are_untouched(quiet_run, python, tmp_path):
     assert (tmp_path / "other").read_bytes() == b"by its number"
     first, *_, last = log.read_text().splitlines()
     assert first == "what was there"
-    assert "paced: ec2 at 1/s" in log.read_text()
+    assert "paced: ec2 1/s" in log.read_text()
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ aioapiqueue: .+", last)
 
 
@@ -711,7 +711,7 @@ def test_adaptive_needs_no_file(run, aws, python, tmp_path):
     options = ("--limit", "ec2=20/s", "--adaptive", "--json", figures)
     ended = run.here(*options, "--", python, program)
     assert ended.code == 0, ended.err
-    assert "paced: ec2 at 20/s, each other service at an adaptive rate" in ended.words
+    assert "paced: ec2 20/s, each other service: adaptive" in ended.words
     assert "adaptive: when AWS throttles, rates drop, then recover gradually" in ended.words
     assert "limits that applied to no call: ec2 20/s" in ended.words
     assert "with --adaptive" not in ended.words  # as it is

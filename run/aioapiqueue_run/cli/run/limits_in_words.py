@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from aioapiqueue import Concurrency
 from aioapiqueue.registry.spi import read_target, target_of
 from aioapiqueue.spi import printable
 
@@ -35,9 +36,9 @@ def named(entry: InForce) -> tuple[str, str]:
     name = target_of(entry.service, entry.operation)
     if entry.bucket:  # several operations share it, or the parameters of a call choose it
         name = f"{entry.service} ({entry.bucket})"
-    limits = list(map(str, entry.limits)) or ["any rate"] * (entry.operation is not None)
+    limits = list(map(str, entry.limits)) or ["unlimited"] * (entry.operation is not None)
     if entry.concurrency is not None:
-        limits.append(f"{entry.concurrency:,} in flight")
+        limits.append(str(Concurrency(entry.concurrency)))
     if entry.adaptive is not None and not limits:
-        limits.append("an adaptive rate")
+        limits.append("adaptive")
     return printable(name), " and ".join(limits)

@@ -244,8 +244,8 @@ def remarks(plan: RunPlan, outcome: Outcome) -> list[str]:
 
 
 def to_copy(plan: RunPlan, outcome: Outcome) -> str:
-    """Return the command of the paced run, on its own line; "" unless this is a dry run."""
-    if not plan.given.dry_run or not outcome.figures:
+    """Return the command of the paced run, on its own line; "" unless a dry run would be paced."""
+    if not plan.given.dry_run or not any(one.paced for one in outcome.figures):
         return ""
     return f"{prefixed('to pace this program, run:')}\n  {command_to_copy(plan)}\n\n"
 
