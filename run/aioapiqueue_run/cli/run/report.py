@@ -54,8 +54,8 @@ _NOT_ACTIVATED = (
 _ABOUT = {
     Why.NEVER: "{who} is Python, but did not load the pacing. {hint}",
     Why.EXEC: "{who} loaded the pacing, then replaced itself with another Python, which did not: "
-    "probably a launcher with its own sitecustomize. Use the other order: LAUNCHER aioapiqueue "
-    "run ... -- COMMAND.",
+    "because of the options -I, -E or -S, a changed PYTHONPATH, or a launcher with its own "
+    "sitecustomize. With a launcher, use the other order: LAUNCHER aioapiqueue run ... -- COMMAND.",
     Why.UNHOOKED: "{who} uses a botocore that cannot be paced: {detail}. Is it older than 1.31, or "
     "much newer?",
     Why.LATE: "{who} created clients before its botocore was paced, because botocore was not "
