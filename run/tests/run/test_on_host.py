@@ -147,8 +147,6 @@ def test_signal_before_the_program_ends_the_run(hub, quiet_run, python):
         with quiet_run.start(*options) as process:
             hears(process, signal.SIGHUP)
             process.send_signal(signal.SIGHUP)
-            time.sleep(0.2)
-            assert process.poll() is None
             os.kill(stopped, signal.SIGCONT)
             ended = quiet_run.end(process)
     finally:

@@ -21,6 +21,7 @@ from aioapiqueue_run.cli.run.estimate import PacedEstimate
 from aioapiqueue_run.cli.run.gateway import Gateway
 from aioapiqueue_run.cli.run.limits_applied import judged
 from aioapiqueue_run.cli.run.model import Outcome
+from aioapiqueue_run.cli.run.opening import opening
 from aioapiqueue_run.cli.run.program import Program, Signals
 from aioapiqueue_run.cli.run.progress import Progress
 from aioapiqueue_run.cli.run.report import about
@@ -66,12 +67,16 @@ async def supervise(plan: RunPlan) -> Outcome:
     with Signals(suspend=line.leave, still_running=run.say_still_running) as signals:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(line.leave)
-            await run.open(stack)
-            if signals.early is not None:
-                raise NotStarted(
-                    f"ended by a signal before {printable(plan.launch.name)} was started",
-                    code=128 + signals.early,
-                )
+            try:
+                async with signals.opening:
+                    await run.open(stack)
+            finally:
+                if signals.early is not None:
+                    raise NotStarted(
+                        f"ended by a signal before {printable(plan.launch.name)} was started",
+                        code=128 + signals.early,
+                    )
+            plan.log.say(opening(plan))
             await run.to_its_end(signals)
     return run.outcome
 
@@ -99,7 +104,7 @@ class _Run:
         """Explain why the program has not ended after Ctrl-C."""
         self._plan.log.say(
             f"interrupted: waiting for {printable(self._plan.launch.name)} to end. Its calls are "
-            "still paced; another Ctrl-C is also passed on to it"
+            "still paced. If you press Ctrl-C again, it gets that, too"
         )
 
     async def open(self, stack: contextlib.AsyncExitStack) -> None:
