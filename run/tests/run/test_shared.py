@@ -219,8 +219,8 @@ def test_wrong_password_starts_nothing(run, server, python, tmp_path):
     assert (ended.code, ended.out, ended.err) == (2, b"", b"")
     said = log.read_text()
     assert words_of(said) == (
-        f"--shared: redis://pacer:***@127.0.0.1:{server.port}/0: it rejects the password of the "
-        "user 'pacer': check both; nothing was started"
+        f"shared server redis://pacer:***@127.0.0.1:{server.port}/0: it rejects the password of "
+        "the user 'pacer': check both; nothing was started"
     )
     assert not figures.exists()
     given = {"AIOAPIQUEUE_SHARED": url}
@@ -254,6 +254,24 @@ def test_invalid_options_are_refused(options, remedy, capsys):
     said = capsys.readouterr().err
     assert said.startswith(f"aioapiqueue: {remedy}")
     assert "geheim" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "refusal"),
+    [
+        ({"shared": "host"}, "AIOAPIQUEUE_SHARED: the URL must have one of these forms: "),
+        (
+            {"shared": "redis://host", "private": True},
+            "--private and AIOAPIQUEUE_SHARED cannot be combined: remove one of them",
+        ),
+    ],
+)
+def test_url_of_the_variable_is_refused(options, refusal, monkeypatch, capsys):
+    """The message names the variable, not an option that was not given."""
+    monkeypatch.setenv("AIOAPIQUEUE_SHARED", options["shared"])
+    with pytest.raises(typer.Exit):
+        run_command(command=["program"], limit=["ec2=1/s"], **options)
+    assert capsys.readouterr().err.startswith(f"aioapiqueue: {refusal}")
 
 
 def test_missing_extra_is_named(monkeypatch, capsys):

@@ -58,8 +58,8 @@ def make_plan(options: RunOptions) -> RunPlan:
     )
     gateway = _gateway(options, launch, registry)
     # A URL from the variable is not repeated: it will be set again. Another one has no password.
-    named = server is not None and options.shared != os.environ.get(SHARED_VARIABLE)
-    given = dataclasses.replace(options, shared=str(server) if named else None)
+    repeated = server is not None and _shared_by(options) != SHARED_VARIABLE
+    given = dataclasses.replace(options, shared=str(server) if repeated else None)
     # Last, so that no error above leaves an empty file.
     files = open_files({"--log": options.log, "--json": options.json, "--report": options.report})
     return RunPlan(
@@ -109,6 +109,11 @@ def _gates(options: RunOptions) -> list[RunGate]:
     return found
 
 
+def _shared_by(options: RunOptions) -> str:
+    """Return what names the shared server: the option, or the environment variable."""
+    return SHARED_VARIABLE if options.shared == os.environ.get(SHARED_VARIABLE) else "--shared"
+
+
 def _shared(options: RunOptions) -> Shared | None:
     """Return the server that shares the limits, not connected yet; None without one."""
     url, fallback, rate = options.shared, options.fallback, None
@@ -116,13 +121,14 @@ def _shared(options: RunOptions) -> Shared | None:
         if fallback is not None:
             raise NotStarted(f"--fallback needs --shared, or {SHARED_VARIABLE} in the environment")
         return None
+    name = _shared_by(options)
     if options.private:
-        raise NotStarted("--private and --shared cannot be combined: remove one of them")
+        raise NotStarted(f"--private and {name} cannot be combined: remove one of them")
     if importlib.util.find_spec("redis") is None:
-        raise NotStarted(f"--shared needs {not_installed('redis-py', 'redis', 'redis')}")
+        raise NotStarted(f"{name} needs {not_installed('redis-py', 'redis', 'redis')}")
     from aioapiqueue_run.cli.run.shared_address import read_address  # noqa: PLC0415 - the extra
 
-    with _invalid("--shared: "):
+    with _invalid(f"{name}: "):
         address = read_address(url)
     if fallback is not None:
         with _invalid("--fallback: "):
