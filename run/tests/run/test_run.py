@@ -26,6 +26,7 @@ from aioapiqueue_run.cli.run import run as run_command
 from aioapiqueue_run.cli.run.launch import Launch
 from aioapiqueue_run.cli.run.program import Program
 from tests.helpers import introspect
+from tests.helpers.waiting import wait_until
 
 pytestmark = [
     pytest.mark.real,
@@ -181,6 +182,37 @@ def test_dry_run_compares_with_what_aws_publishes(run, aws, python, tmp_path, sh
     # Nothing is published of IAM, so the preset has no limit of it.
     limit = re.search(r"--limit iam\.ListUsers=(\S+)/s$", ended.err.decode(), re.MULTILINE)
     assert float(limit[1]) == pytest.approx(float(found[1]) / 2, rel=0.1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_process_that_outlives_the_program(run, aws, python, tmp_path):
+    """Its calls fail as soon as the run has ended, which says so."""
+    ready, ended = tmp_path / "ready", tmp_path / "ended"
+    child = run.script(
+        f"""
+        client()
+        open({str(ready)!r}, "w").close()
+        until_exists({str(ended)!r})
+        try:
+            calls(1)
+        except Exception as error:
+            open({str(tmp_path / "said")!r}, "w").write(type(error).__name__)
+        os.rename({str(tmp_path / "said")!r}, {str(tmp_path / "error")!r})
+    """,
+        "child.py",
+    )
+    program = run.plain(f"""
+        import subprocess
+        subprocess.Popen([sys.executable, {child!r}], start_new_session=True)
+        until_exists({str(ready)!r})
+    """)
+    came_of_it = run.here("--limit", "ec2=10/s", "--", python, program)
+    ended.touch()
+    wait_until((tmp_path / "error").exists)
+    assert (tmp_path / "error").read_text() == "PacingError"
+    assert came_of_it.words.endswith(
+        "1 process that the program started is still running: its calls now fail with PacingError"
+    )
 
 
 def test_other_operations_are_not_paced(run, python, tmp_path):

@@ -85,6 +85,7 @@ class Outcome:
         paced_seconds: the estimated duration of the paced run; None unless this is a dry run.
         judged: the results of the gates.
         processes: the processes that sent a hello.
+        outliving: number of paced processes that still ran when the program had ended.
         inactive: the processes that were found not to be paced.
         shared: the JSON about the shared server; None without one.
         on_host: the JSON about other runs of this host; None if nothing is shared.
@@ -104,6 +105,7 @@ class Outcome:
     paced_seconds: float | None = None
     judged: list[Judged] = dataclasses.field(default_factory=list)
     processes: list[Process] = dataclasses.field(default_factory=list)
+    outliving: int = 0
     inactive: list[Inactive] = dataclasses.field(default_factory=list)
     shared: dict[str, Any] | None = None
     on_host: dict[str, Any] | None = None

@@ -285,6 +285,13 @@ def _unpaced(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
             for one in outcome.inactive
         ]
         yield f"WARNING: not {done}: {listed(names)}"
+    if outcome.outliving:
+        many = outcome.outliving > 1
+        yield (
+            f"{pluralize(outcome.outliving, 'process', 'processes')} that the program started "
+            f"{'are' if many else 'is'} still running: {'their' if many else 'its'} calls now fail "
+            "with PacingError"
+        )
 
 
 def _of_gateway(plan: RunPlan, outcome: Outcome, done: str) -> Iterator[str]:

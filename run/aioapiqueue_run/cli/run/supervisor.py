@@ -22,6 +22,7 @@ from aioapiqueue_run.cli.run.gateway import Gateway
 from aioapiqueue_run.cli.run.limits_applied import judged
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.opening import opening
+from aioapiqueue_run.cli.run.processes import look
 from aioapiqueue_run.cli.run.program import Program, Signals
 from aioapiqueue_run.cli.run.progress import Progress
 from aioapiqueue_run.cli.run.report import about
@@ -198,6 +199,9 @@ class _Run:
             outcome.on_host = plan.on_host.as_json()
             outcome.shared_with = plan.on_host.shared_with
         outcome.processes = list(self._hub.processes.values())
+        # Not by its connection, which daemons close. Another program has another image.
+        running = [(look(one.pid), one) for one in outcome.processes if one.botocore]
+        outcome.outliving = sum(now is not None and now.image == one.image for now, one in running)
 
     async def _watch(self) -> None:
         """Wait for the program's end; show its progress, and end it if it is not paced."""
