@@ -11,6 +11,7 @@ from aioapiqueue.registry import Registry
 from aioapiqueue_run.cli.console import PREFIX, prefixed
 from aioapiqueue_run.cli.run.held import held_by
 from aioapiqueue_run.cli.run.model import Outcome
+from aioapiqueue_run.cli.run.options import RunOptions
 from aioapiqueue_run.cli.run.report import headline
 from aioapiqueue_run.hub.calls import Calls
 from aioapiqueue_run.hub.records import CallStats, Kind, ProcessLoad
@@ -183,6 +184,12 @@ def test_first_line_has_waits_and_limits(calls, said):
     plan = plan_of(Registry.parse(LIMITS))
     shown = prefixed(headline(plan, outcome_of(calls), 0)).replace(PREFIX, "")
     assert shown == f"{said}0 throttled, 0 other errors; scan ended after 0:10, exit code 0\n"
+
+
+def test_first_line_names_the_script():
+    """Not only the Python that executes it."""
+    plan = plan_of(given=RunOptions(["/usr/bin/python3", "-u", "/srv/scan.py", "secret"]))
+    assert "; python3 scan.py ended after 0:10" in headline(plan, outcome_of({"X": ([1], 0)}), 0)
 
 
 def test_refused_calls_are_counted():

@@ -391,7 +391,7 @@ def test_program_that_ignores_proxies(paced, network, run, python, imports):
     program = script(run, IGNORES, "ignores.py")
     ended, _ = paced(python, program, imports, limit=f"{URL}=10/s", any_=False)
     assert ended.code == 3, ended.err
-    assert "nothing was paced" in ended.words
+    assert "no call was paced" in ended.words
     assert "--isolate" in ended.words
 
 
@@ -431,7 +431,7 @@ def test_host_that_cannot_be_reached(without_calls):
     ended, figures = without_calls
     assert (ended.code, ended.out) == (5, b"502\n502\n"), ended.err
     assert figures["gateway"]["unreachable"] == {GONE: 2}
-    assert f"2 requests to {GONE} not sent: unreachable" in ended.words
+    assert f"not sent, as the host is unreachable: 2 requests to {GONE} (" in ended.words
     assert f"\n{GONE} 10/s".encode() not in ended.err  # a row without a call
     assert 'FAILED: --fail-on "failed > 50%": 66.7%, 2 of 3' in ended.words
 

@@ -15,7 +15,7 @@ from aioapiqueue.recording.spi import as_clock
 from aioapiqueue.registry import Registry
 from aioapiqueue_run.cli.app import app
 from aioapiqueue_run.cli.run.activation import Inactive, Why
-from aioapiqueue_run.cli.run.html_report import html_report, program_name
+from aioapiqueue_run.cli.run.html_report import html_report
 from aioapiqueue_run.cli.run.json_report import json_report
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.options import RunOptions
@@ -299,4 +299,4 @@ def test_notes_have_no_arguments():
 )
 def test_name_of_a_program_has_no_arguments(command, name):
     """A page is for others: no argument is in it but the script or module that runs."""
-    assert program_name(command) == name
+    assert RunOptions(command).program == name

@@ -7,7 +7,6 @@ import dataclasses
 import importlib.util
 import os
 import sys
-from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Rate
@@ -48,7 +47,7 @@ def make_plan(options: RunOptions) -> RunPlan:
     # A dry run paces nothing, and so shares nothing.
     shared = None if options.dry_run else server
     alone = options.private or options.dry_run or shared is not None
-    on_host = None if alone else OnHost(PurePath(options.command[0]).name)
+    on_host = None if alone else OnHost(options.program)
     queues = QueueRecords(paced=not options.dry_run)
     registry = _registry(options, shared or on_host, queues)
     launch = examine(

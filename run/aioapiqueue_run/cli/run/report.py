@@ -149,7 +149,7 @@ def _has_own_botocore(plan: RunPlan, outcome: Outcome) -> bool:
 
 def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
     """Return the summary of a run: what was paced, by how much, for which limits; then its end."""
-    name, seconds = printable(PurePath(plan.launch.name).name), as_clock(outcome.seconds)
+    name, seconds = printable(plan.given.program), as_clock(outcome.seconds)
     if outcome.stopped is not None:
         end = f"{name} was stopped after {seconds}; aioapiqueue run exits with {code}"
     else:
@@ -303,7 +303,7 @@ def _of_gateway(plan: RunPlan, outcome: Outcome, done: str) -> Iterator[str]:
     came = seen["calls"] or seen["asked_before"] or seen["connections"] or plan.given.isolate
     if not came and not _hooked(plan, outcome):
         yield (
-            f"nothing was {done}: nothing reached the local proxy. Either the program made no "
+            f"no call was {done}: none reached the local proxy. Either the program made no "
             "call, or it called this host (127.0.0.1), or it ignores "
             "HTTPS_PROXY (then use --isolate)"
         )
@@ -314,7 +314,7 @@ def _of_gateway(plan: RunPlan, outcome: Outcome, done: str) -> Iterator[str]:
         processes = pluralize(len(outcome.inactive), "Python process", "Python processes")
         yield f"{processes} did not load the pacing: only calls through the local proxy were {done}"
     if hosts := _to_hosts(seen["unreachable"], "request"):
-        yield f"{hosts} not sent: unreachable (the program received status 502)"
+        yield f"not sent, as the host is unreachable: {hosts} (the program received status 502)"
     if hosts := _to_hosts(seen["unknown_hosts"], "request"):
         yield f"WARNING: refused: {hosts}: unknown AWS service or operation; upgrade aioapiqueue"
     if hosts := _to_hosts(seen["untrusted"], "connection"):
