@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from aioapiqueue.registry import Registry
 from aioapiqueue_run.cli.run.activation import Inactive, Why
-from aioapiqueue_run.cli.run.gates import Measured, judge, read_gate
+from aioapiqueue_run.cli.run.gates import judge, read_gate
 from aioapiqueue_run.cli.run.json_report import FORMAT, json_report, json_text
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.shared_address import read_address
@@ -169,7 +170,7 @@ def test_page_has_each_key(run, aws, python, tmp_path):
 
 def test_unknown_value_of_a_gate_is_null():
     """Where calls are only summed up, `--fail-on unused` has no number, and the file is written."""
-    outcome = Outcome(judged=[judge(read_gate("unused"), Measured(unused=None))])
+    outcome = Outcome(judged=[judge(read_gate("unused"), {"unused": math.inf})])
     (gate,) = json.loads(json_text(json_report(plan_of(), outcome, 5)))["gates"]
     assert gate == {"gate": "unused", "value": None, "failed": True}
 

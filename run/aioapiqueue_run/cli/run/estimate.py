@@ -20,8 +20,9 @@ from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Concurrency
-from aioapiqueue.registry.spi import bucket_of, is_host, plan_of, target_of
+from aioapiqueue.registry.spi import plan_of
 from aioapiqueue.spi import CALLS, cost_units, lane_states, limit_types
+from aioapiqueue_run.cli.run.limits_in_words import limit_name
 from aioapiqueue_run.hub import Ended, Watcher
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class PacedEstimate(Watcher):
         self._clock, waits_for = queue.charge(call, self._clock)
         if waits_for is not None:
             lane, limit = waits_for
-            self.held[Held(_name(call, service, lane), str(limit))] += 1
+            self.held[Held(limit_name(str(call.queue.name), service, lane), str(limit))] += 1
 
     def _queue_of(self, call: PacedCall, service: str) -> _EstimatedQueue:
         queue = self._queues.get(call.queue.name)
@@ -219,15 +220,3 @@ class PacedEstimate(Watcher):
             if of == service and keys[0] == lane
         )
         return min(rates, default=math.inf)
-
-
-def _name(call: PacedCall, service: str, lane: str) -> str:
-    """Return the name of a limit in messages, with its own service if several share the queue."""
-    if is_host(service):
-        return target_of(service, lane or None)
-    own = lane == service or lane.startswith(f"{service}.")
-    lane = lane.removeprefix(service).removeprefix(".") if own else lane
-    if bucket := bucket_of(lane):
-        # A bucket that two services share is named after the first one, like their queue.
-        return f"{service if own else str(call.queue.name).partition(' ')[0]} ({bucket[1]})"
-    return f"{service}.{lane}" if lane else service

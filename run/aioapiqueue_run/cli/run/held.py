@@ -6,8 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Concurrency
-from aioapiqueue.registry.spi import bucket_of, target_of
 from aioapiqueue.spi import limit_types, printable
+from aioapiqueue_run.cli.run.limits_in_words import limit_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -50,7 +50,7 @@ def held_by(outcome: Outcome) -> Counter[str]:
         least, left = _LEAST * counts["waited"], counts["waited"]
         for one in delays:
             if one["queue"] == queue:
-                name = f"{_name(service, printable(one['lane']))} {one['limit']}"
+                name = f"{limit_name(queue, service, printable(one['lane']))} {one['limit']}"
                 found[f"{name} of {printable(one['whose'])}"] += one["seconds"]
                 left -= one["seconds"]
         # Rates that throttling has lowered are below the limits.
@@ -61,7 +61,7 @@ def held_by(outcome: Outcome) -> Counter[str]:
         for share, lane, limit, waited in candidates:
             seconds = min(waited, left)
             if share >= _LEAST_SHARE and seconds > least:
-                found[f"{_name(service, lane)} {limit}"] += seconds
+                found[f"{limit_name(queue, service, lane)} {limit}"] += seconds
                 left -= seconds
     return found
 
@@ -109,13 +109,3 @@ def _share(limit: Limit, series: Sequence[Mapping[str, Any]], step: float, end: 
     )
     seconds = sum(min(step, end - number * step) for number in busy)
     return used / (limit_types.rate_of(limit) * seconds) if seconds > 0 else 0.0
-
-
-def _name(service: str, lane: str) -> str:
-    """Return the name of a limit, as `--limit` takes it."""
-    if bucket := bucket_of(lane):  # as the host hub has the lane's key
-        return f"{service} ({bucket[1]})"
-    if lane.startswith("shared "):  # as the recording has its name
-        return f"{service} ({lane.removeprefix('shared ').partition(' of ')[0]})"
-    # If several services share a queue, a lane may have the name of its service.
-    return target_of(service, None if lane in {"", service} else lane.removeprefix(f"{service}."))

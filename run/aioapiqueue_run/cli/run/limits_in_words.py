@@ -6,13 +6,13 @@ import re
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency
-from aioapiqueue.registry.spi import read_target, target_of
+from aioapiqueue.registry.spi import bucket_of, read_target, target_of
 from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from aioapiqueue.registry import InForce, Registry
 
-__all__ = ["in_words", "named", "service_in"]
+__all__ = ["in_words", "limit_name", "named", "service_in"]
 
 
 def in_words(registry: Registry) -> dict[str, str]:
@@ -23,6 +23,22 @@ def in_words(registry: Registry) -> dict[str, str]:
             name, limits = named(entry)
             found.setdefault(name, []).append(limits)
     return {name: " and ".join(dict.fromkeys(limits)) for name, limits in found.items()}
+
+
+def limit_name(queue: str, service: str, lane: str) -> str:
+    """Return the name of the limits of a lane, as `--limit` takes it.
+
+    Args:
+        queue: the name of the queue. If services share a bucket, it names the first of them.
+        service: the service or host of the calls.
+        lane: the key of the lane, or its name in a recording; "" for all calls of the queue.
+    """
+    if bucket := bucket_of(lane):
+        return f"{bucket[0] or queue.partition(' ')[0]} ({bucket[1]})"
+    if lane.startswith("shared "):  # as a recording names it
+        return f"{service} ({lane.removeprefix('shared ').partition(' of ')[0]})"
+    # If several services share a queue, a lane may have the name of its service.
+    return target_of(service, None if lane in {"", service} else lane.removeprefix(f"{service}."))
 
 
 def service_in(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from aioapiqueue_run.cli.run.advice import (
 )
 from aioapiqueue_run.cli.run.errors import ExitCode
 from aioapiqueue_run.cli.run.figures import dry_run_table, rows, table
-from aioapiqueue_run.cli.run.gates import Measured
+from aioapiqueue_run.cli.run.gates import WAITS
 from aioapiqueue_run.cli.run.gateway import is_installed
 from aioapiqueue_run.cli.run.held import held_by
 from aioapiqueue_run.cli.run.limits_applied import unused
@@ -118,24 +119,27 @@ def _inactive(plan: RunPlan, outcome: Outcome) -> int:
     return 0 if by_gateway or _only_hosts(plan) else len(outcome.inactive)
 
 
-def measure(plan: RunPlan, outcome: Outcome) -> Measured:
+_BEFORE_THE_HUB = ("unreachable", "unknown_hosts", "forbidden")
+"""Counts of requests that the gateway answers before it asks the hub, whose figures lack them."""
+
+
+def measure(plan: RunPlan, outcome: Outcome) -> dict[str, float]:
     """Return the metrics of the run, for its gates."""
-    measured = Measured(not_paced=not_paced(plan, outcome))
     total = added_up(outcome.figures)
     paced = added_up([one for one in outcome.figures if one.paced])
-    measured.answers, measured.throttled = total.answers, total.throttled
-    measured.failed, measured.refused = total.errors, total.refused
-    measured.waits, measured.unpaced = paced.wait_times, total.calls - paced.calls
-    if outcome.gateway is not None:
-        # Requests that the gateway answers before it asks the hub, whose figures lack them.
-        measured.refused += sum(outcome.gateway["unknown_hosts"].values())
-        measured.refused += sum(outcome.gateway["forbidden"].values())
-        lost = sum(outcome.gateway["unreachable"].values())
-        measured.answers += lost
-        measured.failed += lost
+    seen = outcome.gateway or {}
+    lost, *refused = (sum(seen.get(name, {}).values()) for name in _BEFORE_THE_HUB)
     summed_up = any(one.service == OTHERS and one.paced for one in outcome.figures)
-    measured.unused = None if summed_up else len(unused(outcome.figures, plan.registry))
-    return measured
+    return {
+        "answers": total.answers + lost,
+        "throttled": total.throttled,
+        "failed": total.errors + lost,
+        "refused": total.refused + sum(refused),
+        "unused": math.inf if summed_up else len(unused(outcome.figures, plan.registry)),
+        "unpaced": total.calls - paced.calls,
+        "not paced": not_paced(plan, outcome),
+        **{metric: paced.wait_times.percentile(share) for metric, share in WAITS.items()},
+    }
 
 
 def _is_aws_cli(name: str) -> bool:
