@@ -211,7 +211,8 @@ def test_process_that_outlives_the_program(run, aws, python, tmp_path):
     wait_until((tmp_path / "error").exists)
     assert (tmp_path / "error").read_text() == "PacingError"
     assert came_of_it.words.endswith(
-        "1 process that the program started is still running: its calls now fail with PacingError"
+        "still running: 1 process that the program started, and whose calls now fail with "
+        "PacingError"
     )
 
 

@@ -170,7 +170,10 @@ def after_dry_run(outcome: Outcome) -> Iterator[str]:
     estimate = outcome.estimate
     if estimate is None or not outcome.figures:
         return
-    held = [f"{one} ({pluralize(count, 'call')})" for one, count in estimate.held.most_common()]
+    held = [
+        f"{name} {limit} ({pluralize(count, 'call')})"
+        for (name, limit), count in estimate.held.most_common()
+    ]
     if held:
         took, paced = as_clock(outcome.seconds), as_clock(outcome.paced_seconds or 0)
         yield f"a paced run would take about {paced}; this one took {took}"

@@ -7,7 +7,6 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from aioapiqueue_run.cli.console import WIDTH
-from aioapiqueue_run.cli.run.limits_in_words import service_in
 from aioapiqueue_run.hub import OTHERS, CallStats
 
 if TYPE_CHECKING:
@@ -134,11 +133,10 @@ def table(found: Sequence[FigureRow], plan: RunPlan) -> str:
         found: the rows of all services.
         plan: the plan of the run, which has the limits.
     """
-    limited = set(map(service_in, plan.limits))
     lines = [_HEAD]
     for row in found:
         limit = f" {plan.limit_of(row.name)}" if row.total.paced else ", not paced"
-        if not row.total.paced and row.name not in limited:
+        if not row.total.paced and row.name not in plan.registry.services:
             row = dataclasses.replace(row, parts=())  # noqa: PLW2901 - no limit is for a part of it
         for_service: list[_Line] = []
         for name, one in _named(row, f"{row.name}{limit}".rstrip()):

@@ -225,8 +225,8 @@ def _if_paced(plan: RunPlan, outcome: Outcome) -> dict[str, Any] | None:
     return {
         "seconds": None if outcome.paced_seconds is None else _plain(outcome.paced_seconds),
         "held": [
-            {"name": one.name, "limit": one.limit, "calls": count}
-            for one, count in estimate.held.most_common()
+            {"name": name, "limit": limit, "calls": count}
+            for (name, limit), count in estimate.held.most_common()
         ],
         "published": [
             {

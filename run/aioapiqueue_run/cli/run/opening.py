@@ -104,10 +104,9 @@ def _listed_by(given: RunOptions) -> str:
     """Return the command that lists the limits; "" if none does."""
     if given.limit or (given.limits and given.preset):
         return ""
-    words = ["aioapiqueue", "limits"]
-    for name, value in (("--limits", given.limits), ("--share", given.share)):
-        words += [name, as_argument(str(value))] if value else []
-    return f" ({unbroken('`' + ' '.join(words) + '`')} lists them)"
+    options = (("--limits", given.limits), ("--share", given.share))
+    words = [f" {name} {as_argument(str(value))}" for name, value in options if value]
+    return f" ({unbroken(f'`aioapiqueue limits{str().join(words)}`')} lists them)"
 
 
 def _listed(names: list[str], what: str) -> str:

@@ -290,11 +290,9 @@ def _unpaced(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
         ]
         yield f"WARNING: not {done}: {listed(names)}"
     if outcome.outliving:
-        many = outcome.outliving > 1
         yield (
-            f"{pluralize(outcome.outliving, 'process', 'processes')} that the program started "
-            f"{'are' if many else 'is'} still running: {'their' if many else 'its'} calls now fail "
-            "with PacingError"
+            f"still running: {pluralize(outcome.outliving, 'process', 'processes')} that the "
+            "program started, and whose calls now fail with PacingError"
         )
 
 
