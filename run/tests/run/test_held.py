@@ -15,7 +15,7 @@ from aioapiqueue_run.cli.run.options import RunOptions
 from aioapiqueue_run.cli.run.report import headline
 from aioapiqueue_run.hub.calls import Calls
 from aioapiqueue_run.hub.records import CallStats, Kind, ProcessLoad
-from tests.helpers.plans import plan_of
+from tests.helpers.plans import other_runs, plan_of
 
 LIMITS = """
 [ec2]
@@ -29,13 +29,17 @@ rate = "5/s"
 """
 
 
-def outcome_of(calls, limits=LIMITS, on_host=None):
+def held_of(outcome, delays=()):
+    """The limits that held calls, and what the host hub has counted of other runs."""
+    return held_by(plan_of(on_host=other_runs(delays)), outcome)
+
+
+def outcome_of(calls, limits=LIMITS):
     """What came of a run of ten seconds.
 
     Args:
         calls: of each operation, the calls of each second, and how long each of them waited.
         limits: as in limits.toml.
-        on_host: what the host hub has counted.
     """
     registry = Registry.parse(limits)
     hub = Calls(registry, count_only=False)
@@ -49,9 +53,7 @@ def outcome_of(calls, limits=LIMITS, on_host=None):
                 request.slot = SimpleNamespace(waited=waited)
                 hub.joined(request, now)
                 hub.started(request, now)
-    return Outcome(
-        code=0, figures=hub.figures, recording=hub.recording, seconds=10, on_host=on_host
-    )
+    return Outcome(code=0, figures=hub.figures, recording=hub.recording, seconds=10)
 
 
 @pytest.mark.parametrize(
@@ -84,14 +86,14 @@ def outcome_of(calls, limits=LIMITS, on_host=None):
 )
 def test_fullest_limit_held_the_calls(calls, held):
     """Of the limits of a call, the one that was used up while calls waited."""
-    assert held_by(outcome_of(calls)) == pytest.approx(held)
+    assert held_of(outcome_of(calls)) == pytest.approx(held)
 
 
 def test_limit_on_calls_in_flight_is_named():
     """Where no rate was nearly used up."""
     limits = '[ec2]\nrate = "100/s"\nconcurrency = 2\n'
     outcome = outcome_of({"DescribeTags": ([10] * 10, 0.5)}, limits)
-    assert held_by(outcome) == pytest.approx({"ec2 2 at once": 50})
+    assert held_of(outcome) == pytest.approx({"ec2 2 at once": 50})
 
 
 @pytest.mark.parametrize(
@@ -101,14 +103,14 @@ def test_calls_in_flight_or_a_rate(rate, held):
     """A rate that was nearly used up may have held the calls, and so may the other limit."""
     limits = '[ec2]\nrate = "10/s"\nconcurrency = 2\n'
     outcome = outcome_of({"DescribeTags": ([rate] * 10, 0.5)}, limits)
-    assert held_by(outcome) == pytest.approx({f"ec2 {held}": rate * 5})
+    assert held_of(outcome) == pytest.approx({f"ec2 {held}": rate * 5})
 
 
 def test_share_of_a_short_run():
     """A run that ends within a step cannot use the rate of the whole step."""
     outcome = outcome_of({"DescribeTags": ([5], 0.5)}, '[ec2]\nrate = "10/s"\nconcurrency = 2\n')
     outcome.seconds = 0.5
-    assert held_by(outcome) == pytest.approx({"ec2 10/s": 2.5})
+    assert held_of(outcome) == pytest.approx({"ec2 10/s": 2.5})
 
 
 def test_limit_of_another_run_held_the_calls():
@@ -116,7 +118,7 @@ def test_limit_of_another_run_held_the_calls():
     calls = {"DescribeSnapshots": ([10] * 10, 0.5)}
     queue = outcome_of(calls).figures[0].queue
     delay = {"queue": queue, "lane": "", "limit": "9/s", "whose": "b, process 7", "seconds": 20.0}
-    assert held_by(outcome_of(calls, on_host={"delays": [delay]})) == pytest.approx(
+    assert held_of(outcome_of(calls), [delay]) == pytest.approx(
         {"ec2 9/s of b, process 7": 20, "ec2.DescribeSnapshots 10/s": 30}
     )
 
@@ -126,7 +128,7 @@ def test_shared_bucket_of_another_run_is_named():
     calls = {"CopyImage": ([2] * 10, 0.5)}
     queue = outcome_of(calls).figures[0].queue
     delay = {"queue": queue, "lane": "bucket: copies", "limit": "2/s", "whose": "b", "seconds": 10}
-    assert held_by(outcome_of(calls, on_host={"delays": [delay]})) == {"ec2 (copies) 2/s of b": 10}
+    assert held_of(outcome_of(calls), [delay]) == {"ec2 (copies) 2/s of b": 10}
 
 
 def test_lowered_rate_held_the_calls():
@@ -135,12 +137,12 @@ def test_lowered_rate_held_the_calls():
     queue = outcome.figures[0].queue
     event = Event("backed_off", queue, None, 0, 1, at=1_001.0, waited=0.0, rate=1.0)
     outcome.recording.queues[queue].changed(event, None)
-    assert held_by(outcome) == pytest.approx({"ec2 (rate lowered after throttling)": 5})
+    assert held_of(outcome) == pytest.approx({"ec2 (rate lowered after throttling)": 5})
 
 
 def test_limit_that_was_hardly_used_held_none():
     """Calls also wait for the host hub, or a busy machine."""
-    assert not held_by(outcome_of({"RunInstances": ([1] * 10, 0.5)}))
+    assert not held_of(outcome_of({"RunInstances": ([1] * 10, 0.5)}))
 
 
 @pytest.mark.parametrize(

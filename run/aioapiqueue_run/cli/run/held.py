@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit
     from aioapiqueue.recording.spi import QueueRecord
-    from aioapiqueue_run.cli.run.model import Outcome
+    from aioapiqueue_run.cli.run.model import Outcome, RunPlan
 
 __all__ = ["held_by"]
 
@@ -30,7 +30,7 @@ _LEAST = 0.02
 """Smallest part of a queue's waits that is attributed to one more limit."""
 
 
-def held_by(outcome: Outcome) -> Counter[str]:
+def held_by(plan: RunPlan, outcome: Outcome) -> Counter[str]:
     """Return the seconds that calls waited for each limit.
 
     If several limits apply to a call, its wait is attributed to the one that was used most while
@@ -38,7 +38,7 @@ def held_by(outcome: Outcome) -> Counter[str]:
     """
     found = Counter[str]()
     recording = outcome.recording
-    delays = (outcome.on_host or {}).get("delays", ())
+    delays = plan.on_host.as_json()["delays"] if plan.on_host is not None else ()
     changes = recording.changes.as_json()["changes"]
     slowed = {one["queue"] for one in changes if one["kind"] == "backed_off"}
     paced = [one for one in outcome.figures if one.paced and one.waits and one.queue]

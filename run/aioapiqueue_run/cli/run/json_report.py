@@ -100,8 +100,8 @@ def json_report(plan: RunPlan, outcome: Outcome, code: int) -> dict[str, Any]:
             for process in outcome.processes
         ],
         "inactive": [dataclasses.asdict(one) | {"why": one.why.value} for one in outcome.inactive],
-        "on_host": outcome.on_host,
-        "shared": outcome.shared,
+        "on_host": None if plan.on_host is None else plan.on_host.as_json(),
+        "shared": None if plan.shared is None else plan.shared.as_json(),
         "gateway": outcome.gateway,
     }
 

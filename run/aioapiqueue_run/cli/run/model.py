@@ -87,9 +87,6 @@ class Outcome:
         processes: the processes that sent a hello.
         outliving: number of paced processes that still ran when the program had ended.
         inactive: the processes that were found not to be paced.
-        shared: the JSON about the shared server; None without one.
-        on_host: the JSON about other runs of this host; None if nothing is shared.
-        shared_with: the queues that other runs of this host used as well, by run.
         gateway: the JSON about the gateway; None without one.
     """
 
@@ -107,7 +104,4 @@ class Outcome:
     processes: list[Process] = dataclasses.field(default_factory=list)
     outliving: int = 0
     inactive: list[Inactive] = dataclasses.field(default_factory=list)
-    shared: dict[str, Any] | None = None
-    on_host: dict[str, Any] | None = None
-    shared_with: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     gateway: dict[str, Any] | None = None

@@ -170,7 +170,7 @@ def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
     else:
         paced = added_up([figure for figure in outcome.figures if figure.paced])
         calls += f", {paced.calls:,} paced"
-        calls += f": {_waits(paced, outcome)}" if paced.calls else ""
+        calls += f": {_waits(paced, plan, outcome)}" if paced.calls else ""
     errors = pluralize(total.errors, "other error")
     end = f"{refused}{total.throttled:,} throttled, {errors}; {end}"
     return f"{calls}\n{end}"
@@ -186,11 +186,11 @@ _BECAUSE: dict[int, str] = {
 _SHORTEST_SHOWN = 0.05  # seconds that calls waited for a limit: less would be "0.0 s"
 
 
-def _waits(paced: CallTotals, outcome: Outcome) -> str:
+def _waits(paced: CallTotals, plan: RunPlan, outcome: Outcome) -> str:
     """Return how long calls waited, and for which limits."""
     if not paced.waits:
         return "none waited"
-    held = held_by(outcome).most_common()
+    held = held_by(plan, outcome).most_common()
     held = [one for one in held if one[1] >= _SHORTEST_SHOWN] or held[:1]
     each = len(held) > 1
     names = [unbroken(f"{name} ({seconds:,.1f} s)" if each else name) for name, seconds in held]
@@ -226,11 +226,11 @@ def remarks(plan: RunPlan, outcome: Outcome) -> list[str]:
     """Return the messages below the table."""
     lines = [] if outcome.stopped is not None else list(_unpaced(plan, outcome))
     lines += after_throttling(plan, outcome)
-    if outcome.shared is not None:
-        lines += _of_shared(outcome.shared)
-    if outcome.shared_with:
+    if plan.shared is not None:
+        lines += _of_shared(plan.shared.as_json())
+    if plan.on_host is not None and (others := plan.on_host.shared_with):
         runs = [f"{printable(whose)} ({listed([*map(printable, queues)])})"
-                for whose, queues in outcome.shared_with.items()]  # fmt: skip
+                for whose, queues in others.items()]  # fmt: skip
         lines.append(f"limits shared with other runs on this host: {listed(runs, '; ')}")
     if any(one.service == OTHERS for one in outcome.figures):
         lines.append(

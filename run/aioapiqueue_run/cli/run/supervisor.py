@@ -193,11 +193,6 @@ class _Run:
         outcome.recording.series.reach(now)  # first: it may add up points
         outcome.figures = judged(self._hub.figures, plan.registry)
         outcome.buckets = self._hub.buckets
-        if plan.shared is not None:
-            outcome.shared = plan.shared.as_json()
-        if plan.on_host is not None:
-            outcome.on_host = plan.on_host.as_json()
-            outcome.shared_with = plan.on_host.shared_with
         outcome.processes = list(self._hub.processes.values())
         # Not by its connection, which daemons close. Another program has another image.
         running = [(look(one.pid), one) for one in outcome.processes if one.botocore]
