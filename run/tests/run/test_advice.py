@@ -264,10 +264,7 @@ def test_dry_run_of_unlimited_calls():
     outcome = outcome_of(of, "ListUsers", throttled=0)
     outcome.figures = judged(outcome.figures, of.registry)
     assert [*after_dry_run(outcome)] == [
-        (
-            "no limit applies to these calls, so nothing would be paced: set one with "
-            "--limit SERVICE=RATE"
-        )
+        "no limit applies to these calls: set one with --limit SERVICE=RATE"
     ]
     assert to_copy(of, outcome) == ""
 

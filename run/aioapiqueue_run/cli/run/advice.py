@@ -170,10 +170,7 @@ def after_dry_run(outcome: Outcome) -> Iterator[str]:
     estimate = outcome.estimate
     if estimate is None or not outcome.figures:
         return
-    held = [
-        f"{name} {limit} ({pluralize(count, 'call')})"
-        for (name, limit), count in estimate.held.most_common()
-    ]
+    held = [f"{' '.join(one)} ({pluralize(n, 'call')})" for one, n in estimate.held.most_common()]
     if held:
         took, paced = as_clock(outcome.seconds), as_clock(outcome.paced_seconds or 0)
         yield f"a paced run would take about {paced}; this one took {took}"
@@ -181,10 +178,7 @@ def after_dry_run(outcome: Outcome) -> Iterator[str]:
     elif any(one.paced for one in outcome.figures):
         yield "no limit would have delayed a call: a paced run would take as long as this one"
     else:
-        yield (
-            "no limit applies to these calls, so nothing would be paced: set one with "
-            "--limit SERVICE=RATE"
-        )
+        yield "no limit applies to these calls: set one with --limit SERVICE=RATE"
     if estimate.left_out:
         yield (
             "the estimate ignores limits on calls in flight, because the calls' duration is unknown"
