@@ -99,7 +99,9 @@ def _share(limit: Limit, series: Sequence[Mapping[str, Any]], step: float, end: 
         return _SHARE_OF_PERMITS
     calls = series[0]
     pairs = zip(calls["steps"], calls.get("waited", ()), strict=False)
-    busy = {number for number, waited in pairs if waited}
+    steps = sorted(number for number, waited in pairs if waited)
+    # In the first and in the last of them, calls may have waited for a part of it only.
+    busy = set(steps[1:-1] or steps)
     used: float = sum(
         amount
         for one in series
