@@ -239,7 +239,8 @@ def test_exec_of_unpaced_python_is_stopped(quiet_run, python, stalls, below_a_sh
     ended = quiet_run("--no-any", "--limit", "ec2=1/s", "--grace", "0.3", "--", *command)
     assert (ended.code, ended.out) == (3, b"launched\n")
     assert "loaded the pacing, then replaced itself with another Python" in ended.words
-    assert "Use the other order: LAUNCHER aioapiqueue run ... -- COMMAND." in ended.words
+    assert "because of the options -I, -E or -S, a changed PYTHONPATH, or a launcher" in ended.words
+    assert "use the other order: LAUNCHER aioapiqueue run ... -- COMMAND." in ended.words
     assert time.monotonic() - began < 15 + stalls.seconds
 
 
@@ -268,6 +269,20 @@ def test_inactive_child_is_reported_at_once(quiet_run, python, tmp_path):
     assert "is Python, but did not load the pacing" in words
     assert words.count("It is not paced.") == 1
     assert "WARNING: not paced: " in words
+
+
+@linux
+def test_long_commands_are_told_apart(quiet_run, python):
+    """Each unpaced Python is reported, even if only the end of its command line is different."""
+    program = quiet_run.plain("""
+        import subprocess
+        child = [sys.executable, "-I", "-c", "import time; time.sleep(1)", "a-long-argument"]
+        for one in [subprocess.Popen([*child, name]) for name in ("first", "second")]:
+            one.wait()
+    """)
+    ended = quiet_run.here("--limit", "ec2=1/s", "--", python, program)
+    assert ended.code == 3
+    assert all(f"a-long-argument {name}" in ended.words for name in ("first", "second"))
 
 
 @linux

@@ -20,8 +20,10 @@ from aioapiqueue_run.cli.run.advice import (
 )
 from aioapiqueue_run.cli.run.estimate import PacedEstimate
 from aioapiqueue_run.cli.run.launch import Launch
+from aioapiqueue_run.cli.run.limits_applied import judged
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.options import RunOptions
+from aioapiqueue_run.cli.run.report import to_copy
 from aioapiqueue_run.hub import CallStats, Ended
 from aioapiqueue_run.hub.calls import Calls
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
@@ -240,7 +242,10 @@ def test_one_strict_lane_hides_no_other():
     """Of several operations, one that has a low limit says nothing of the others."""
     of = plan("iam.GetUser=1/s")
     lanes = ("GetUser", "ListUsers", "ListRoles", "ListGroups", "GetRole")
-    assert suggested(of, outcome_of(of, *lanes)) == [["--limit", "iam=25/s"]]
+    outcome = outcome_of(of, *lanes)
+    assert suggested(of, outcome) == [["--limit", "iam=25/s"]]
+    (text,) = after_throttling(of, outcome)
+    assert text.startswith("iam: 5 operations were throttled 1,000 times, while 50 calls")
 
 
 def test_limits_of_calls_at_once_are_not_judged():
@@ -251,6 +256,17 @@ def test_limits_of_calls_at_once_are_not_judged():
         "no limit would have delayed a call: a paced run would take as long as this one",
         "the estimate ignores limits on calls in flight, because the calls' duration is unknown",
     ]
+
+
+def test_dry_run_of_unlimited_calls():
+    """The same command would pace nothing, so it is not shown: a limit has to be set first."""
+    of = plan("ec2=5/s")
+    outcome = outcome_of(of, "ListUsers", throttled=0)
+    outcome.figures = judged(outcome.figures, of.registry)
+    assert [*after_dry_run(outcome)] == [
+        "no limit applies to these calls: set one with --limit SERVICE=RATE"
+    ]
+    assert to_copy(of, outcome) == ""
 
 
 def test_advice_after_a_paced_run():

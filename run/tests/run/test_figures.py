@@ -39,7 +39,7 @@ def test_queue_of_several_regions_is_one():
             figure("DescribeImages", "us-east-1", calls=4, waits=3, waited=2.0, longest_wait=1.5),
         ],
     )
-    text = table(found, {"ec2": "10/s"})
+    text = table(found, plan_of(Registry.from_options(["ec2=10/s"])))
     assert cells(text, ["ec2", "10/s"]) == ["7", "5", "3.0", "1.5", "0", "0"]
     assert cells(text, ["DescribeImages"]) == ["7", "5", "3.0", "1.5", "0", "0"]
     assert len(text.splitlines()) == 3
@@ -53,7 +53,7 @@ def test_queues_are_named_by_their_differences():
             figure("DescribeImages", "us-east-1", "ec2 us-east-1 111122223333", calls=4),
         ],
     )
-    text = table(found, {})
+    text = table(found, plan_of())
     assert cells(text, ["in", "us-east-1"])[0] == "4"
     assert cells(text, ["in", "eu-west-1"]) == ["1", "0", "0.0", "0.0", "2", "0"]
     assert "111122223333" not in text
@@ -73,7 +73,9 @@ def test_each_queue_has_its_own_lanes():
             )
         ],
     )
-    told = [(line.split()[:-6], line.split()[-2]) for line in table(found, {}).splitlines()[1:]]
+    told = [
+        (line.split()[:-6], line.split()[-2]) for line in table(found, plan_of()).splitlines()[1:]
+    ]
     assert told == [
         (["ec2"], "3"),
         (["in", "eu-west-1"], "3"),
@@ -94,7 +96,7 @@ def test_variants_and_shared_buckets_have_lines():
         ],
         [figure("copies", "eu-west-1", calls=2, waits=1)],
     )
-    text = table(found, {})
+    text = table(found, plan_of())
     assert {len(line) for line in text.splitlines()} == {80}
     assert cells(text, ["DescribeSnapshots", "unfiltered"])[0] == "3"
     assert cells(text, ["shared", "copies"])[:2] == ["2", "1"]
@@ -113,7 +115,7 @@ def test_service_of_shared_buckets_only():
             figure("b", None, calls=3),
         ],
     )
-    text = table(found, {})
+    text = table(found, plan_of())
     assert cells(text, ["shared", "a"])[0] == "5"
     assert cells(text, ["shared", "b"])[0] == "3"
     assert cells(text, ["CopySnapshot"])[0] == "2"
@@ -123,11 +125,12 @@ def test_service_of_shared_buckets_only():
 def test_tables_keep_to_80_columns():
     """A name too long for its column has a line of its own; figures of millions fit theirs."""
     name = "GetTransitGatewayMulticastDomainAssociationsForEverybody"
+    limited = plan_of(Registry.from_options(["ec2=10/s, 5000 in any 3600s"]))
     many = {"calls": 12_345_678, "throttled": 1_234_567, "errors": 123_456, "waited": 1e6}
     for queue in ("ec2", None):
         found = rows([figure(name, "eu-west-1", queue, **many)])
         for text in (
-            table(found, {"ec2": "10/s and 5000 in any 3600s"}),
+            table(found, limited),
             dry_run_table(found, 9, lambda *_: "20/s burst 100"),
         ):
             assert max(map(len, text.splitlines())) <= 80
@@ -143,7 +146,7 @@ def test_busiest_rows_are_listed():
     ]
     sts = figure_of("sts", "GetCallerIdentity", None, None, "sts", paced=True)
     found = rows([*figures, sts])
-    for text in (table(found, {}), dry_run_table(found, 9, lambda *_: "")):
+    for text in (table(found, plan_of()), dry_run_table(found, 9, lambda *_: "")):
         lines = text.splitlines()
         assert len(lines) == 1 + 30 + 1 + 2
         assert lines[2].split()[:3] == ["in", "r999", "2,000"]
@@ -158,7 +161,7 @@ def test_table_of_many_regions_takes_no_longer():
         for number in range(10_000)
     ]
     began = time.process_time()
-    assert table(rows(figures), {}).splitlines()[1].split()[:2] == ["ec2", "10,000"]
+    assert table(rows(figures), plan_of()).splitlines()[1].split()[:2] == ["ec2", "10,000"]
     assert time.process_time() - began < slowness()
 
 
@@ -192,10 +195,28 @@ def test_what_is_summed_has_a_row():
         figure_of(OTHERS, OTHERS, None, None, None, paced=False, calls=7),
     ]
     found = rows(figures)
-    text = table(found, {"ec2": "10/s", "default": "20/s"})
+    text = table(found, plan_of(Registry.from_options(["ec2=10/s", "default=20/s"])))
     assert cells(text, [OTHERS])[0] == "5"
     assert cells(text, [f"{OTHERS},", "not", "paced"])[0] == "7"
     assert [one["calls"] for one in map(figure_as_json, figures[1:])] == [5, 7]
     plan = plan_of(given=RunOptions(["scan"], dry_run=True))
     said = " ".join(remarks(plan, Outcome(figures=figures)))
     assert "(others) adds up calls of further kinds" in said
+
+
+def test_listed_service_shows_no_default_limit():
+    """A service with limits of its own inherits nothing from the default; another one does."""
+    limits = """
+        [ec2]
+        rate = "unlimited"
+        [ec2.buckets.copies]
+        operations = ["CopySnapshot", "CopyImage"]
+        rate = "5/s"
+        [default]
+        rate = "20/s"
+    """
+    sqs = figure_of("sqs", "SendMessage", None, None, "sqs", paced=True, calls=7)
+    plan = plan_of(Registry.parse(limits))
+    text = table(rows([figure("CopyImage", "eu-west-1"), sqs]), plan)
+    assert cells(text, ["ec2"])[0] == "1"
+    assert cells(text, ["sqs", "20/s"])[0] == "7"

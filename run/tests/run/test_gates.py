@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 
@@ -11,24 +12,28 @@ from typer.testing import CliRunner
 
 from aioapiqueue.recording.spi import WaitTimes
 from aioapiqueue_run.cli.app import app
-from aioapiqueue_run.cli.run.gates import Measured, judge, read_gate
+from aioapiqueue_run.cli.run.gates import WAITS, judge, read_gate
+from aioapiqueue_run.cli.run.model import Outcome
+from aioapiqueue_run.cli.run.report import measure
+from aioapiqueue_run.hub import Process
+from tests.helpers.plans import plan_of
 
 REAL = pytest.mark.real
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs Unix domain sockets")
 
-WAITS = WaitTimes()
+TIMES = WaitTimes()
 for number in range(1, 101):
-    WAITS.add(number / 10)
-MEASURED = Measured(
-    answers=2_000,
-    throttled=46,
-    failed=3,
-    refused=500,
-    unpaced=7,
-    not_paced=2,
-    unused=1,
-    waits=WAITS,
-)
+    TIMES.add(number / 10)
+MEASURED = {
+    "answers": 2_000,
+    "throttled": 46,
+    "failed": 3,
+    "refused": 500,
+    "unpaced": 7,
+    "not paced": 2,
+    "unused": 1,
+    **{metric: TIMES.percentile(share) for metric, share in WAITS.items()},
+}
 
 
 @pytest.mark.parametrize(
@@ -75,15 +80,16 @@ def test_gates_are_judged(text, failed, found):
 @pytest.mark.parametrize("metric", ["throttled", "failed", "refused", "unused", "unpaced"])
 def test_nothing_measured_passes(metric):
     """A run without a call fails no gate, neither by a number nor by a share of nothing."""
-    assert not judge(read_gate(metric), Measured()).failed
-    assert not judge(read_gate("wait max > 0"), Measured()).failed
+    measured = measure(plan_of(), Outcome(processes=[Process(1, "python", "3.11")]))
+    assert not judge(read_gate(metric), measured).failed
+    assert not judge(read_gate("wait max > 0"), measured).failed
     if not metric.startswith("un"):
-        assert not judge(read_gate(f"{metric} > 0%"), Measured()).failed
+        assert not judge(read_gate(f"{metric} > 0%"), measured).failed
 
 
 def test_unknown_fails_closed():
     """Where calls are only summed up, nobody knows which limits were met: that is no success."""
-    judged = judge(read_gate("unused"), Measured(unused=None))
+    judged = judge(read_gate("unused"), {"unused": math.inf})
     assert judged.failed
     assert judged.found == "unknown, because (others) may include calls that a limit applies to"
 

@@ -197,7 +197,7 @@ def test_program_that_ignores_proxies(paced, network, run):
     program.write_text("env -u HTTPS_PROXY -u https_proxy true\n")
     ended, figures = paced("bash", program)
     assert ended.code == 3
-    assert "nothing was paced: nothing reached the local proxy" in ended.words
+    assert "no call was paced: none reached the local proxy" in ended.words
     assert figures["gateway"]["connections"] == 0
 
 
@@ -468,7 +468,7 @@ def test_python_that_calls_nobody(paced, python, options, code):
     """Our hook is there and has nothing to do; nothing came to the gateway either."""
     ended, _ = paced(python, "-c", "pass", options=options)
     assert ended.code == code
-    assert "nothing reached the local proxy. Either the program made no call" in ended.words
+    assert "none reached the local proxy. Either the program made no call" in ended.words
 
 
 def test_program_with_a_trust_of_its_own(paced, network, run, python):

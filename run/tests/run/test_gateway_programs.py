@@ -306,6 +306,6 @@ def test_java_that_is_not_isolated(paced_outside, server, run, java, tmp_path):
     ended, _ = paced_outside("sh", told, **where)
     assert ended.code == 3, ended.err
     assert ended.out == b"200\n" * 6
-    assert "nothing was paced" in ended.words
+    assert "no call was paced" in ended.words
     assert "ignores HTTPS_PROXY: use --isolate" in ended.words
     assert len(server.arrivals) == 6

@@ -15,14 +15,14 @@ from aioapiqueue.recording.spi import as_clock
 from aioapiqueue.registry import Registry
 from aioapiqueue_run.cli.app import app
 from aioapiqueue_run.cli.run.activation import Inactive, Why
-from aioapiqueue_run.cli.run.html_report import html_report, program_name
+from aioapiqueue_run.cli.run.html_report import html_report
 from aioapiqueue_run.cli.run.json_report import json_report
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.options import RunOptions
 from aioapiqueue_run.hub import CallStats, Ended, Process
 from aioapiqueue_run.hub.calls import Calls
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
-from tests.helpers.plans import plan_of
+from tests.helpers.plans import other_runs, plan_of
 from tests.helpers.words import words_of
 
 pytestmark = [
@@ -186,19 +186,20 @@ def outcome_of(registry, account):
             calls.started(request, now)
             calls.ended(request, now, Ended.THROTTLED if number % 3 else Ended.ANSWERED)
     figures, recording = calls.figures, calls.recording
-    delay = {"queue": figures[0].queue, "lane": "", "limit": "9/s", "whose": "b, process 7"}
-    on_host = {"times_lost": 0, "delays": [delay | {"calls": 1, "seconds": 1.0}]}
-    return Outcome(code=0, figures=figures, recording=recording, seconds=10.0, on_host=on_host)
+    return Outcome(code=0, figures=figures, recording=recording, seconds=10.0)
 
 
 @pytest.mark.parametrize("key", ["a", "second", "iam", "eu-west-1", "AKIAIOSFODNN7EXAMPLE"])
 def test_key_is_masked_in_names_and_not_in_prose(tmp_path, key):
     """An access key, or what stands for an account, may be a word: sentences keep theirs."""
-    plan = plan_of(
-        registry := Registry({"iam": "100/s", "sts": "50/s"}),
-        given=RunOptions(["scan"], show_accounts=True),
-    )
+    registry = Registry({"iam": "100/s", "sts": "50/s"})
     outcome = outcome_of(registry, key)
+    delay = {"queue": outcome.figures[0].queue, "lane": "", "limit": "9/s", "whose": "b, process 7"}
+    plan = plan_of(
+        registry,
+        given=RunOptions(["scan"], show_accounts=True),
+        on_host=other_runs([delay | {"calls": 1, "seconds": 1.0}]),
+    )
     figures = json_report(plan, outcome, 0)
     page = tmp_path / "report.html"
     page.write_text(html_report(plan, outcome, figures), "utf-8")
@@ -213,13 +214,16 @@ def test_key_is_masked_in_names_and_not_in_prose(tmp_path, key):
 
 def test_key_of_a_queue_that_only_waited_is_masked(tmp_path):
     """A run that ended before its first call started names its queue beside another run."""
-    plan = plan_of(
-        registry := Registry({"s3": "1/h"}), given=RunOptions(["scan"], show_accounts=True)
-    )
+    registry = Registry({"s3": "1/h"})
     needs = registry.find_call("s3", "GetObject", region="eu-west-1", account="minio")
     queue = needs.queue.name
+    plan = plan_of(
+        registry,
+        given=RunOptions(["scan"], show_accounts=True),
+        on_host=other_runs(shared_with={"b, process 7": [queue]}),
+    )
     waiting = CallStats("s3", "GetObject", "eu-west-1", "minio", queue, paced=True)
-    outcome = Outcome(code=0, figures=[waiting], shared_with={"b, process 7": [queue]})
+    outcome = Outcome(code=0, figures=[waiting])
     page = tmp_path / "report.html"
     figures = json_report(plan, outcome, 0)
     page.write_text(html_report(plan, outcome, figures), "utf-8")
@@ -299,4 +303,4 @@ def test_notes_have_no_arguments():
 )
 def test_name_of_a_program_has_no_arguments(command, name):
     """A page is for others: no argument is in it but the script or module that runs."""
-    assert program_name(command) == name
+    assert RunOptions(command).program == name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -14,14 +15,14 @@ import pytest
 
 from aioapiqueue.registry import Registry
 from aioapiqueue_run.cli.run.activation import Inactive, Why
-from aioapiqueue_run.cli.run.gates import Measured, judge, read_gate
+from aioapiqueue_run.cli.run.gates import judge, read_gate
 from aioapiqueue_run.cli.run.json_report import FORMAT, json_report, json_text
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.shared_address import read_address
 from aioapiqueue_run.cli.run.shared_server import Shared
 from aioapiqueue_run.gateway.counts import GatewayCounts
 from aioapiqueue_run.hub import OTHERS, CallStats
-from tests.helpers.plans import plan_of
+from tests.helpers.plans import other_runs, plan_of
 from tests.helpers.shared_client import open_without_server
 
 pytestmark = [
@@ -129,11 +130,10 @@ def synthetic():
     shared = Shared(read_address("redis://localhost"), None)
     queue = SimpleNamespace(stats=SimpleNamespace(asks=1, faults=0, fault=""))
     asyncio.run(open_without_server(shared, SimpleNamespace(queues={"ec2": queue})))
-    outcome.shared = shared.as_json()
     outcome.gateway = GatewayCounts().as_json()
     delay = {"queue": "ec2", "lane": "", "limit": "1/s", "whose": "scout (7)"}
-    outcome.on_host = {"times_lost": 0, "delays": [delay | {"calls": 1, "seconds": 2.5}]}
-    report = json_report(dataclasses.replace(plan_of(), registry=registry), outcome, 0)
+    on_host = other_runs([delay | {"calls": 1, "seconds": 2.5}])
+    report = json_report(plan_of(registry, shared=shared, on_host=on_host), outcome, 0)
     report["changes"] = [
         {"at": 1.5, "queue": "ec2", "kind": "held", "lane": "x", "seconds": 2.0},
         {"at": 1.5, "queue": "ec2", "kind": "limits_changed", "limits": [], "origin": "user"},
@@ -169,7 +169,7 @@ def test_page_has_each_key(run, aws, python, tmp_path):
 
 def test_unknown_value_of_a_gate_is_null():
     """Where calls are only summed up, `--fail-on unused` has no number, and the file is written."""
-    outcome = Outcome(judged=[judge(read_gate("unused"), Measured(unused=None))])
+    outcome = Outcome(judged=[judge(read_gate("unused"), {"unused": math.inf})])
     (gate,) = json.loads(json_text(json_report(plan_of(), outcome, 5)))["gates"]
     assert gate == {"gate": "unused", "value": None, "failed": True}
 

@@ -109,7 +109,7 @@ def test_opentelemetry_hidden_inside_is_told_at_the_end(run, aws, scripts, progr
     ended = hidden_inside(run, scripts, program)
     assert ended.code == 3
     assert ended.out.endswith(b"survived\n")
-    assert "nothing was paced: nothing reached the local proxy" in ended.words
+    assert "no call was paced: none reached the local proxy" in ended.words
     assert f"not paced: {scripts}/python" in ended.words
 
 

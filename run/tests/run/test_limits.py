@@ -75,15 +75,15 @@ def test_option_goes_before_the_file(run, aws, python, tmp_path):
     ended = run.here("--limits", limits, "--limit", "ec2=100/s", "--", python, program)
     assert ended.code == 0
     assert len(aws.arrivals) == 3
-    assert "paced: ec2 at 100/s, ec2.DescribeImages at 1" in ended.words
+    assert "paced: ec2 100/s, ec2.DescribeImages 1" in ended.words
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[ec2]\nconcurrency = 5\n", "paced: ec2 at 5 at once not paced:"),
-        ('[ec2]\nrate = "5/s"\nconcurrency = 2\n', "paced: ec2 at 5/s and 2 at once not paced:"),
-        ("[default]\nconcurrency = 2\n", "paced: each service at 2 at once"),
+        ("[ec2]\nconcurrency = 5\n", "paced: ec2 5 at once not paced:"),
+        ('[ec2]\nrate = "5/s"\nconcurrency = 2\n', "paced: ec2 5/s and 2 at once not paced:"),
+        ("[default]\nconcurrency = 2\n", "paced: each service: 2 at once"),
         ('ec2 = "unlimited"\n', "nothing is paced: no service or host that you named has a limit"),
     ],
 )

@@ -26,6 +26,7 @@ from aioapiqueue_run.cli.run import run as run_command
 from aioapiqueue_run.cli.run.launch import Launch
 from aioapiqueue_run.cli.run.program import Program
 from tests.helpers import introspect
+from tests.helpers.waiting import wait_until
 
 pytestmark = [
     pytest.mark.real,
@@ -66,7 +67,7 @@ def test_threads_and_children_share_one_limit(run, aws, python, tmp_path, stalls
     aws.assert_paced(20, run.begun)
     assert aws.arrivals[-1][0] - aws.arrivals[0][0] <= 23 / 20 + 1.0 + stalls.seconds
 
-    assert ended.words.startswith("paced: ec2 at 20/s not paced: all other calls ")
+    assert ended.words.startswith("paced: ec2 20/s not paced: all other calls ")
     assert "24 AWS calls, 24 paced: " in ended.words
     assert max(map(len, ended.err.decode().splitlines())) <= 80
     table = [line.split() for line in ended.err.decode().splitlines()]
@@ -183,6 +184,38 @@ def test_dry_run_compares_with_what_aws_publishes(run, aws, python, tmp_path, sh
     assert float(limit[1]) == pytest.approx(float(found[1]) / 2, rel=0.1)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_process_that_outlives_the_program(run, aws, python, tmp_path):
+    """Its calls fail as soon as the run has ended, which says so."""
+    ready, ended = tmp_path / "ready", tmp_path / "ended"
+    child = run.script(
+        f"""
+        client()
+        open({str(ready)!r}, "w").close()
+        until_exists({str(ended)!r})
+        try:
+            calls(1)
+        except Exception as error:
+            open({str(tmp_path / "said")!r}, "w").write(type(error).__name__)
+        os.rename({str(tmp_path / "said")!r}, {str(tmp_path / "error")!r})
+    """,
+        "child.py",
+    )
+    program = run.plain(f"""
+        import subprocess
+        subprocess.Popen([sys.executable, {child!r}], start_new_session=True)
+        until_exists({str(ready)!r})
+    """)
+    came_of_it = run.here("--limit", "ec2=10/s", "--", python, program)
+    ended.touch()
+    wait_until((tmp_path / "error").exists)
+    assert (tmp_path / "error").read_text() == "PacingError"
+    assert came_of_it.words.endswith(
+        "still running: 1 process that the program started, and whose calls now fail with "
+        "PacingError"
+    )
+
+
 def test_other_operations_are_not_paced(run, python, tmp_path):
     """A limit of one operation concerns no other one: its calls are listed as not paced."""
     program = run.script("""
@@ -197,7 +230,7 @@ def test_other_operations_are_not_paced(run, python, tmp_path):
     options = [f"--limit={one}" for one in limits]
     ended = run.here(*options, "--json", figures, "--", python, program)
     assert ended.code == 0, ended.err
-    assert "kms at 2/s not paced: all other calls " in ended.words
+    assert "kms 2/s not paced: all other calls " in ended.words
     assert "5 AWS calls, 1 paced: " in ended.words
     text = ended.err.decode()
     rows = [row for row in text.splitlines() if row.startswith(("ec2", "sts", "  Describe"))]
@@ -249,7 +282,7 @@ def test_output_and_input_are_untouched(quiet_run, python, tmp_path):
     assert (tmp_path / "other").read_bytes() == b"by its number"
     first, *_, last = log.read_text().splitlines()
     assert first == "what was there"
-    assert "paced: ec2 at 1/s" in log.read_text()
+    assert "paced: ec2 1/s" in log.read_text()
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ aioapiqueue: .+", last)
 
 
@@ -711,7 +744,7 @@ def test_adaptive_needs_no_file(run, aws, python, tmp_path):
     options = ("--limit", "ec2=20/s", "--adaptive", "--json", figures)
     ended = run.here(*options, "--", python, program)
     assert ended.code == 0, ended.err
-    assert "paced: ec2 at 20/s, each other service at an adaptive rate" in ended.words
+    assert "paced: ec2 20/s, each other service: adaptive" in ended.words
     assert "adaptive: when AWS throttles, rates drop, then recover gradually" in ended.words
     assert "limits that applied to no call: ec2 20/s" in ended.words
     assert "with --adaptive" not in ended.words  # as it is

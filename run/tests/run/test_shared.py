@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import re
+import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -191,6 +193,23 @@ async def test_silent_server_is_given_up(monkeypatch):
     assert "no response within 0.2 s: " in said
 
 
+def test_signal_ends_the_check_of_a_server(run, python):
+    """The run does not wait for a server that says nothing: it ends at once, as a shell expects."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        options = ("--shared", url, "--limit", "ec2=5/s", "--", python, "-c", "print('started')")
+        with run.start(*options) as process:
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.recv(1)  # from here on, it waits for a response
+                process.send_signal(signal.SIGINT)
+                ended = run.end(process)
+    assert (ended.code, ended.out) == (128 + signal.SIGINT, b"")
+    assert ended.words == f"ended by a signal before {python} was started"
+    assert ended.seconds < 4  # five are allowed for the check
+    assert run.leftovers == []
+
+
 def test_wrong_password_starts_nothing(run, server, python, tmp_path):
     """Exit code 2, the program does not run, and no output or file has the password."""
     log, figures = tmp_path / "log", tmp_path / "figures.json"
@@ -199,8 +218,9 @@ def test_wrong_password_starts_nothing(run, server, python, tmp_path):
     ended = run.here("--shared", url, *options, "--", python, "-c", "print('started')")
     assert (ended.code, ended.out, ended.err) == (2, b"", b"")
     said = log.read_text()
-    assert "it rejects the password of the user 'pacer': check both; nothing was started" in (
-        words_of(said)
+    assert words_of(said) == (
+        f"shared server redis://pacer:***@127.0.0.1:{server.port}/0: it rejects the password of "
+        "the user 'pacer': check both; nothing was started"
     )
     assert not figures.exists()
     given = {"AIOAPIQUEUE_SHARED": url}
@@ -234,6 +254,24 @@ def test_invalid_options_are_refused(options, remedy, capsys):
     said = capsys.readouterr().err
     assert said.startswith(f"aioapiqueue: {remedy}")
     assert "geheim" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "refusal"),
+    [
+        ({"shared": "host"}, "AIOAPIQUEUE_SHARED: the URL must have one of these forms: "),
+        (
+            {"shared": "redis://host", "private": True},
+            "--private and AIOAPIQUEUE_SHARED cannot be combined: remove one of them",
+        ),
+    ],
+)
+def test_url_of_the_variable_is_refused(options, refusal, monkeypatch, capsys):
+    """The message names the variable, not an option that was not given."""
+    monkeypatch.setenv("AIOAPIQUEUE_SHARED", options["shared"])
+    with pytest.raises(typer.Exit):
+        run_command(command=["program"], limit=["ec2=1/s"], **options)
+    assert capsys.readouterr().err.startswith(f"aioapiqueue: {refusal}")
 
 
 def test_missing_extra_is_named(monkeypatch, capsys):

@@ -166,7 +166,7 @@ def test_pipe_whose_reader_goes_away(quiet_run, python, tmp_path):
     program = quiet_run.plain(f"until_exists({str(go)!r})")
     with quiet_run.start("--limit", "ec2=1/s", "--log", log, "--", python, program) as process:
         with log.open() as reader:
-            assert "paced: ec2 at 1/s" in reader.readline()
+            assert "paced: ec2 1/s" in reader.readline()
         go.touch()
         ended = quiet_run.end(process)
     assert ended.code == 0
@@ -219,7 +219,7 @@ def test_full_target_costs_no_exit_code(code, quiet_run, python, tmp_path):
     assert f"--log: {log} can no longer be written: File too large" in ended.words
     assert f", exit code {code}" in ended.words
     assert f"--json: {figures} cannot be written: File too large" in ended.words
-    assert "paced: ec2 at 1/s" in log.read_text()
+    assert "paced: ec2 1/s" in log.read_text()
 
 
 def unread_in(pipe):
@@ -291,5 +291,5 @@ def test_messages_go_to_stdout(quiet_run, python):
     program = quiet_run.plain("print('its own')")
     ended = quiet_run.here("--limit", "ec2=1/s", "--log", "-", "--", python, program)
     assert (ended.code, ended.err) == (0, b"")
-    assert b"paced: ec2 at 1/s" in ended.out
+    assert b"paced: ec2 1/s" in ended.out
     assert b"its own\n" in ended.out

@@ -99,7 +99,7 @@ def test_line_stands_below_the_programs_output(terminal, run, python, tmp_path):
         until_exists(sys.argv[1])
         sys.stdout.write("no line feed")
     """)
-    screen = terminal("--limit", "ec2=20/s", "--", python, program, tmp_path / "seen")
+    screen = terminal("--limit", "default=20/s", "--", python, program, tmp_path / "seen")
     screen.until(lambda: LIVE.fullmatch(screen.rows[23]) and screen.rows[21].startswith("line "))
     assert not any(LIVE.search(row) for row in screen.rows[:23])
     (tmp_path / "seen").touch()

@@ -145,8 +145,9 @@ def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
     # If a --limit is given, the default preset no longer applies, so name it.
     preset = "--preset aws " if plan.given.has_no_limit else ""
     for one in found[:_MOST_NAMED]:
-        lanes = one.lanes[0] if len(one.lanes) == 1 else f"{len(one.lanes):,} operations"
-        text = f"{one.service} {lanes}: throttled {pluralize(one.throttled, 'time')}"
+        lanes = len(one.lanes)
+        what = f": {lanes:,} operations were" if lanes > 1 else f" {one.lanes[0]}:"
+        text = f"{one.service}{what} throttled {pluralize(one.throttled, 'time')}"
         if one.accepted is not None:
             text += f", while {short(one.accepted)} calls a second were accepted"
             strictest = 0.0
@@ -169,7 +170,7 @@ def after_dry_run(outcome: Outcome) -> Iterator[str]:
     estimate = outcome.estimate
     if estimate is None or not outcome.figures:
         return
-    held = [f"{one} ({pluralize(count, 'call')})" for one, count in estimate.held.most_common()]
+    held = [f"{' '.join(one)} ({pluralize(n, 'call')})" for one, n in estimate.held.most_common()]
     if held:
         took, paced = as_clock(outcome.seconds), as_clock(outcome.paced_seconds or 0)
         yield f"a paced run would take about {paced}; this one took {took}"
@@ -177,7 +178,7 @@ def after_dry_run(outcome: Outcome) -> Iterator[str]:
     elif any(one.paced for one in outcome.figures):
         yield "no limit would have delayed a call: a paced run would take as long as this one"
     else:
-        yield "no limit applies to these calls: nothing would be paced"
+        yield "no limit applies to these calls: set one with --limit SERVICE=RATE"
     if estimate.left_out:
         yield (
             "the estimate ignores limits on calls in flight, because the calls' duration is unknown"

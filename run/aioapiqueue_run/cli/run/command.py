@@ -9,7 +9,6 @@ import typer
 
 from aioapiqueue_run.cli.console import refuse
 from aioapiqueue_run.cli.run.errors import NotStarted
-from aioapiqueue_run.cli.run.opening import opening
 from aioapiqueue_run.cli.run.options import RunOptions, signature
 from aioapiqueue_run.cli.run.output_file import discard
 from aioapiqueue_run.cli.run.plan import make_plan
@@ -50,7 +49,6 @@ def run(**options: Any) -> None:  # noqa: ANN401 - the fields of RunOptions
         refuse(str(error), error.code)
     from aioapiqueue_run.cli.run.supervisor import supervise  # noqa: PLC0415 - POSIX only
 
-    plan.log.say(opening(plan))
     try:
         outcome = asyncio.run(supervise(plan))
     except NotStarted as error:

@@ -17,11 +17,12 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency
-from aioapiqueue.registry.spi import bucket_of, is_host, plan_of, target_of
+from aioapiqueue.registry.spi import plan_of
 from aioapiqueue.spi import CALLS, cost_units, lane_states, limit_types
+from aioapiqueue_run.cli.run.limits_in_words import limit_name
 from aioapiqueue_run.hub import Ended, Watcher
 
 if TYPE_CHECKING:
@@ -40,21 +41,6 @@ _CATCH_UP = 0.010  # the default of a queue
 _LONGEST_PAUSE = 30.0  # seconds until a retry: SDKs pause for up to 20 s
 _MOST_QUEUES = 2_000  # most queues whose limits are kept, in some 25 MB
 _MOST_JUMPS = 100  # of the clock for one call: each is to the instant of another limit or period
-
-
-class Held(NamedTuple):
-    """A limit that would have delayed calls.
-
-    Attributes:
-        name: the name of its calls, as `--limit` takes it.
-        limit: the limit.
-    """
-
-    name: str
-    limit: str
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.limit}"
 
 
 class _EstimatedQueue:
@@ -138,8 +124,9 @@ class PacedEstimate(Watcher):
         """Seconds that were not counted, because retries were expected."""
         self._last = self._clock = self._began = 0.0
         self._strictest: dict[tuple[str, tuple[str, ...]], float] = {}
-        self.held: Counter[Held] = Counter()
-        """Number of calls that each limit would have delayed."""
+        self.held: Counter[tuple[str, str]] = Counter()
+        """Number of calls that each limit would have delayed, by the name of its calls and its
+        text."""
         self.left_out = False
         """Whether there are limits on calls in flight, which the estimate ignores."""
 
@@ -170,7 +157,7 @@ class PacedEstimate(Watcher):
         self._clock, waits_for = queue.charge(call, self._clock)
         if waits_for is not None:
             lane, limit = waits_for
-            self.held[Held(_name(call, service, lane), str(limit))] += 1
+            self.held[limit_name(str(call.queue.name), service, lane), str(limit)] += 1
 
     def _queue_of(self, call: PacedCall, service: str) -> _EstimatedQueue:
         queue = self._queues.get(call.queue.name)
@@ -219,15 +206,3 @@ class PacedEstimate(Watcher):
             if of == service and keys[0] == lane
         )
         return min(rates, default=math.inf)
-
-
-def _name(call: PacedCall, service: str, lane: str) -> str:
-    """Return the name of a limit in messages, with its own service if several share the queue."""
-    if is_host(service):
-        return target_of(service, lane or None)
-    own = lane == service or lane.startswith(f"{service}.")
-    lane = lane.removeprefix(service).removeprefix(".") if own else lane
-    if bucket := bucket_of(lane):
-        # A bucket that two services share is named after the first one, like their queue.
-        return f"{service if own else str(call.queue.name).partition(' ')[0]} ({bucket[1]})"
-    return f"{service}.{lane}" if lane else service

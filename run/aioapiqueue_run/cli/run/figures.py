@@ -6,13 +6,13 @@ import dataclasses
 from collections import defaultdict
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from aioapiqueue.registry.spi import is_host
 from aioapiqueue_run.cli.console import WIDTH
-from aioapiqueue_run.cli.run.limits_in_words import service_in
 from aioapiqueue_run.hub import OTHERS, CallStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from aioapiqueue_run.cli.run.model import RunPlan
 
 __all__ = ["dry_run_table", "rows", "table"]
 
@@ -126,19 +126,17 @@ def _where(
     return f"in {' '.join(filter(None, names))}" if any(names) else ""
 
 
-def table(found: Sequence[FigureRow], limits: dict[str, str]) -> str:
+def table(found: Sequence[FigureRow], plan: RunPlan) -> str:
     """Return the closing table, at most 80 columns wide.
 
     Args:
         found: the rows of all services.
-        limits: the limits of each service that has some.
+        plan: the plan of the run, which has the limits.
     """
-    limited = set(map(service_in, limits))
     lines = [_HEAD]
     for row in found:
-        usual = "" if row.name == OTHERS or is_host(row.name) else limits.get("default", "")
-        limit = f" {limits.get(row.name, usual)}" if row.total.paced else ", not paced"
-        if not row.total.paced and row.name not in limited:
+        limit = f" {plan.limit_of(row.name)}" if row.total.paced else ", not paced"
+        if not row.total.paced and row.name not in plan.registry.services:
             row = dataclasses.replace(row, parts=())  # noqa: PLW2901 - no limit is for a part of it
         for_service: list[_Line] = []
         for name, one in _named(row, f"{row.name}{limit}".rstrip()):

@@ -13,16 +13,16 @@ import operator
 import re
 from typing import TYPE_CHECKING
 
-from aioapiqueue.recording.spi import WaitTimes
 from aioapiqueue_run.cli.console import pluralize, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Judged", "Measured", "RunGate", "judge", "read_gate"]
+__all__ = ["WAITS", "Judged", "RunGate", "judge", "read_gate"]
 
-_WAITS: Mapping[str, float] = {"wait p50": 50, "wait p90": 90, "wait p99": 99, "wait max": 100}
-_METRICS = ("throttled", "failed", "refused", *_WAITS, "unused", "unpaced")
+WAITS: Mapping[str, float] = {"wait p50": 50, "wait p90": 90, "wait p99": 99, "wait max": 100}
+"""The metrics of waits, and the percentile of each."""
+_METRICS = ("throttled", "failed", "refused", *WAITS, "unused", "unpaced")
 _SHARES = ("throttled", "failed", "refused")
 """Metrics that may be compared with a percentage of all responses."""
 _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
@@ -70,47 +70,22 @@ def read_gate(text: str, *, dry_run: bool = False) -> RunGate:
         raise ValueError(f"{text!r} is not a gate: write one such as {_EXAMPLES}")
     metric, sign, bound, unit = match.groups()
     if metric == "wait":
-        raise ValueError(f"{text!r}: which wait? Write one of {', '.join(_WAITS)}")
+        raise ValueError(f"{text!r}: which wait? Write one of {', '.join(WAITS)}")
     if metric not in _METRICS:
         near = difflib.get_close_matches(metric, _METRICS, n=1)
         meant = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(_METRICS)}"
         raise ValueError(f"{text!r}: unknown metric {metric!r}; {meant}")
     if sign is None:
-        if metric in _WAITS:
+        if metric in WAITS:
             raise ValueError(f'{text!r} needs a number of seconds, such as "{metric} > 30"')
         return RunGate(text, metric)
     if unit == "%" and metric not in _SHARES:
         raise ValueError(f"{text!r}: % is allowed only with {', '.join(_SHARES)}: remove the %")
-    if unit == "s" and metric not in _WAITS:
+    if unit == "s" and metric not in WAITS:
         raise ValueError(f"{text!r}: {metric} is a count, not a time: remove the s")
-    if dry_run and metric in _WAITS:
+    if dry_run and metric in WAITS:
         raise ValueError(f"{text!r}: a dry run has no waits: remove this gate or --dry-run")
     return RunGate(text, metric, sign, float(bound), unit == "%")
-
-
-@dataclasses.dataclass
-class Measured:
-    """The metrics of a run.
-
-    Attributes:
-        answers: number of attempts that ended with a response or an error.
-        throttled: number of attempts that the server throttled.
-        failed: number of attempts with another error.
-        refused: number of attempts that were refused and not sent.
-        unpaced: number of attempts to which no limit applied.
-        not_paced: number of processes that were not paced, whose attempts are not counted.
-        unused: number of limits that applied to no attempt; None if it is not known.
-        waits: the waits of the attempts to which a limit applied.
-    """
-
-    answers: int = 0
-    throttled: int = 0
-    failed: int = 0
-    refused: int = 0
-    unpaced: int = 0
-    not_paced: int = 0
-    unused: int | None = 0
-    waits: WaitTimes = dataclasses.field(default_factory=WaitTimes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,29 +105,36 @@ class Judged:
     found: str
 
 
-def judge(gate: RunGate, measured: Measured) -> Judged:
-    """Return the result of a gate."""
+def judge(gate: RunGate, measured: Mapping[str, float]) -> Judged:
+    """Return the result of a gate.
+
+    Args:
+        gate: the gate.
+        measured: the value of each metric. An infinite one is unknown, so that its gate fails
+            rather than passes unchecked. Also `"answers"`, the number of attempts that ended with a
+            response or an error, and `"not paced"`, the number of processes that were not paced,
+            whose attempts are not counted.
+    """
     value, found = _value(gate, measured)
     return Judged(gate, value, _OPERATORS[gate.sign](value, gate.bound), found)
 
 
-def _value(gate: RunGate, measured: Measured) -> tuple[float, str]:
-    if gate.metric in _WAITS:
-        seconds = measured.waits.percentile(_WAITS[gate.metric])
-        return seconds, f"{short(seconds)} s"
+def _value(gate: RunGate, measured: Mapping[str, float]) -> tuple[float, str]:
+    value = measured[gate.metric]
+    if gate.metric in WAITS:
+        return value, f"{short(value)} s"
+    if value == math.inf:
+        return value, "unknown, because (others) may include calls that a limit applies to"
+    number = int(value)
     if gate.metric == "unused":
-        if measured.unused is None:  # the gate fails rather than passes unchecked
-            return math.inf, "unknown, because (others) may include calls that a limit applies to"
-        return measured.unused, pluralize(measured.unused, "unused limit")
+        return number, pluralize(number, "unused limit")
     if gate.metric == "unpaced":
-        found = pluralize(measured.unpaced, "call")
-        if measured.not_paced:
-            processes = pluralize(measured.not_paced, "Python process", "Python processes")
-            found += f", {processes} not paced"
-        return measured.unpaced + measured.not_paced, found
-    number: int = getattr(measured, gate.metric)
+        found, not_paced = pluralize(number, "call"), int(measured["not paced"])
+        if not_paced:
+            found += f", {pluralize(not_paced, 'Python process', 'Python processes')} not paced"
+        return number + not_paced, found
     # Refused attempts got no response: without them, the share could exceed 100 %.
-    answers = measured.answers + (number if gate.metric == "refused" else 0)
+    answers = int(measured["answers"]) + (number if gate.metric == "refused" else 0)
     share = 100 * number / answers if answers else 0.0
     if gate.percent:
         return share, f"{share:.3g}%, {number:,} of {answers:,}"

@@ -8,7 +8,6 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue_run.cli.run.json_report import recorded_queues
-from aioapiqueue_run.cli.run.launch import is_python_name, python_options
 from aioapiqueue_run.cli.run.report import remarks
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def html_report(plan: RunPlan, outcome: Outcome, figures: Mapping[str, Any]) -> 
     from aioapiqueue.integrations.report import page  # noqa: PLC0415 - Jinja is slow to load
     from aioapiqueue.integrations.report.spi import Masks  # noqa: PLC0415 - as above
 
-    title = f"aioapiqueue run: {program_name(plan.given.command)}"
+    title = f"aioapiqueue run: {plan.given.program}"
     recorded = recorded_queues(outcome)
     facts = _facts(figures, recorded["queues"])
     document = (
@@ -64,16 +63,6 @@ def html_report(plan: RunPlan, outcome: Outcome, figures: Mapping[str, Any]) -> 
 _FROM_JSON = ("verdict", "good", "version", "start", "end", "seconds")
 
 
-def program_name(command: Sequence[str]) -> str:
-    """Return the name of the program, or of the script or module that Python executes."""
-    # No further arguments: the page may be shown to others, and one may be a password.
-    name = PurePath(command[0]).name
-    if not is_python_name(name):
-        return name
-    _, runs = python_options(command)
-    return f"{name} {runs if runs.startswith('-m ') else PurePath(runs).name}".rstrip()
-
-
 def _facts(
     figures: Mapping[str, Any], queues: Sequence[Mapping[str, Any]]
 ) -> list[tuple[str, Any]]:
@@ -89,7 +78,7 @@ _SUMMED = ("calls", "throttled", "errors", "refused")
 
 
 def _notes(plan: RunPlan, outcome: Outcome) -> list[str]:
-    """Return the remarks, without arguments of programs, as in `program_name`."""
+    """Return the remarks, without arguments of programs, as in `RunOptions.program`."""
     short = [
         dataclasses.replace(one, command=PurePath((one.command.split() or [""])[0]).name)
         for one in outcome.inactive

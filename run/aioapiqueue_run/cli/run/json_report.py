@@ -100,8 +100,8 @@ def json_report(plan: RunPlan, outcome: Outcome, code: int) -> dict[str, Any]:
             for process in outcome.processes
         ],
         "inactive": [dataclasses.asdict(one) | {"why": one.why.value} for one in outcome.inactive],
-        "on_host": outcome.on_host,
-        "shared": outcome.shared,
+        "on_host": None if plan.on_host is None else plan.on_host.as_json(),
+        "shared": None if plan.shared is None else plan.shared.as_json(),
         "gateway": outcome.gateway,
     }
 
@@ -225,8 +225,8 @@ def _if_paced(plan: RunPlan, outcome: Outcome) -> dict[str, Any] | None:
     return {
         "seconds": None if outcome.paced_seconds is None else _plain(outcome.paced_seconds),
         "held": [
-            {"name": one.name, "limit": one.limit, "calls": count}
-            for one, count in estimate.held.most_common()
+            {"name": name, "limit": limit, "calls": count}
+            for (name, limit), count in estimate.held.most_common()
         ],
         "published": [
             {

@@ -6,13 +6,13 @@ import re
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Concurrency
-from aioapiqueue.registry.spi import read_target, target_of
+from aioapiqueue.registry.spi import bucket_of, read_target, target_of
 from aioapiqueue.spi import printable
 
 if TYPE_CHECKING:
     from aioapiqueue.registry import InForce, Registry
 
-__all__ = ["in_words", "limits_of", "named", "service_in"]
+__all__ = ["in_words", "limit_name", "limits_of", "named", "service_in"]
 
 
 def in_words(registry: Registry) -> dict[str, str]:
@@ -23,6 +23,22 @@ def in_words(registry: Registry) -> dict[str, str]:
             name, limits = named(entry)
             found.setdefault(name, []).append(limits)
     return {name: " and ".join(dict.fromkeys(limits)) for name, limits in found.items()}
+
+
+def limit_name(queue: str, service: str, lane: str) -> str:
+    """Return the name of the limits of a lane, as `--limit` takes it.
+
+    Args:
+        queue: the name of the queue. If services share a bucket, it names the first of them.
+        service: the service or host of the calls.
+        lane: the key of the lane, or its name in a recording; "" for all calls of the queue.
+    """
+    if bucket := bucket_of(lane):
+        return f"{bucket[0] or queue.partition(' ')[0]} ({bucket[1]})"
+    if lane.startswith("shared "):  # as a recording names it
+        return f"{service} ({lane.removeprefix('shared ').partition(' of ')[0]})"
+    # If several services share a queue, a lane may have the name of its service.
+    return target_of(service, None if lane in {"", service} else lane.removeprefix(f"{service}."))
 
 
 def service_in(name: str) -> str:
@@ -36,8 +52,10 @@ def named(entry: InForce) -> tuple[str, str]:
     name = target_of(entry.service, entry.operation)
     if entry.bucket:  # several operations share it, or the parameters of a call choose it
         name = f"{entry.service} ({entry.bucket})"
-    nothing = "any rate" if entry.adaptive is None else "an adaptive rate"
-    return printable(name), " and ".join(limits_of(entry) or [nothing])
+    limits = limits_of(entry) or ["unlimited"] * (entry.operation is not None)
+    if entry.adaptive is not None and not limits:
+        limits.append("adaptive")
+    return printable(name), " and ".join(limits)
 
 
 def limits_of(entry: InForce) -> list[str]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.recording.spi import Recording
+from aioapiqueue_run.cli.run.limits_in_words import in_words
+from aioapiqueue_run.hub import OTHERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +37,6 @@ class RunPlan:
     Attributes:
         launch: the file to execute, and whether that is Python.
         registry: the limits.
-        limits: the limits of each service, as messages name them.
         log: writes our messages.
         shared: the server that shares the limits with other hosts; None in a dry run.
         on_host: the host hub that shares the limits; None: they are not shared.
@@ -47,7 +49,6 @@ class RunPlan:
 
     launch: Launch
     registry: Registry
-    limits: dict[str, str]
     log: Log
     shared: Shared | None
     on_host: OnHost | None
@@ -57,10 +58,16 @@ class RunPlan:
     gateway: bool = False
     files: Mapping[str, OutputFile] = dataclasses.field(default_factory=dict)
 
-    @property
-    def counts_all(self) -> bool:
-        """Whether calls to AWS without a limit are counted as well."""
-        return self.given.dry_run or any(gate.metric == "unpaced" for gate in self.gates)
+    @functools.cached_property
+    def limits(self) -> dict[str, str]:
+        """The limits as messages name them."""
+        return in_words(self.registry)
+
+    def limit_of(self, service: str) -> str:
+        """Return the limits of all calls of a service, as messages name them; "" without any."""
+        # A listed service inherits nothing from the default.
+        listed = service in self.registry.services or service == OTHERS
+        return self.limits.get(service if listed else "default", "")
 
 
 @dataclasses.dataclass
@@ -78,10 +85,8 @@ class Outcome:
         paced_seconds: the estimated duration of the paced run; None unless this is a dry run.
         judged: the results of the gates.
         processes: the processes that sent a hello.
+        outliving: number of paced processes that still ran when the program had ended.
         inactive: the processes that were found not to be paced.
-        shared: the JSON about the shared server; None without one.
-        on_host: the JSON about other runs of this host; None if nothing is shared.
-        shared_with: the queues that other runs of this host used as well, by run.
         gateway: the JSON about the gateway; None without one.
     """
 
@@ -97,8 +102,6 @@ class Outcome:
     paced_seconds: float | None = None
     judged: list[Judged] = dataclasses.field(default_factory=list)
     processes: list[Process] = dataclasses.field(default_factory=list)
+    outliving: int = 0
     inactive: list[Inactive] = dataclasses.field(default_factory=list)
-    shared: dict[str, Any] | None = None
-    on_host: dict[str, Any] | None = None
-    shared_with: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     gateway: dict[str, Any] | None = None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from pathlib import Path  # noqa: TC003 - typer reads it
+from pathlib import Path, PurePath
 from typing import Annotated, Any
 
 import typer
 
 from aioapiqueue_run.cli.help import NO_CHECK, seconds
+from aioapiqueue_run.cli.run.launch import is_python_name, python_options
 from aioapiqueue_run.cli.run.shared_server import SHARED_VARIABLE
 
 __all__ = ["RunOptions", "signature"]
@@ -135,6 +136,17 @@ class RunOptions:
         _PROGRAMS,
         "Only warn about a Python process that did not load the pacing; do not stop it.",
     )
+
+    @property
+    def program(self) -> str:
+        """The name of the program, or of the script or module that Python executes."""
+        # No further arguments: messages and pages may be shown to others, and one may be a
+        # password.
+        name = PurePath(self.command[0]).name
+        if not is_python_name(name):
+            return name
+        _, runs = python_options(self.command)
+        return f"{name} {runs if runs.startswith('-m ') else PurePath(runs).name}".rstrip()
 
     @property
     def has_no_limit(self) -> bool:

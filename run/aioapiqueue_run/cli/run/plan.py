@@ -7,7 +7,6 @@ import dataclasses
 import importlib.util
 import os
 import sys
-from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Rate
@@ -19,7 +18,6 @@ from aioapiqueue_run.cli.run.errors import NotStarted
 from aioapiqueue_run.cli.run.gates import RunGate, read_gate
 from aioapiqueue_run.cli.run.gateway import is_installed
 from aioapiqueue_run.cli.run.launch import examine
-from aioapiqueue_run.cli.run.limits_in_words import in_words
 from aioapiqueue_run.cli.run.log import Log
 from aioapiqueue_run.cli.run.model import RunPlan
 from aioapiqueue_run.cli.run.on_host import OnHost
@@ -49,7 +47,7 @@ def make_plan(options: RunOptions) -> RunPlan:
     # A dry run paces nothing, and so shares nothing.
     shared = None if options.dry_run else server
     alone = options.private or options.dry_run or shared is not None
-    on_host = None if alone else OnHost(PurePath(options.command[0]).name)
+    on_host = None if alone else OnHost(options.program)
     queues = QueueRecords(paced=not options.dry_run)
     registry = _registry(options, shared or on_host, queues)
     launch = examine(
@@ -59,14 +57,13 @@ def make_plan(options: RunOptions) -> RunPlan:
     )
     gateway = _gateway(options, launch, registry)
     # A URL from the variable is not repeated: it will be set again. Another one has no password.
-    named = server is not None and options.shared != os.environ.get(SHARED_VARIABLE)
-    given = dataclasses.replace(options, shared=str(server) if named else None)
+    repeated = server is not None and _shared_by(options) != SHARED_VARIABLE
+    given = dataclasses.replace(options, shared=str(server) if repeated else None)
     # Last, so that no error above leaves an empty file.
     files = open_files({"--log": options.log, "--json": options.json, "--report": options.report})
     return RunPlan(
         launch=launch,
         registry=registry,
-        limits=in_words(registry),
         log=Log(files.get("--log")),
         files=files,
         shared=shared,
@@ -111,6 +108,11 @@ def _gates(options: RunOptions) -> list[RunGate]:
     return found
 
 
+def _shared_by(options: RunOptions) -> str:
+    """Return what names the shared server: the option, or the environment variable."""
+    return SHARED_VARIABLE if options.shared == os.environ.get(SHARED_VARIABLE) else "--shared"
+
+
 def _shared(options: RunOptions) -> Shared | None:
     """Return the server that shares the limits, not connected yet; None without one."""
     url, fallback, rate = options.shared, options.fallback, None
@@ -118,13 +120,14 @@ def _shared(options: RunOptions) -> Shared | None:
         if fallback is not None:
             raise NotStarted(f"--fallback needs --shared, or {SHARED_VARIABLE} in the environment")
         return None
+    name = _shared_by(options)
     if options.private:
-        raise NotStarted("--private and --shared cannot be combined: remove one of them")
+        raise NotStarted(f"--private and {name} cannot be combined: remove one of them")
     if importlib.util.find_spec("redis") is None:
-        raise NotStarted(f"--shared needs {not_installed('redis-py', 'redis', 'redis')}")
+        raise NotStarted(f"{name} needs {not_installed('redis-py', 'redis', 'redis')}")
     from aioapiqueue_run.cli.run.shared_address import read_address  # noqa: PLC0415 - the extra
 
-    with _invalid("--shared: "):
+    with _invalid(f"{name}: "):
         address = read_address(url)
     if fallback is not None:
         with _invalid("--fallback: "):

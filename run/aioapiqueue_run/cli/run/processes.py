@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Running", "command_line", "descendants", "is_python", "look"]
 
-_LONGEST_SHOWN = 60
+_LONGEST_SHOWN = 200
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ class Signals:
     def __init__(self, *, suspend: Callable[[], None], still_running: Callable[[], None]) -> None:
         self.early: int | None = None
         """The last signal that arrived before the program was started."""
+        self.opening = asyncio.timeout(None)
+        """Cancels, at such a signal, what is done before the program is started."""
         self._suspend = suspend
         self._still_running = still_running
         self._timer: asyncio.TimerHandle | None = None
@@ -74,6 +76,8 @@ class Signals:
         if self._program is None:
             if signum not in {signal.SIGCONT, signal.SIGTSTP}:
                 self.early = signum
+                with contextlib.suppress(RuntimeError):  # the program is just being started
+                    self.opening.reschedule(0)
         elif not by_key:
             self._program.send(signum)
         if signum == signal.SIGINT and self._program is not None and self._timer is None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from aioapiqueue.recording.spi import as_clock
 from aioapiqueue_run.cli.console import pluralize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from aioapiqueue_run.cli.run.model import RunPlan
     from aioapiqueue_run.hub import Hub
@@ -34,8 +33,8 @@ class Progress:
         self._plan = plan
         self._hub = hub
         self._began = time.monotonic()
-        self._samples: deque[tuple[float, dict[str, int]]] = deque()
-        self._samples.append((self._began, {}))
+        self._samples: deque[tuple[float, Counter[str]]] = deque()
+        self._samples.append((self._began, Counter()))
 
     def line(self, columns: int) -> str:
         """Return the state of the services, those with the most waiting calls first.
@@ -45,8 +44,15 @@ class Progress:
         """
         plan = self._plan
         now = time.monotonic()
-        found = self._totals()
-        calls = {one.service: one.calls for one in found}
+        # In one pass, twice a second: `figures.rows` would be too slow for thousands of figures.
+        calls, waiting, throttled = Counter[str](), Counter[str](), Counter[str]()
+        paced: set[str] = set()
+        for one in self._hub.figures:
+            calls[one.service] += one.calls
+            waiting[one.service] += one.waiting
+            throttled[one.service] += one.throttled
+            if one.paced and not plan.given.dry_run:
+                paced.add(one.service)
         self._samples.append((now, calls))
         # One older sample is kept: a line each minute needs it as its beginning.
         while len(self._samples) > 1 and self._samples[1][0] <= now - _RATE_SECONDS:
@@ -55,44 +61,19 @@ class Progress:
         parts = []
         if plan.shared is not None and plan.shared.outages.now:
             parts.append(f"SHARED SERVER LOST, {plan.shared.meanwhile}")
-        for one in sorted(found, key=lambda one: (-one.waiting, not one.paced, -one.calls)):
-            new = one.calls - before.get(one.service, 0)
-            rate = new / max(now - then, _SHORTEST_SECONDS)
-            limit = "" if plan.given.dry_run else plan.limits.get(one.service, "")
-            name = f"{one.service} {limit}".strip()
-            part = f"{name}: {pluralize(one.calls, 'call')}, {rate:.1f}/s"
-            if one.paced and not plan.given.dry_run:
-                part += f", {one.waiting:,} waiting"
-            if one.throttled or (one.paced and not plan.given.dry_run):
-                part += f", {one.throttled:,} throttled"
+        for name in sorted(
+            calls, key=lambda name: (-waiting[name], name not in paced, -calls[name])
+        ):
+            rate = (calls[name] - before[name]) / max(now - then, _SHORTEST_SECONDS)
+            limit = f" {plan.limit_of(name)}" if name in paced else ""
+            part = f"{name}{limit.rstrip()}: {pluralize(calls[name], 'call')}, {rate:.1f}/s"
+            if name in paced:
+                part += f", {waiting[name]:,} waiting"
+            if throttled[name] or name in paced:
+                part += f", {throttled[name]:,} throttled"
             parts.append(part)
         none = f"no {'' if plan.registry.hosts else 'AWS '}calls yet"
         return fit(parts or [none], as_clock(now - self._began), columns)
-
-    def _totals(self) -> Iterable[_Total]:
-        """Return the sums of each service."""
-        # In one pass, twice a second: `figures.rows` would be too slow for thousands of figures.
-        found: dict[str, _Total] = {}
-        for one in self._hub.figures:
-            total = found.get(one.service)
-            if total is None:
-                total = found[one.service] = _Total(one.service)
-            total.paced |= one.paced
-            total.calls += one.calls
-            total.waiting += one.waiting
-            total.throttled += one.throttled
-        return found.values()
-
-
-@dataclasses.dataclass
-class _Total:
-    """The figures of a service in the line."""
-
-    service: str
-    paced: bool = False
-    calls: int = 0
-    waiting: int = 0
-    throttled: int = 0
 
 
 def fit(parts: Sequence[str], end: str, columns: int) -> str:

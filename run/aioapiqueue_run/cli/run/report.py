@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from aioapiqueue_run.cli.run.advice import (
 )
 from aioapiqueue_run.cli.run.errors import ExitCode
 from aioapiqueue_run.cli.run.figures import dry_run_table, rows, table
-from aioapiqueue_run.cli.run.gates import Measured
+from aioapiqueue_run.cli.run.gates import WAITS
 from aioapiqueue_run.cli.run.gateway import is_installed
 from aioapiqueue_run.cli.run.held import held_by
 from aioapiqueue_run.cli.run.limits_applied import unused
@@ -54,8 +55,8 @@ _NOT_ACTIVATED = (
 _ABOUT = {
     Why.NEVER: "{who} is Python, but did not load the pacing. {hint}",
     Why.EXEC: "{who} loaded the pacing, then replaced itself with another Python, which did not: "
-    "probably a launcher with its own sitecustomize. Use the other order: LAUNCHER aioapiqueue "
-    "run ... -- COMMAND.",
+    "because of the options -I, -E or -S, a changed PYTHONPATH, or a launcher with its own "
+    "sitecustomize. With a launcher, use the other order: LAUNCHER aioapiqueue run ... -- COMMAND.",
     Why.UNHOOKED: "{who} uses a botocore that cannot be paced: {detail}. Is it older than 1.31, or "
     "much newer?",
     Why.LATE: "{who} created clients before its botocore was paced, because botocore was not "
@@ -118,24 +119,27 @@ def _inactive(plan: RunPlan, outcome: Outcome) -> int:
     return 0 if by_gateway or _only_hosts(plan) else len(outcome.inactive)
 
 
-def measure(plan: RunPlan, outcome: Outcome) -> Measured:
+_BEFORE_THE_HUB = ("unreachable", "unknown_hosts", "forbidden")
+"""Counts of requests that the gateway answers before it asks the hub, whose figures lack them."""
+
+
+def measure(plan: RunPlan, outcome: Outcome) -> dict[str, float]:
     """Return the metrics of the run, for its gates."""
-    measured = Measured(not_paced=not_paced(plan, outcome))
     total = added_up(outcome.figures)
     paced = added_up([one for one in outcome.figures if one.paced])
-    measured.answers, measured.throttled = total.answers, total.throttled
-    measured.failed, measured.refused = total.errors, total.refused
-    measured.waits, measured.unpaced = paced.wait_times, total.calls - paced.calls
-    if outcome.gateway is not None:
-        # Requests that the gateway answers before it asks the hub, whose figures lack them.
-        measured.refused += sum(outcome.gateway["unknown_hosts"].values())
-        measured.refused += sum(outcome.gateway["forbidden"].values())
-        lost = sum(outcome.gateway["unreachable"].values())
-        measured.answers += lost
-        measured.failed += lost
+    seen = outcome.gateway or {}
+    lost, *refused = (sum(seen.get(name, {}).values()) for name in _BEFORE_THE_HUB)
     summed_up = any(one.service == OTHERS and one.paced for one in outcome.figures)
-    measured.unused = None if summed_up else len(unused(outcome.figures, plan.registry))
-    return measured
+    return {
+        "answers": total.answers + lost,
+        "throttled": total.throttled,
+        "failed": total.errors + lost,
+        "refused": total.refused + sum(refused),
+        "unused": math.inf if summed_up else len(unused(outcome.figures, plan.registry)),
+        "unpaced": total.calls - paced.calls,
+        "not paced": not_paced(plan, outcome),
+        **{metric: paced.wait_times.percentile(share) for metric, share in WAITS.items()},
+    }
 
 
 def _is_aws_cli(name: str) -> bool:
@@ -149,7 +153,7 @@ def _has_own_botocore(plan: RunPlan, outcome: Outcome) -> bool:
 
 def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
     """Return the summary of a run: what was paced, by how much, for which limits; then its end."""
-    name, seconds = printable(PurePath(plan.launch.name).name), as_clock(outcome.seconds)
+    name, seconds = printable(plan.given.program), as_clock(outcome.seconds)
     if outcome.stopped is not None:
         end = f"{name} was stopped after {seconds}; aioapiqueue run exits with {code}"
     else:
@@ -166,7 +170,7 @@ def headline(plan: RunPlan, outcome: Outcome, code: int) -> str:
     else:
         paced = added_up([figure for figure in outcome.figures if figure.paced])
         calls += f", {paced.calls:,} paced"
-        calls += f": {_waits(paced, outcome)}" if paced.calls else ""
+        calls += f": {_waits(paced, plan, outcome)}" if paced.calls else ""
     errors = pluralize(total.errors, "other error")
     end = f"{refused}{total.throttled:,} throttled, {errors}; {end}"
     return f"{calls}\n{end}"
@@ -179,11 +183,15 @@ _BECAUSE: dict[int, str] = {
 """Why we exit with another code than the program."""
 
 
-def _waits(paced: CallTotals, outcome: Outcome) -> str:
+_SHORTEST_SHOWN = 0.05  # seconds that calls waited for a limit: less would be "0.0 s"
+
+
+def _waits(paced: CallTotals, plan: RunPlan, outcome: Outcome) -> str:
     """Return how long calls waited, and for which limits."""
     if not paced.waits:
         return "none waited"
-    held = held_by(outcome).most_common()
+    held = held_by(plan, outcome).most_common()
+    held = [one for one in held if one[1] >= _SHORTEST_SHOWN] or held[:1]
     each = len(held) > 1
     names = [unbroken(f"{name} ({seconds:,.1f} s)" if each else name) for name, seconds in held]
     text = f"{paced.waits:,} waited {paced.waited:,.1f} s in total"
@@ -204,7 +212,7 @@ def tables(plan: RunPlan, outcome: Outcome) -> str:
         paced = [one for one in figures if one.paced]
         free = [one for one in figures if not one.paced]
         found = rows(paced, outcome.buckets) + rows(free)
-        text = table(found, plan.limits)
+        text = table(found, plan)
     return f"\n{text}\n\n"
 
 
@@ -218,11 +226,11 @@ def remarks(plan: RunPlan, outcome: Outcome) -> list[str]:
     """Return the messages below the table."""
     lines = [] if outcome.stopped is not None else list(_unpaced(plan, outcome))
     lines += after_throttling(plan, outcome)
-    if outcome.shared is not None:
-        lines += _of_shared(outcome.shared)
-    if outcome.shared_with:
+    if plan.shared is not None:
+        lines += _of_shared(plan.shared.as_json())
+    if plan.on_host is not None and (others := plan.on_host.shared_with):
         runs = [f"{printable(whose)} ({listed([*map(printable, queues)])})"
-                for whose, queues in outcome.shared_with.items()]  # fmt: skip
+                for whose, queues in others.items()]  # fmt: skip
         lines.append(f"limits shared with other runs on this host: {listed(runs, '; ')}")
     if any(one.service == OTHERS for one in outcome.figures):
         lines.append(
@@ -240,8 +248,8 @@ def remarks(plan: RunPlan, outcome: Outcome) -> list[str]:
 
 
 def to_copy(plan: RunPlan, outcome: Outcome) -> str:
-    """Return the command of the paced run, on its own line; "" unless this is a dry run."""
-    if not plan.given.dry_run or not outcome.figures:
+    """Return the command of the paced run, on its own line; "" unless a dry run would be paced."""
+    if not plan.given.dry_run or not any(one.paced for one in outcome.figures):
         return ""
     return f"{prefixed('to pace this program, run:')}\n  {command_to_copy(plan)}\n\n"
 
@@ -281,6 +289,11 @@ def _unpaced(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
             for one in outcome.inactive
         ]
         yield f"WARNING: not {done}: {listed(names)}"
+    if outcome.outliving:
+        yield (
+            f"still running: {pluralize(outcome.outliving, 'process', 'processes')} that the "
+            "program started, and whose calls now fail with PacingError"
+        )
 
 
 def _of_gateway(plan: RunPlan, outcome: Outcome, done: str) -> Iterator[str]:
@@ -292,7 +305,7 @@ def _of_gateway(plan: RunPlan, outcome: Outcome, done: str) -> Iterator[str]:
     came = seen["calls"] or seen["asked_before"] or seen["connections"] or plan.given.isolate
     if not came and not _hooked(plan, outcome):
         yield (
-            f"nothing was {done}: nothing reached the local proxy. Either the program made no "
+            f"no call was {done}: none reached the local proxy. Either the program made no "
             "call, or it called this host (127.0.0.1), or it ignores "
             "HTTPS_PROXY (then use --isolate)"
         )
@@ -303,7 +316,7 @@ def _of_gateway(plan: RunPlan, outcome: Outcome, done: str) -> Iterator[str]:
         processes = pluralize(len(outcome.inactive), "Python process", "Python processes")
         yield f"{processes} did not load the pacing: only calls through the local proxy were {done}"
     if hosts := _to_hosts(seen["unreachable"], "request"):
-        yield f"{hosts} not sent: unreachable (the program received status 502)"
+        yield f"not sent, as the host is unreachable: {hosts} (the program received status 502)"
     if hosts := _to_hosts(seen["unknown_hosts"], "request"):
         yield f"WARNING: refused: {hosts}: unknown AWS service or operation; upgrade aioapiqueue"
     if hosts := _to_hosts(seen["untrusted"], "connection"):

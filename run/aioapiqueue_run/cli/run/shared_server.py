@@ -68,7 +68,7 @@ class Shared:
                     await self._check()
             except Exception as error:  # noqa: BLE001 - it may quote the password: never shown raw
                 why = explained(error, self.address, _CHECK_SECONDS)
-                raise NotStarted(f"--shared: {self}: {why}; nothing was started") from None
+                raise NotStarted(f"shared server {self}: {why}; nothing was started") from None
             yield
 
     async def _check(self) -> None:

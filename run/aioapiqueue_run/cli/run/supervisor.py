@@ -21,6 +21,8 @@ from aioapiqueue_run.cli.run.estimate import PacedEstimate
 from aioapiqueue_run.cli.run.gateway import Gateway
 from aioapiqueue_run.cli.run.limits_applied import judged
 from aioapiqueue_run.cli.run.model import Outcome
+from aioapiqueue_run.cli.run.opening import opening
+from aioapiqueue_run.cli.run.processes import look
 from aioapiqueue_run.cli.run.program import Program, Signals
 from aioapiqueue_run.cli.run.progress import Progress
 from aioapiqueue_run.cli.run.report import about
@@ -66,12 +68,16 @@ async def supervise(plan: RunPlan) -> Outcome:
     with Signals(suspend=line.leave, still_running=run.say_still_running) as signals:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(line.leave)
-            await run.open(stack)
-            if signals.early is not None:
-                raise NotStarted(
-                    f"ended by a signal before {printable(plan.launch.name)} was started",
-                    code=128 + signals.early,
-                )
+            try:
+                async with signals.opening:
+                    await run.open(stack)
+            finally:
+                if signals.early is not None:
+                    raise NotStarted(
+                        f"ended by a signal before {printable(plan.launch.name)} was started",
+                        code=128 + signals.early,
+                    )
+            plan.log.say(opening(plan))
             await run.to_its_end(signals)
     return run.outcome
 
@@ -99,7 +105,7 @@ class _Run:
         """Explain why the program has not ended after Ctrl-C."""
         self._plan.log.say(
             f"interrupted: waiting for {printable(self._plan.launch.name)} to end. Its calls are "
-            "still paced; another Ctrl-C is also passed on to it"
+            "still paced. If you press Ctrl-C again, it gets that, too"
         )
 
     async def open(self, stack: contextlib.AsyncExitStack) -> None:
@@ -130,12 +136,13 @@ class _Run:
             kept = {name: os.environ[name] for name in os.environ if name not in unwanted}
             self._environment = kept | hub.environment
             if plan.gateway:
+                unpaced = any(gate.metric == "unpaced" for gate in plan.gates)
                 gateway = Gateway(
                     hub.path,
                     directory,
                     plan.registry,
                     isolate=plan.given.isolate,
-                    intercepts_all=plan.counts_all,
+                    intercepts_all=plan.given.dry_run or unpaced,
                 )
                 self._gateway = await stack.enter_async_context(gateway.open())
                 self._environment |= gateway.environment(kept)
@@ -186,12 +193,10 @@ class _Run:
         outcome.recording.series.reach(now)  # first: it may add up points
         outcome.figures = judged(self._hub.figures, plan.registry)
         outcome.buckets = self._hub.buckets
-        if plan.shared is not None:
-            outcome.shared = plan.shared.as_json()
-        if plan.on_host is not None:
-            outcome.on_host = plan.on_host.as_json()
-            outcome.shared_with = plan.on_host.shared_with
         outcome.processes = list(self._hub.processes.values())
+        # Not by its connection, which daemons close. Another program has another image.
+        running = [(look(one.pid), one) for one in outcome.processes if one.botocore]
+        outcome.outliving = sum(now is not None and now.image == one.image for now, one in running)
 
     async def _watch(self) -> None:
         """Wait for the program's end; show its progress, and end it if it is not paced."""
