@@ -190,7 +190,7 @@ def waiters(report: Report, /, *, quick: bool) -> None:
             client.sendall(
                 b'{"do":"ask","id":%d,"service":"ec2","operation":"DescribeRegions"}\n' % one
             )
-        while hub.requests < number:
+        while sum(one.waiting + one.running for one in hub.figures) < number:
             time.sleep(0.01)
         each = (resident() - before) / number
     report.table("Waiting attempts", ["", "bytes each"], [(f"{number:,} waiters", f"{each:,.0f}")])
