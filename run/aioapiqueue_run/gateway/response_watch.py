@@ -52,7 +52,6 @@ class ResponseWatch:
         """Whether the response has ended."""
         self.has_switched = False
         """Whether the connection goes on as a WebSocket."""
-        self._is_read = False
 
     @property
     def is_known(self) -> bool:
@@ -114,17 +113,13 @@ class ResponseWatch:
         }
 
     def _advise(self) -> None:
-        if self._turn is None or self._is_read:
+        turn, self._turn = self._turn, None  # it gets advice once
+        if turn is None:
             return
-        self._is_read = True
         encoding = self._headers.get("content-encoding", "")
         body = decoded(bytes(self._body), encoding, MAX_BODY) if self.is_over else None
         advice = read_advice(
-            self._status,
-            self._pairs,
-            now=time.time(),
-            costs={CALLS: 1},
-            body=body,
+            self._status, self._pairs, now=time.time(), costs={CALLS: 1}, body=body
         )
         # Also sent if it is empty: so the hub knows early that a long response has begun.
-        self._turn.advise(as_message(advice))
+        turn.advise(as_message(advice))

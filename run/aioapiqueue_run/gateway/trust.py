@@ -24,10 +24,7 @@ __all__ = ["AWS_BUNDLE", "BUNDLE_VARIABLES", "context_for", "names_aws_bundle", 
 
 AWS_BUNDLE = "AWS_CA_BUNDLE"
 """The variable of AWS's SDKs and CLI. Without it, most of them follow another variable."""
-_ADDING = (
-    "NODE_EXTRA_CA_CERTS",
-    "DENO_CERT",
-)
+_ADDING = ("NODE_EXTRA_CA_CERTS", "DENO_CERT")
 """Variables with a file of certificates that a program trusts in addition to its own."""
 _REPLACING = (
     "SSL_CERT_FILE",  # OpenSSL, Go on Linux, httpx, rustls
