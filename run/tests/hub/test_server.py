@@ -206,7 +206,8 @@ async def test_push_back_holds_the_queue(bench, tools, stalls):
         for _ in range(3):
             await client.hear()
         client.say(do="end", id=1, status=400, code="InvalidSnapshot.NotFound")
-        client.say(do="end", id=2, status=503, code="RequestLimitExceeded", amz_retry_after="300")
+        asked = {"retry_after": "soon", "amz_retry_after": "300"}
+        client.say(do="end", id=2, status=503, code="RequestLimitExceeded", **asked)
         client.ask(3)
         loop = asyncio.get_running_loop()
         begun = loop.time()
@@ -215,6 +216,7 @@ async def test_push_back_holds_the_queue(bench, tools, stalls):
         client.say(do="end", id=3, failed="ReadTimeoutError")
         await tools.until(lambda: hub.figures[0].running == 0)
         assert (hub.figures[0].throttled, hub.figures[0].errors) == (1, 2)
+        assert [queue.stats.malformed for queue in bench.registry.queues.values()] == [1]
 
 
 async def test_dead_client_gives_everything_back(bench, tools):
