@@ -1,4 +1,4 @@
-"""Reports of the demo, of a real scanner and of queues, as a browser shows them.
+"""Reports of a real scanner and of queues, as a browser shows them.
 
 Set `REPORT_SCREENSHOTS` to a folder to keep the pictures.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue
-from aioapiqueue.integrations.report import ReportObserver
+from aioapiqueue.integrations import report as reports
 from aioapiqueue.integrations.report.spi import Masks
 from aioapiqueue.recording.spi import as_clock
 from aioapiqueue.testing import VirtualLoop
@@ -27,14 +27,19 @@ from tests.browser.opened import number_in
 pytestmark = [pytest.mark.real, pytest.mark.browser]
 
 ROOT = Path(__file__).parents[2]
-SMALL = """
-from aioapiqueue_run.demo import scan
-from aioapiqueue.__main__ import main
-scan.ScanPlan.buckets = property(lambda _: 3)
-main()
-"""
 LOOKS = {"light": {}, "dark": {"dark": True}, "phone": {"width": 375}}
 WAITS = ("p50", "p90", "p99", "max")
+# What a report may have besides queues.
+MORE = {
+    "notes": ["One call in four goes to the first queue. " * 3],
+    "tables": [
+        {
+            "title": "Who called",
+            "columns": ["name", *(f"column {number}" for number in range(8))],
+            "rows": [[name, *(f"{number:,} of 1,000" for number in range(8))] for name in "ab"],
+        }
+    ],
+}
 
 
 def finished(command, **options):
@@ -46,19 +51,8 @@ def finished(command, **options):
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """The report and the figures of a demonstration, with fewer things of other services."""
-    folder = tmp_path_factory.mktemp("demo")
-    page, figures = folder / "report.html", folder / "figures.json"
-    options = ("demo", "--snapshots", "200", "--report", page, "--json", figures)
-    code, output = finished([sys.executable, "-c", SMALL, *options])
-    assert code == 0, output
-    return page, json.loads(figures.read_text("utf-8"))
-
-
-@pytest.fixture(scope="module")
 def scoutsuite(tmp_path_factory):
-    """The same of a real ScoutSuite from PyPI, under `run`."""
+    """The report and the figures of a real ScoutSuite from PyPI, under `run`."""
     kept = tmp_path_factory.mktemp("scan") / "kept"
     scan = (ROOT / "benchmarks" / "scan.py", "scoutsuite", "--snapshots", "60")
     code, output = finished([sys.executable, *scan, "--ways", "paced", "--keep", kept])
@@ -72,7 +66,7 @@ def queues(tmp_path_factory):
     """The same of queues that learn what push-back and several units are."""
 
     async def main():
-        report = ReportObserver(title="two queues")
+        report = reports.ReportObserver(title="two queues")
         llm = ApiQueue(
             "20/s",
             "3000 tokens/min burst 300",
@@ -103,12 +97,12 @@ def queues(tmp_path_factory):
 
     with ThreadPoolExecutor() as pool:  # in this thread, the browser's driver has its loop
         report = pool.submit(run).result()
-    page = tmp_path_factory.mktemp("queues") / "report.html"
-    report.write(page)
-    return page, report.as_json()
+    page, told = tmp_path_factory.mktemp("queues") / "report.html", report.as_json() | MORE
+    page.write_text(reports.page(told), "utf-8")
+    return page, told
 
 
-@pytest.fixture(params=["demo", "scoutsuite", "queues"])
+@pytest.fixture(params=["scoutsuite", "queues"])
 def reported(request):
     """Each of them: its page, its figures, and its name."""
     return *request.getfixturevalue(request.param), request.param
@@ -126,11 +120,9 @@ def same(shown, value):
     return True
 
 
-def test_each_number_is_the_jsons(reported, open_page):
+def test_each_number_is_the_jsons(queues, open_page):
     """Verdict, facts, times, queues, lanes and the points of each chart."""
-    page, told, name = reported
-    if name == "scoutsuite":
-        pytest.skip("its JSON has another form: see below")
+    page, told = queues
     opened = open_page(page)
     shown, masks = opened.read(), Masks(show_accounts=False)
 
@@ -152,9 +144,8 @@ def test_each_number_is_the_jsons(reported, open_page):
             assert lane["lane"]["text"] == masks.text(figures["lane"])
             for name in ("calls", "throttled", "errors", "refused"):
                 assert same(lane[name], figures[name])
-            if one["paced"]:
-                for head, name in (("wait p50", "p50"), ("p99", "p99"), ("max", "max")):
-                    assert same(lane[head], figures["waits"][name])
+            for head, name in (("wait p50", "p50"), ("p99", "p99"), ("max", "max")):
+                assert same(lane[head], figures["waits"][name])
     assert [one["at"]["value"] for one in shown["changes"]] == [
         pytest.approx(one["at"]) for one in told["changes"]
     ]
@@ -210,10 +201,9 @@ def check_figures(shown, one):
     for unit, used in one["used"].items():
         if unit != "calls":
             assert same(shown[f"{unit} used"], used)
-    if one["paced"]:
-        for name in WAITS:
-            assert same(shown[f"wait {name}"], one["waits"][name])
-        assert same(shown["total wait"], one["waited"])
+    for name in WAITS:
+        assert same(shown[f"wait {name}"], one["waits"][name])
+    assert same(shown["total wait"], one["waited"])
 
 
 def check_points(opened, told):

@@ -750,6 +750,11 @@ def clients_of(hub: Hub) -> Mapping[Any, Any]:
     return hub._clients
 
 
+def requests_of(hub: Hub) -> int:
+    """Return the number of attempts that wait or are in flight."""
+    return hub._calls.requests
+
+
 def connections_of(hub: Hub) -> Collection[Any]:
     """Return the connections that are open."""
     return [] if hub._server is None else hub._server.handlers

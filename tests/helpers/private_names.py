@@ -59,10 +59,7 @@ ALLOWED = {
         "_aioapiqueue": "ours, on classes of botocore",
     },
     "run/aioapiqueue_run/hub/protocol.py": {f"{BOOTSTRAP}.VERSION": "has its name among others"},
-    "run/aioapiqueue_run/hub/spi.py": {
-        f"{BOOTSTRAP}.VERSION": "as above",
-        f"{BOOTSTRAP}.hosts.labels_of": "as above",
-    },
+    "run/aioapiqueue_run/hub/spi.py": {f"{BOOTSTRAP}.hosts.labels_of": "as above"},
     "run/tests/cli/test_docs.py": {
         "ApiQueue._hidden": "is refused, because it is private",
         "_protected_args": "what click leaves to the next command",

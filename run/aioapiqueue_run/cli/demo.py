@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import Annotated
 
 import typer
 
 from aioapiqueue import Rate
-from aioapiqueue_run.cli.console import FAILED, check_writable, console, refuse
+from aioapiqueue_run.cli.console import FAILED, console, refuse
 
 __all__ = ["demo"]
 
@@ -35,14 +34,6 @@ def demo(
             "20/s, so stay below that.",
         ),
     ] = "16/s",
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write all figures to this file as JSON."),
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.html", help="Write an HTML report with charts."),
-    ] = None,
 ) -> None:
     """Compare three scans of a mock AWS account: unpaced, with a blanket delay, and paced.
 
@@ -60,17 +51,10 @@ def demo(
         refuse(f"--rate: {error}")
     if pace != Rate(pace.calls, pace.per):
         refuse(f"--rate: {rate!r} has a burst or a unit: use a plain rate, such as 16/s")
-    for option, file in (("--json", json_file), ("--report", report)):
-        if file:
-            check_writable(option, file)
-    if json_file and report and json_file.resolve() == report.resolve():
-        refuse(f"--report: {report} is also the file of --json: choose another")
     if importlib.util.find_spec("aiobotocore") is None:
         refuse('demo needs aiobotocore: pip install "aioapiqueue[demo]"', FAILED)
     # This needs the extra `demo`; the other commands do not.
     from aioapiqueue_run.demo.demonstration import demonstrate  # noqa: PLC0415
 
-    ok = demonstrate(
-        console(), snapshots=snapshots, rate=pace, json_file=json_file, report_file=report
-    )
+    ok = demonstrate(console(), snapshots=snapshots, rate=pace)
     raise typer.Exit(not ok)  # 0 for True

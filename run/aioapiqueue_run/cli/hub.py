@@ -21,14 +21,7 @@ from aioapiqueue.schedules.spi import (
     reach,
 )
 from aioapiqueue.spi import printable
-from aioapiqueue_run.cli.console import (
-    FAILED,
-    as_argument,
-    console,
-    pluralize,
-    refuse,
-    say,
-)
+from aioapiqueue_run.cli.console import FAILED, as_argument, console, pluralize, refuse, say
 from aioapiqueue_run.cli.help import Command, CommandGroup
 
 __all__ = ["app", "ask_hub"]
@@ -142,9 +135,7 @@ def stop() -> None:
 
 
 @app.command(cls=Command)
-def reset(
-    name: _Name,
-) -> None:
+def reset(name: _Name) -> None:
     """Reset a quota: forget the calls that have used it, so that its full limits are available.
 
     Rates lowered by throttling, and limits read from responses, are kept. To reset a quota that no
@@ -157,9 +148,7 @@ def reset(
 
 
 @app.command(cls=Command)
-def pause(
-    name: _Name,
-) -> None:
+def pause(name: _Name) -> None:
     """Pause a quota: start no more of its calls, in any process, until you resume it.
 
     Running calls continue. The pause ends when the last process that uses the quota ends.
@@ -171,9 +160,7 @@ def pause(
 
 
 @app.command(cls=Command)
-def resume(
-    name: _Name,
-) -> None:
+def resume(name: _Name) -> None:
     """Resume a quota: end all its pauses, including those of programs.
 
     Exits with 1 if no hub is running or no program uses the quota.

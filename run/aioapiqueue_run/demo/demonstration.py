@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.integrations.report import page
 from aioapiqueue_run.demo.account import MockAccount
 from aioapiqueue_run.demo.gate import EC2_READS, ThrottlingServer
-from aioapiqueue_run.demo.recording import ScanRecorder
 from aioapiqueue_run.demo.scan import WORKERS, ScanPlan, Strategy
-from aioapiqueue_run.demo.verdict import as_document, closing_table, closing_text
+from aioapiqueue_run.demo.verdict import are_as_promised, closing_table, closing_text, did_harm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from rich.console import Console
 
@@ -35,37 +31,23 @@ __all__ = ["demonstrate"]
 _CATCH_UP = 0.25
 
 
-def demonstrate(
-    console: Console,
-    *,
-    snapshots: int,
-    rate: Rate,
-    json_file: Path | None,
-    report_file: Path | None = None,
-) -> bool:
+def demonstrate(console: Console, *, snapshots: int, rate: Rate) -> bool:
     """Scan a mock account in three ways and compare them. Return whether they differ as promised.
 
     Args:
         console: shows the progress and the comparison.
         snapshots: number of snapshots in the account.
         rate: the pace of the blanket scan and the paced scan.
-        json_file: the file for all figures, as JSON; None: no file.
-        report_file: the file for the report, a page that needs no other file. Default: none.
     """
     plan = ScanPlan(snapshots, rate)
     console.print(_introduction(plan))
     with isolated():
-        found, recorded = asyncio.run(_scan(console, plan))
-    document = as_document(plan, found, recorded)
-    if document["tables"]:
+        found = asyncio.run(_scan(console, plan))
+    if did_harm(found["unpaced"]):
         console.print("")
         console.print(closing_table(plan, found))
     console.print(closing_text(plan, found))
-    if json_file:
-        json_file.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
-    if report_file:
-        report_file.write_text(page(document), "utf-8")
-    return bool(document["good"])
+    return are_as_promised(plan, found)
 
 
 @contextlib.contextmanager
@@ -87,17 +69,9 @@ def isolated() -> Iterator[None]:
         os.environ.update(saved)
 
 
-async def _scan(console: Console, plan: ScanPlan) -> tuple[dict[str, ScanFigures], dict[str, Any]]:
-    """Scan in three ways; return the result of each, and what was recorded over time."""
-    recorder = ScanRecorder()
-
-    def queue(name: str) -> ApiQueue:
-        observer = recorder.record(name, name, plan.rate, paced=True)
-        return ApiQueue(plan.rate, name=name, catch_up=_CATCH_UP, observers=[observer])
-
-    paced_calls, every_call = queue("paced"), queue("blanket")
-    label = f"unpaced: EC2 calls (the account allows {EC2_READS} per action)"
-    recorder.record("unpaced", label, EC2_READS, paced=False)
+async def _scan(console: Console, plan: ScanPlan) -> dict[str, ScanFigures]:
+    """Scan in three ways; return the result of each."""
+    every_call, ec2_calls = (ApiQueue(plan.rate, catch_up=_CATCH_UP) for _ in range(2))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -111,7 +85,7 @@ async def _scan(console: Console, plan: ScanPlan) -> tuple[dict[str, ScanFigures
             Strategy("unpaced", {}, plan, bars),
             # One delay for all calls, as people without a rate limiter use it.
             Strategy("blanket", dict.fromkeys(("ec2", "s3", "iam"), every_call), plan, bars),
-            Strategy("paced", {"ec2": paced_calls}, plan, bars),
+            Strategy("paced", {"ec2": ec2_calls}, plan, bars),
         )
         accounts = {key: way.name for way in ways for key in (way.scanner_key, way.bystander_key)}
         server = ThrottlingServer(MockAccount(plan).answer, accounts)
@@ -129,12 +103,10 @@ async def _scan(console: Console, plan: ScanPlan) -> tuple[dict[str, ScanFigures
             await run(paced)
     for way in ways:
         requests = server.of_key(way.scanner_key)
-        recorder.count(way.name, requests)
         way.figures.calls = len(requests)
         way.figures.ec2_calls = sum(one.is_ec2 for one in requests)
         way.figures.throttled = sum(one.is_throttled for one in requests)
-    found = {way.name: way.figures for way in ways}
-    return found, recorder.as_json({name: one.seconds for name, one in found.items()})
+    return {way.name: way.figures for way in ways}
 
 
 def _introduction(plan: ScanPlan) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Answer = Callable[[web.BaseRequest, Mapping[str, list[str]]], Awaitable[web.Response]]
 
-__all__ = ["EC2_READS", "GateRequest", "ThrottlingServer"]
+__all__ = ["EC2_READS", "ThrottlingServer"]
 
 _PUBLISHED = {limit.name: limit for limit in published_limits("ec2")}
 EC2_READS = _PUBLISHED["non-mutating"].rate

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
-from aioapiqueue.recording.spi import verdict_of
 from aioapiqueue_run.demo.gate import EC2_READS
 
 if TYPE_CHECKING:
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue_run.demo.scan import ScanFigures, ScanPlan
 
-__all__ = ["as_document", "closing_table", "closing_text"]
+__all__ = ["are_as_promised", "closing_table", "closing_text", "did_harm"]
 
 _WIDTH = 80
 _COLUMNS = (
@@ -55,51 +53,14 @@ def failures(plan: ScanPlan, paced: ScanFigures) -> Iterator[str]:
         )
 
 
-def as_document(
-    plan: ScanPlan, found: Mapping[str, ScanFigures], recorded: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return all figures, as JSON and for the report, with the verdict on the paced scan.
+def are_as_promised(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> bool:
+    """Return whether the unpaced scan did harm and the paced one keeps its promises.
 
     Args:
         plan: the plan of the scans.
         found: the result of each scan.
-        recorded: the figures of each scan over time, as JSON.
     """
-    failed, harm = list(failures(plan, found["paced"])), did_harm(found["unpaced"])
-    before = "the paced scan failed; " if failed else ""
-    if not harm:
-        before = "the unpaced scan lost nothing; "
-    verdict = verdict_of(
-        [one for one in recorded["queues"] if one["queue"] == "paced"],
-        found["paced"].seconds,
-        before=f"{before}paced: ",
-        good=harm and not failed,
-    )
-    return {
-        **recorded,
-        "title": f"aioapiqueue demo: a scan of {plan.snapshots:,} snapshots, three ways",
-        "verdict": verdict.text,
-        "good": verdict.good,
-        "notes": [f"FAILED: {one}" for one in failed] + list(_sentences(plan, found)),
-        "tables": [
-            {
-                "title": "The scans",
-                "columns": [one.replace("\n", " ") for one in _COLUMNS],
-                "rows": [[name, *_cells(plan, one)] for name, one in found.items()],
-            }
-        ]
-        if harm
-        else [],
-        "plan": {
-            "snapshots": plan.snapshots,
-            "public": plan.public,
-            "buckets": plan.buckets,
-            "users": plan.buckets,
-            "rate": str(plan.rate),
-            "interval": plan.rate.interval,
-        },
-        "strategies": {name: dataclasses.asdict(figures) for name, figures in found.items()},
-    }
+    return did_harm(found["unpaced"]) and not any(failures(plan, found["paced"]))
 
 
 def closing_table(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> Table:
@@ -109,28 +70,25 @@ def closing_table(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> Table:
         table.add_column(heading, justify="left" if heading == _COLUMNS[0] else "right")
     for name, one in found.items():
         bad = one.throttled or one.errors or one.bystander_failures
-        table.add_row(name, *_cells(plan, one), style="red" if bad else "green")
+        table.add_row(
+            name,
+            f"{one.seconds:,.1f}",
+            f"{one.ec2_calls:,} / {one.calls:,}",
+            f"{one.throttled:,}",
+            f"{one.errors:,}",
+            f"{one.public_found:,} of {plan.public:,}",
+            f"{one.bystander_failures:,} of {one.bystander_calls:,}",
+            style="red" if bad else "green",
+        )
     return table
-
-
-def _cells(plan: ScanPlan, one: ScanFigures) -> tuple[str, ...]:
-    return (
-        f"{one.seconds:,.1f}",
-        f"{one.ec2_calls:,} / {one.calls:,}",
-        f"{one.throttled:,}",
-        f"{one.errors:,}",
-        f"{one.public_found:,} of {plan.public:,}",
-        f"{one.bystander_failures:,} of {one.bystander_calls:,}",
-    )
 
 
 def closing_text(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> Text:
     """Return the final text for the terminal, in 80 columns."""
-    failed = list(failures(plan, found["paced"]))
     text = Text("\n" + "\n\n".join(fill(one, _WIDTH) for one in _sentences(plan, found)))
-    for one in failed:
+    for one in failures(plan, found["paced"]):
         text.append("\n\nFAILED", style="red").append(f": {one}")
-    if did_harm(found["unpaced"]) and not failed:
+    if are_as_promised(plan, found):
         text.append("\n\nOK", style="green").append(": the paced scan lost nothing.")
     return text
 

@@ -125,7 +125,7 @@ def labels_not_intercepted(registry: Registry) -> Sequence[str] | None:
     Args:
         registry: the limits.
     """
-    services = {service.name: service for service in table().services}
+    services = table().by_name
     names = [name for name in {*services, *registry.services} if not is_host(name)]
     concerned = {name for name in names if _has_limits(registry, name)}
     if not concerned:

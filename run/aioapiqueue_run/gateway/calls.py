@@ -186,11 +186,9 @@ def _services(request: HttpRequest, signed: _Signature) -> Sequence[AwsService]:
     # If a request has a token, a password or no authentication, only its host is known.
     name = signed.name or ("s3" if aws_hosts.label_of_s3(request.host) is not None else "")
     if name in aws_hosts.S3_SIGNERS:
-        found = [
-            table().service(one) for one in aws_hosts.s3_services_of(request.host, request.path)
-        ]
-        return [one for one in found if one is not None]
-    services = table().by_signing_name(name)
+        found = aws_hosts.s3_services_of(request.host, request.path)
+        return [table().by_name[one] for one in found]
+    services = table().by_signing.get(name, ())
     at_host = _services_at(request.host)
     # Several services share a name in signatures: prefer those that the host belongs to.
     return [one for one in services if one in at_host] or services or at_host
@@ -199,14 +197,14 @@ def _services(request: HttpRequest, signed: _Signature) -> Sequence[AwsService]:
 def _services_at(host: str) -> Sequence[AwsService]:
     """Return the services that a host belongs to, by the beginning of its name."""
     if _SEARCH_DOMAIN.fullmatch(host):
-        return table().by_host_prefix("cloudsearchdomain")
+        return table().by_prefix["cloudsearchdomain"]
     labels = [_CELL.sub("", label) for label in host.split(".")]
     # Two labels first, because "portal.sso" and "sso" are different services. The prefix may come
     # later: after the account in "123456789012.ddb", or after the id of a private endpoint.
     for start in range(min(len(labels), 3)):
         for length in (2, 1):
             prefix = ".".join(labels[start : start + length]).removesuffix("-fips")
-            if found := table().by_host_prefix(_ALSO_CALLED.get(prefix, prefix)):
+            if found := table().by_prefix.get(_ALSO_CALLED.get(prefix, prefix)):
                 return found
     return ()
 

@@ -9,6 +9,7 @@ from typing import Any
 __all__ = ["GatewayCounts"]
 
 _MOST_HOSTS = 1_000
+_OTHERS = "(others)"
 
 
 class HostCounts(Counter[str]):
@@ -16,7 +17,7 @@ class HostCounts(Counter[str]):
 
     def count(self, host: str) -> None:
         """Count one more event of a host."""
-        self[host if host in self or len(self) < _MOST_HOSTS else "(others)"] += 1
+        self[host if host in self or len(self) < _MOST_HOSTS else _OTHERS] += 1
 
 
 @dataclasses.dataclass
@@ -51,20 +52,16 @@ class GatewayCounts:
     forbidden: HostCounts = dataclasses.field(default_factory=HostCounts)
 
     def __post_init__(self) -> None:
-        self._asked: set[str] = set()
-
-    def note_request(self, host: str) -> None:
-        """Note that a program trusts the gateway for a host."""
-        if len(self._asked) < _MOST_HOSTS:
-            self._asked.add(host)
+        self.asked = HostCounts()
+        """Connections with a request: so a program trusts the gateway for this host."""
 
     def as_json(self) -> dict[str, Any]:
         """Return all counts."""
         found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         # Clients open connections ahead, and close those that they do not need. So a silent one
         # means distrust only if no other connection to the host, by the end, had a request.
-        silent = {host: n for host, n in self.silent.items() if host not in self._asked}
-        if len(self._asked) >= _MOST_HOSTS:
-            silent = {}  # no further host was noted, so any host may have had a request
+        silent = {host: n for host, n in self.silent.items() if host not in self.asked}
+        if _OTHERS in self.asked:
+            silent = {}  # any host may be one of these
         found |= {"silent": silent, "untrusted": self.untrusted + Counter(silent)}
         return {name: dict(one) if isinstance(one, Counter) else one for name, one in found.items()}

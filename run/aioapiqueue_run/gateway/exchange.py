@@ -182,7 +182,7 @@ class Exchanges:
             up = await self._take(incoming)
             try:
                 # A new connection may have taken up to 20 s.
-                self._turns.check(turn)
+                self._turns.check(turn, call, request)
             except BaseException:
                 await self._upstream.give_back(incoming.origin, up, whole=False)
                 raise

@@ -99,12 +99,16 @@ class HubTurns:
             raise
         # Its turn has not come yet, or came just when the signature expired.
         ask.leave()
-        timer = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._forget_retry, key)
-        self._retries.setdefault(key, deque()).append(timer)
+        self._expect_retry(key)
         raise StaleError
 
-    def check(self, turn: HubRequest) -> None:
+    def check(self, turn: HubRequest, call: ApiCall, request: HttpRequest) -> None:
         """Check that a request may still be sent.
+
+        Args:
+            turn: the turn of the request.
+            call: the call that the request makes.
+            request: the request.
 
         Raises:
             NotPacedError: the hub has ended, without which nothing may be sent.
@@ -113,7 +117,12 @@ class HubTurns:
         if self._hub.lost.is_set():
             raise NotPacedError(self._hub.why)
         if time.time() > turn.good_until:
+            self._expect_retry(_key_of(call, request))
             raise StaleError
+
+    def _expect_retry(self, key: Hashable) -> None:
+        timer = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._forget_retry, key)
+        self._retries.setdefault(key, deque()).append(timer)
 
     def _forget_retry(self, key: Hashable) -> bool:
         """Stop expecting the oldest retry of a request; return whether there was one."""

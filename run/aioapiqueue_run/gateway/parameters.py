@@ -86,11 +86,7 @@ def _value(element: ET.Element) -> object:
         return _number((element.text or "").strip())
     if len(tags) > 1 and len(set(tags)) == 1:
         return tags
-    return {_tag(child): _inner(child) for child in element}
-
-
-def _inner(element: ET.Element) -> object:
-    return list(element) if len(element) else _number((element.text or "").strip())
+    return {_tag(child): list(child) or _number((child.text or "").strip()) for child in element}
 
 
 def _tag(element: ET.Element) -> str:

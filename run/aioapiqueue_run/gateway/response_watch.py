@@ -14,12 +14,11 @@ import h11
 
 from aioapiqueue.integrations.http import MAX_BODY, read_advice, reads_body
 from aioapiqueue.integrations.spi import decoded
-from aioapiqueue.spi import CALLS, checks
+from aioapiqueue.spi import CALLS
 from aioapiqueue_run.gateway.answers import code_of
-from aioapiqueue_run.hub.spi import LONGEST_TEXT, MOST_QUOTAS
+from aioapiqueue_run.hub.spi import LONGEST_TEXT, as_message
 
 if TYPE_CHECKING:
-    from aioapiqueue.integrations.http import Advice, Quota
     from aioapiqueue_run.gateway.calls import ApiCall
     from aioapiqueue_run.gateway.hub_client import HubRequest
 
@@ -53,7 +52,6 @@ class ResponseWatch:
         """Whether the response has ended."""
         self.has_switched = False
         """Whether the connection goes on as a WebSocket."""
-        self._is_read = False
 
     @property
     def is_known(self) -> bool:
@@ -115,42 +113,13 @@ class ResponseWatch:
         }
 
     def _advise(self) -> None:
-        if self._turn is None or self._is_read:
+        turn, self._turn = self._turn, None  # it gets advice once
+        if turn is None:
             return
-        self._is_read = True
         encoding = self._headers.get("content-encoding", "")
         body = decoded(bytes(self._body), encoding, MAX_BODY) if self.is_over else None
         advice = read_advice(
-            self._status,
-            self._pairs,
-            now=time.time(),
-            costs={CALLS: 1},
-            body=body,
+            self._status, self._pairs, now=time.time(), costs={CALLS: 1}, body=body
         )
         # Also sent if it is empty: so the hub knows early that a long response has begun.
-        self._turn.advise(_as_message(advice))
-
-
-def _as_message(advice: Advice) -> dict[str, object]:
-    """Return advice in the form of the hub's protocol."""
-    # The limits of hosts count calls, so other units do not matter.
-    quotas = [one for one in advice.remaining if one.unit == CALLS and one.remaining is not None]
-    found: dict[str, object] = {
-        "throttled": advice.throttled or None,
-        "hold": advice.hold,
-        "remaining": [_quota(one) for one in quotas[:MOST_QUOTAS]] or None,
-        "refused": advice.refused or None,
-        "malformed": advice.malformed or None,
-    }
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _quota(quota: Quota) -> dict[str, float]:
-    given = {
-        "remaining": quota.remaining,
-        "reset": quota.reset,
-        "limit": quota.limit,
-        "period": quota.period,
-    }
-    # A number out of bounds would be refused, which ends the connection to the hub.
-    return {name: min(value, checks.LONGEST) for name, value in given.items() if value is not None}
+        turn.advise(as_message(advice))

@@ -323,7 +323,7 @@ class Server:
         except ClientClosedError:
             head = None
         if link.has_received:
-            self._counts.note_request(origin.host)
+            self._counts.asked.count(origin.host)
         elif origin.tls:
             # GnuTLS and Java check the certificate after the handshake, and then hang up. So this
             # may be distrust, or a connection that was opened ahead and not needed.

@@ -141,35 +141,23 @@ class AwsTable:
     Args:
         services: all of them.
         partitions: all of them.
+
+    Attributes:
+        suffixes: the suffixes of all partitions.
+        by_name: the services by their names.
+        by_signing: the services by their names in signatures.
+        by_prefix: the services by the beginning of their hosts' names.
     """
 
     def __init__(self, services: Iterable[AwsService], partitions: Iterable[Partition]) -> None:
         self.partitions = list(partitions)
         self.suffixes = frozenset(one for each in self.partitions for one in each.suffixes)
-        self._by_signing: dict[str, list[AwsService]] = {}
-        self._by_prefix: dict[str, list[AwsService]] = {}
-        self._by_name: dict[str, AwsService] = {}
-        for service in services:
-            self._by_signing.setdefault(service.signing, []).append(service)
-            self._by_name[service.name] = service
-            self._by_prefix.setdefault(service.prefix, []).append(service)
-
-    @property
-    def services(self) -> Iterable[AwsService]:
-        """All services."""
-        return self._by_name.values()
-
-    def service(self, name: str) -> AwsService | None:
-        """Return the service with a name."""
-        return self._by_name.get(name)
-
-    def by_signing_name(self, name: str) -> Sequence[AwsService]:
-        """Return the services with a name in their signatures."""
-        return self._by_signing.get(name, ())
-
-    def by_host_prefix(self, prefix: str) -> Sequence[AwsService]:
-        """Return the services whose hosts' names begin with a prefix."""
-        return self._by_prefix.get(prefix, ())
+        self.by_name = {service.name: service for service in services}
+        self.by_signing: dict[str, list[AwsService]] = {}
+        self.by_prefix: dict[str, list[AwsService]] = {}
+        for service in self.by_name.values():
+            self.by_signing.setdefault(service.signing, []).append(service)
+            self.by_prefix.setdefault(service.prefix, []).append(service)
 
     def suffix_of(self, host: str) -> str | None:
         """Return the suffix of a partition that a host's name ends with; None if it is not AWS's.

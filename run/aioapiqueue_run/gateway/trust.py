@@ -24,10 +24,7 @@ __all__ = ["AWS_BUNDLE", "BUNDLE_VARIABLES", "context_for", "names_aws_bundle", 
 
 AWS_BUNDLE = "AWS_CA_BUNDLE"
 """The variable of AWS's SDKs and CLI. Without it, most of them follow another variable."""
-_ADDING = (
-    "NODE_EXTRA_CA_CERTS",
-    "DENO_CERT",
-)
+_ADDING = ("NODE_EXTRA_CA_CERTS", "DENO_CERT")
 """Variables with a file of certificates that a program trusts in addition to its own."""
 _REPLACING = (
     "SSL_CERT_FILE",  # OpenSSL, Go on Linux, httpx, rustls
@@ -50,10 +47,6 @@ _PROFILES = {
 _GIT_SECONDS = 5.0  # git takes some milliseconds
 
 
-class NoTrustError(ValueError):
-    """Raised if no usable certificates are found; contains the reason."""
-
-
 def trusted_by_user(environ: Mapping[str, str]) -> str:
     """Return the certificates that the user's programs trust, as PEM.
 
@@ -63,7 +56,7 @@ def trusted_by_user(environ: Mapping[str, str]) -> str:
         environ: the user's environment.
 
     Raises:
-        NoTrustError: there are none, or a named file cannot be read.
+        ValueError: there are none, or a named file cannot be read.
     """
     found: dict[str, None] = {}
     optional = {*(environ.get(name) for name in _ADDING), *_git_bundles(environ)}
@@ -75,10 +68,10 @@ def trusted_by_user(environ: Mapping[str, str]) -> str:
             if not named and path in optional:
                 continue  # Node.js only warns about it, and git alone fails
             why = f"{' and '.join(named)}: " if named else ""
-            raise NoTrustError(f"{why}{path}: {error.strerror}") from None
+            raise ValueError(f"{why}{path}: {error.strerror}") from None
         found |= dict.fromkeys(_certificates(text))
     if not found:
-        raise NoTrustError(
+        raise ValueError(
             "no CA certificates are installed, so no server can be verified: install "
             "ca-certificates, or set SSL_CERT_FILE to a file of CA certificates"
         )

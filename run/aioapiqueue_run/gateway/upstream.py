@@ -113,7 +113,7 @@ class Upstream:
         Raises:
             OSError: it cannot be reached, or its certificate cannot be verified.
         """
-        with _at_most(_CONNECT_SECONDS, origin.host):
+        with _in_time(origin.host):
             if origin.tls:
                 stream = await self._secured(await self.tunnel(origin), origin.host)
             else:
@@ -174,7 +174,7 @@ class Upstream:
             ForbiddenError: the isolated program may not reach the host.
             OSError: the host cannot be reached.
         """
-        with _at_most(_CONNECT_SECONDS, origin.host):
+        with _in_time(origin.host):
             proxy = self._proxies.of(origin, tunnel=True)
             stream = await self._to(origin, proxy)
             if proxy is None:
@@ -232,10 +232,10 @@ async def _tunnel(stream: ByteStream, proxy: UpstreamProxy, origin: Origin) -> B
 
 
 @contextlib.contextmanager
-def _at_most(seconds: float, host: str) -> Iterator[None]:
-    """Limit the time of a block, with an error that names the host."""
+def _in_time(host: str) -> Iterator[None]:
+    """Limit the time in which a block connects to a host."""
     try:
-        with anyio.fail_after(seconds):
+        with anyio.fail_after(_CONNECT_SECONDS):
             yield
     except TimeoutError:
-        raise TimeoutError(f"{host} has not responded for {seconds:g} s") from None
+        raise TimeoutError(f"{host} has not responded for {_CONNECT_SECONDS:g} s") from None

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue.registry.spi import bucket_of, forget_idle, plan_of
 from aioapiqueue_run.hub import protocol
-from aioapiqueue_run.hub.queue_records import QueueRecords
 from aioapiqueue_run.hub.records import OTHERS, TICKS, CallStats, PeakSecond
 from aioapiqueue_run.hub.request import Request
-from aioapiqueue_run.hub.watcher import Ended, Watcher, notify
+from aioapiqueue_run.hub.watcher import Ended, notify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aioapiqueue.registry import PacedCall, Registry
+    from aioapiqueue_run.hub.queue_records import QueueRecords
     from aioapiqueue_run.hub.records import Kind, ProcessLoad
+    from aioapiqueue_run.hub.watcher import Watcher
 
 __all__ = ["Calls"]
 
@@ -29,30 +30,23 @@ own, these take some 8 MB; with the lanes of EC2's preset, some 80 MB."""
 
 
 class Calls:
-    """Finds the queue and the counts of each call, and keeps the requests that have not ended.
+    """Finds the queue and the counts of each call.
 
     Args:
         registry: finds the queue of each call.
-        count_only: whether calls are only counted, and none waits.
-        queues: records the calls. Default: a new one.
-        watcher: is notified of each attempt. Default: none.
+        queues: records the calls. If they are not `paced`, no call waits.
+        watcher: is notified of each attempt.
+
+    Attributes:
+        requests: number of requests of all clients that wait or are in flight.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        *,
-        count_only: bool,
-        queues: QueueRecords | None = None,
-        watcher: Watcher | None = None,
-    ) -> None:
-        self.requests: set[Request] = set()
-        """The requests of all clients that wait or are in flight."""
-        self._queues = QueueRecords(paced=not count_only) if queues is None else queues
-        self.recording = self._queues.recording
-        self._watcher = Watcher() if watcher is None else watcher
+    def __init__(self, registry: Registry, queues: QueueRecords, watcher: Watcher) -> None:
+        self.requests = 0
+        self.recording = queues.recording
         self._registry = registry
-        self._count_only = count_only
+        self._queues = queues
+        self._watcher = watcher
         self._kinds_until_swept = _MANY_KINDS
         self._kinds: dict[Kind, CallStats] = {}
         """The counts of calls that come under all limits of their kind."""
@@ -100,7 +94,7 @@ class Calls:
     def _has_room_for(self, client: ProcessLoad) -> bool:
         """Return whether a process may have one more request."""
         # At most as many as remain for other processes, so that a new process always finds room.
-        left = protocol.MAX_REQUESTS - len(self.requests)
+        left = protocol.MAX_REQUESTS - self.requests
         return client.requests < min(protocol.MAX_REQUESTS_PER_PROCESS, left)
 
     def request(
@@ -134,7 +128,7 @@ class Calls:
         needs = self._needs(kind, counts) if stats.paced else None
         if needs is not None:
             stats = self._stats.get((kind, needs.keys)) or self._new_stats(kind, needs)
-        return Request(client, kind, stats, needs, not self._count_only, ahead, again)
+        return Request(client, kind, stats, needs, self._queues.paced, ahead, again)
 
     def _stats_of(self, kind: Kind) -> CallStats:
         """Return the counts of a kind's calls that come under all of its limits."""
@@ -178,7 +172,7 @@ class Calls:
 
     def joined(self, request: Request, now: float) -> None:
         """Count a new attempt."""
-        self.requests.add(request)
+        self.requests += 1
         request.client.requests += 1
         request.client.ahead += request.ahead
         request.stats.waiting += 1
@@ -237,9 +231,7 @@ class Calls:
 
     def _forget(self, request: Request) -> None:
         request.client.requests -= 1
-        self.requests.discard(request)
-        if not self.requests:
-            self.requests = set()  # an emptied set keeps the memory of its largest size
+        self.requests -= 1
 
     def _needs(self, kind: Kind, counts: Mapping[str, int]) -> PacedCall | None:
         return self._registry.find_call(

@@ -6,14 +6,13 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioapiqueue.integrations.spi import account_of, is_throttle
+from aioapiqueue.integrations.spi import Advice, account_of, hold_of, is_throttle
 from aioapiqueue.spi import loops
 from aioapiqueue_run.hub import protocol
 from aioapiqueue_run.hub.records import Kind, Process, ProcessLoad
 from aioapiqueue_run.hub.watcher import Ended
 
 if TYPE_CHECKING:
-    from aioapiqueue.integrations.spi import Advice
     from aioapiqueue.schedules.spi import HubConnection
     from aioapiqueue_run.hub.calls import Calls
     from aioapiqueue_run.hub.request import Request
@@ -264,10 +263,8 @@ class ClientConnection:
         """Return the outcome of an attempt, and report to its queue if the server throttled it."""
         status = protocol.count(outcome, "status") if "status" in outcome else None
         code = protocol.optional(outcome, "code")
-        headers = {
-            "retry-after": protocol.optional(outcome, "retry_after") or "",
-            "x-amz-retry-after": protocol.optional(outcome, "amz_retry_after") or "",
-        }
+        names = (("retry_after", "retry-after"), ("amz_retry_after", "x-amz-retry-after"))
+        headers = {name: one for key, name in names if (one := protocol.optional(outcome, key))}
         if status is None and "failed" not in outcome:
             return Ended.UNKNOWN
         if status is not None:
@@ -275,7 +272,8 @@ class ClientConnection:
         if request.throttled is None:  # the client has sent no advice: judge by status and code
             kind = request.kind
             if is_throttle(code, status, operation=kind.operation, service=kind.service):
-                request.report_throttled({name: value for name, value in headers.items() if value})
+                hold, malformed = hold_of(headers)
+                request.advise(Advice(throttled=True, hold=hold, malformed=malformed))
         if request.throttled:
             return Ended.THROTTLED
         # S3 reports some errors with status 200, and a code in the body.

@@ -8,7 +8,7 @@ from typing import Any
 
 from aioapiqueue.integrations.spi import Advice, Quota
 from aioapiqueue.registry.spi import MAX_PARAMETERS
-from aioapiqueue.spi import checks, printable
+from aioapiqueue.spi import CALLS, checks, printable
 from aioapiqueue_run.bootstrap._aioapiqueue import VERSION as VERSION  # noqa: PLC0414 - re-exported
 
 MAX_LINE = 8192
@@ -32,6 +32,8 @@ LONGEST_TEXT = 128
 """Most characters of a name, and of a text unless a message allows more."""
 MOST_QUOTAS = 16
 """Most quotas that the advice of one response may have."""
+_QUOTA = ("remaining", "reset", "limit", "period")
+"""The numbers of a quota. Its unit is calls: the limits of hosts count nothing else."""
 
 
 class Malformed(ValueError):  # noqa: N818 - names the state of the line
@@ -107,12 +109,26 @@ def advice(message: dict[str, Any]) -> Advice:
 def _quota(value: object) -> Quota:
     if not isinstance(value, dict):
         raise Malformed('"remaining" must contain only objects')
-    return Quota(
-        remaining=_number(value, "remaining"),
-        reset=_number(value, "reset"),
-        limit=_number(value, "limit"),
-        period=_number(value, "period"),
-    )
+    return Quota(CALLS, *(_number(value, name) for name in _QUOTA))
+
+
+def as_message(given: Advice) -> dict[str, object]:
+    """Return the fields of a message that `advice` reads."""
+    quotas = [one for one in given.remaining if one.unit == CALLS and one.remaining is not None]
+    found: dict[str, object] = {
+        "throttled": given.throttled or None,
+        "hold": given.hold,
+        "remaining": [_quota_message(one) for one in quotas[:MOST_QUOTAS]] or None,
+        "refused": given.refused or None,
+        "malformed": given.malformed or None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _quota_message(quota: Quota) -> dict[str, float]:
+    numbers = {name: getattr(quota, name) for name in _QUOTA}
+    # `_number` refuses one out of bounds, which ends the connection.
+    return {name: min(one, checks.LONGEST) for name, one in numbers.items() if one is not None}
 
 
 def _number(message: dict[str, Any], key: str) -> float | None:

@@ -31,7 +31,7 @@ class QueueRecords:
 
     def __init__(self, *, paced: bool) -> None:
         self.recording = Recording(now=time.monotonic(), began=time.time())
-        self._paced = paced
+        self.paced = paced
 
     def for_queue(self, queue: ApiQueue) -> _Changes:
         """Return the observer of one queue."""
@@ -41,7 +41,7 @@ class QueueRecords:
     def _record(self, reader: QueueReader, queue: ApiQueue) -> QueueRecord:
         return self.recording.record(
             str(queue.name),
-            paced=self._paced,
+            paced=self.paced,
             limits=reader.limits_of(None),
             permanent=reader.permanent,
         )
@@ -55,7 +55,7 @@ class QueueRecords:
         """
         if needs is None:
             name = f"{stats.service} {'with limits' if stats.paced else 'without a limit'}"
-            record = self.recording.record(name, paced=self._paced and stats.paced)
+            record = self.recording.record(name, paced=self.paced and stats.paced)
             record.add(stats, (stats.lane_name,))
             return
         reader, lanes = QueueReader(needs.queue), _lanes_of(needs.keys)

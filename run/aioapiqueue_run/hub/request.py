@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aioapiqueue.integrations.spi import MAX_HOLD, apply_advice, hold_of, shortened
+from aioapiqueue.integrations.spi import MAX_HOLD, apply_advice, shortened
 from aioapiqueue.registry.spi import AHEAD, is_host
 from aioapiqueue.spi import CALLS, Reporter
 
@@ -108,21 +108,6 @@ class Request:
                 Reporter(self.needs.queue),
                 max_hold=MAX_HOLD,
             )
-
-    def report_throttled(self, headers: Mapping[str, str]) -> None:
-        """Report to the queue that AWS has throttled the attempt.
-
-        Args:
-            headers: the headers of the response that name a retry time.
-        """
-        self.throttled = True
-        if self.slot is None or self.needs is None:
-            return
-        # AWS does not report which limit was exceeded, so the lane of the first key slows down.
-        hold, malformed = hold_of(headers)
-        self.slot.throttled(hold)
-        if malformed:
-            self.needs.queue.malformed(key=self.slot.key)
 
     def answered(self) -> None:
         """Note that the server has answered: later reports of its quota include this attempt."""

@@ -16,7 +16,9 @@ from aioapiqueue.schedules.spi import HubServer, check_system, listen, remove
 from aioapiqueue_run.hub import protocol
 from aioapiqueue_run.hub.calls import Calls
 from aioapiqueue_run.hub.connection import ClientConnection
+from aioapiqueue_run.hub.queue_records import QueueRecords
 from aioapiqueue_run.hub.records import ProcessLoad
+from aioapiqueue_run.hub.watcher import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +26,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue.recording.spi import Recording
     from aioapiqueue.registry import Registry
-    from aioapiqueue_run.hub.queue_records import QueueRecords
     from aioapiqueue_run.hub.records import CallStats, Process
-    from aioapiqueue_run.hub.watcher import Watcher
 
 __all__ = ["Hub"]
 
@@ -53,8 +53,8 @@ class Hub:
             counted.
         directory: where the hub creates its socket, `hub.sock`. Created with mode 0700 if missing;
             no other user may have access to it. Each hub needs a directory of its own.
-        count_only: start every call at once, and only count the calls that would be paced.
-        queues: records the calls; default: a new one.
+        queues: records the calls; if they are not `paced`, every call starts at once and is only
+            counted. Default: a new one, and calls are paced.
         watcher: is notified of each attempt; default: none.
 
     Raises:
@@ -68,14 +68,13 @@ class Hub:
         registry: Registry,
         *,
         directory: Path,
-        count_only: bool = False,
         queues: QueueRecords | None = None,
         watcher: Watcher | None = None,
     ) -> None:
         check_system()
         # Absolute, as programs may have other working directories.
         self.path = directory.absolute() / "hub.sock"
-        self._calls = Calls(registry, count_only=count_only, queues=queues, watcher=watcher)
+        self._calls = Calls(registry, queues or QueueRecords(paced=True), watcher or Watcher())
         self._clients: dict[int, ProcessLoad] = {}
         self._processes: dict[int, Process] = {}
         self._server: HubServer[ClientConnection] | None = None
@@ -99,11 +98,6 @@ class Hub:
         # No separator at the end: an empty entry would mean the working directory.
         joined = os.pathsep.join([folder, *others] if any(others) else [folder])
         return {"PYTHONPATH": joined, "AIOAPIQUEUE_HUB": str(self.path)}
-
-    @property
-    def requests(self) -> int:
-        """Number of attempts of all clients that are waiting or in flight."""
-        return len(self._calls.requests)
 
     @property
     def processes(self) -> Mapping[int, Process]:

@@ -3,9 +3,8 @@
 The gateway uses its protocol and client code; `run` makes the recording of the hub.
 """
 
-from aioapiqueue_run.bootstrap._aioapiqueue import VERSION
 from aioapiqueue_run.bootstrap._aioapiqueue.hosts import labels_of
-from aioapiqueue_run.hub.protocol import LONGEST_TEXT, MAX_LINE, MOST_QUOTAS
+from aioapiqueue_run.hub.protocol import LONGEST_TEXT, MAX_LINE, VERSION, as_message
 from aioapiqueue_run.hub.queue_records import QueueRecords
 
-__all__ = ["LONGEST_TEXT", "MAX_LINE", "MOST_QUOTAS", "VERSION", "QueueRecords", "labels_of"]
+__all__ = ["LONGEST_TEXT", "MAX_LINE", "VERSION", "QueueRecords", "as_message", "labels_of"]

@@ -46,7 +46,7 @@ def test_version_is_shown():
         ("run --log --json x.json x", "--log needs a value (FILE), but --json follows it"),
         ("run --limits=-- x", "--limits needs a value (FILE), but -- follows it"),
         ("limits --limits --", "--limits needs a value (FILE), but -- follows it"),
-        ("demo --json --report", "--json needs a value (FILE), but --report follows it"),
+        ("demo --rate --snapshots", "--rate needs a value (RATE), but --snapshots follows it"),
     ],
 )
 def test_options_are_no_values(line, why, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from aioapiqueue_run.gateway.authority import Authority
-from aioapiqueue_run.gateway.trust import NoTrustError, context_for, trusted_by_user
+from aioapiqueue_run.gateway.trust import context_for, trusted_by_user
 
 HOST = "ec2.eu-west-1.amazonaws.com"
 
@@ -215,7 +215,7 @@ def test_every_system_file_is_trusted(companies, monkeypatch):
 
 def test_missing_bundle_is_named():
     """It would be an error of each program, too."""
-    with pytest.raises(NoTrustError, match=r"^AWS_CA_BUNDLE: /nowhere\.pem: No such file"):
+    with pytest.raises(ValueError, match=r"^AWS_CA_BUNDLE: /nowhere\.pem: No such file"):
         trusted_by_user({"AWS_CA_BUNDLE": "/nowhere.pem"})
 
 
@@ -229,7 +229,7 @@ def test_no_certificates_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr("os.path.isfile", lambda _: False)
     empty = tmp_path / "empty.pem"
     empty.write_text("")
-    with pytest.raises(NoTrustError, match="install ca-certificates"):
+    with pytest.raises(ValueError, match="install ca-certificates"):
         trusted_by_user({"SSL_CERT_FILE": str(empty)})
 
 

@@ -17,6 +17,7 @@ from aioapiqueue.registry import Registry
 from aioapiqueue_run.gateway.calls import ApiCall
 from aioapiqueue_run.gateway.hub_client import NotPacedError, RunHubClient
 from aioapiqueue_run.hub import Hub
+from tests.helpers import introspect
 
 pytestmark = pytest.mark.real
 
@@ -143,7 +144,7 @@ async def one_call(folder):
         ask.end({"status": 404})
         await client.aclose()
         async with asyncio.timeout(10):
-            while hub.requests:  # noqa: ASYNC110 - the hub has no event for it
+            while introspect.requests_of(hub):  # noqa: ASYNC110 - the hub has no event for it
                 await asyncio.sleep(0.01)
         assert hub.figures[0].errors == 1
 

@@ -66,6 +66,7 @@ class Hub:
 
     def __init__(self, limit="1/s"):
         self.queue = ApiQueue(limit)
+        self.lost = asyncio.Event()
         self.asked = []
 
     def ask(self, _, *, again=False):
@@ -217,6 +218,23 @@ async def test_retry_overtakes_what_waits():
     assert now() == 300.0
     assert [one.turn.done() for one in ahead] == [True, True, False]
     assert not later.turn.done()
+
+
+async def test_retry_after_a_slow_connection_overtakes():
+    """A signature that expires between the turn and the connection is signed again as well."""
+    hub, client = Hub("1 per 235s"), Client()
+    turns, link = HubTurns(hub), await client.connect()
+    await empty(hub)
+    asked = request(mark="a", signed=START - 1)
+    turn = await turns.wait(CALL, asked, link)
+    turns.check(turn, CALL, asked)
+    await asyncio.sleep(60)
+    with pytest.raises(StaleError):
+        turns.check(turn, CALL, asked)
+    other = hub.ask(CALL)
+    await turns.wait(CALL, request(mark="a"), link)
+    assert now() == 470.0
+    assert not other.turn.done()
 
 
 async def test_retry_without_a_mark_is_its_like():

@@ -324,7 +324,7 @@ asyncio.run(main())
         assert (hub.figures[0].calls, hub.figures[0].waiting, hub.figures[0].running) == (2, 0, 1)
         (bench.directory / "two").touch()
         assert await program.end() == ("", "")
-        await tools.until(lambda: hub.requests == 0)
+        await tools.until(lambda: introspect.requests_of(hub) == 0)
         assert hub.figures[0].errors == 0
 
 
@@ -346,7 +346,7 @@ sts.get_caller_identity()
         await tools.until(lambda: hub.figures and hub.figures[0].waiting == 1)
         program.process.send_signal(signal.SIGINT)
         assert await program.line() == "interrupted"
-        await tools.until(lambda: (hub.requests, hub.figures[0].waiting) == (1, 1))
+        await tools.until(lambda: (introspect.requests_of(hub), hub.figures[0].waiting) == (1, 1))
         [queue] = bench.registry.queues.values()
         queue.set_rate("1000/s")
         assert await program.end() == ("", "")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from aioapiqueue.registry import Registry
-from aioapiqueue_run.hub import Ended
+from aioapiqueue_run.hub import Ended, Watcher
 from aioapiqueue_run.hub.calls import Calls
+from aioapiqueue_run.hub.queue_records import QueueRecords
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
 
 
@@ -22,7 +23,7 @@ def registry():
 
 async def test_hub_figures_of_two_services(registry):
     """Two services of one queue, each with a bucket of the same name: two figures."""
-    calls = Calls(registry, count_only=False)
+    calls = Calls(registry, QueueRecords(paced=True), Watcher())
     for service, operation in (("apigateway", "GetRestApis"), ("apigatewayv2", "GetApis")):
         kind = Kind(service, operation, "eu-west-1", "111122223333")
         request = calls.request(ProcessLoad(), kind, {}, ahead=False)
@@ -45,7 +46,7 @@ def exempting():
 
 def test_calls_of_an_operation_are_one_figure(exempting):
     """Whether they use a bucket or not: in the figure all of them, in the bucket those that do."""
-    calls = Calls(exempting, count_only=True)
+    calls = Calls(exempting, QueueRecords(paced=False), Watcher())
     calls.recording.begin(now=0.0, began=0.0)
     kind = Kind("ec2", "DescribeTags", "eu-west-1", None)
     for number in range(32):

@@ -209,7 +209,7 @@ async def test_idle_close_races_the_next_call(bench, tools, unread):
         idle.close_idle()
         (bench.directory / "go").touch()
         assert await program.end(within=10) == ("", "")
-        assert (hub.requests, [figure.calls for figure in hub.figures]) == (0, [2])
+        assert (introspect.requests_of(hub), [figure.calls for figure in hub.figures]) == (0, [2])
     assert len(bench.loopback.times) == 2
 
 
@@ -218,7 +218,7 @@ async def test_connection_of_a_loop_is_kept(bench, tools):
     async with bench.hub({"sts": "1000/s"}) as hub:
         program = await bench.start(f"{CALLS}{WAITS}{TASK}", hub)
         assert await program.line() == "idle"
-        await tools.until(lambda: hub.requests == 0)
+        await tools.until(lambda: introspect.requests_of(hub) == 0)
         assert not any(one.close_idle() for one in introspect.connections_of(hub))
         (bench.directory / "go").touch()
         assert await program.end(within=10) == ("", "")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import introspect
+
 pytestmark = pytest.mark.real
 
 SYNC = """
@@ -53,7 +55,7 @@ async def paced(bench, tools, python, source, *, botocore=None, **environment):
         assert process.python.startswith(environment.get("VERSION", ""))
         assert process.botocore is not None
         assert botocore is None or process.botocore.startswith(botocore)
-        await tools.until(lambda: hub.requests == 0)
+        await tools.until(lambda: introspect.requests_of(hub) == 0)
 
 
 async def test_python_without_our_packages(bench, tools):

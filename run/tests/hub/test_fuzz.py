@@ -119,7 +119,7 @@ class Serving:
         """Wait until all is given back: no connection, no request, no place."""
         self.serves()  # clients that came earlier have been accepted, too
         deadline = time.monotonic() + PATIENCE
-        while introspect.connections_of(self.hub) or self.hub.requests:
+        while introspect.connections_of(self.hub) or introspect.requests_of(self.hub):
             assert time.monotonic() < deadline, "something of a client that has gone is left"
             time.sleep(0.0005)
         for figure in self.hub.figures:

@@ -10,6 +10,7 @@ import pytest
 from aioapiqueue.registry.spi import forget_idle
 from aioapiqueue_run.hub import protocol as _protocol
 from aioapiqueue_run.hub import request as _request
+from aioapiqueue_run.hub.queue_records import QueueRecords
 
 pytestmark = pytest.mark.real
 
@@ -210,7 +211,10 @@ async def test_host_that_is_held_is_not_at_rest(host, bench):
 
 async def test_nobody_waits_in_a_dry_run(bench, tools):
     """What an answer says is counted, and holds nobody."""
-    async with bench.hub({HOST: "1000/s"}, count_only=True) as hub, tools.Raw(hub) as client:
+    async with (
+        bench.hub({HOST: "1000/s"}, queues=QueueRecords(paced=False)) as hub,
+        tools.Raw(hub) as client,
+    ):
         client.greet()
         await client.hear()
         await goes(client, 1)

@@ -6,7 +6,7 @@ import pytest
 
 from aioapiqueue import Event, Rate
 from aioapiqueue.registry import Registry
-from aioapiqueue_run.hub import OTHERS, CallStats, Ended
+from aioapiqueue_run.hub import OTHERS, CallStats, Ended, Watcher
 from aioapiqueue_run.hub.calls import Calls
 from aioapiqueue_run.hub.queue_records import QueueRecords
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
@@ -23,7 +23,7 @@ class Run:
         observers = [self.queues]
         registry = Registry.from_options(options, base=base, check=False, observers=observers)
         self.registry = registry
-        self.calls = Calls(registry, count_only=False, queues=self.queues)
+        self.calls = Calls(registry, self.queues, Watcher())
         self.queues.recording.begin(now=1000.0, began=0.0)
 
     def call(self, service, operation, at=0.0, outcome=Ended.ANSWERED, **counts):

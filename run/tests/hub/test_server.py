@@ -16,6 +16,7 @@ import pytest
 
 from aioapiqueue.registry import Registry
 from aioapiqueue_run.hub import Hub
+from aioapiqueue_run.hub.queue_records import QueueRecords
 from aioapiqueue_run.hub.watcher import Watcher
 from tests.helpers import introspect
 
@@ -179,9 +180,12 @@ async def test_calls_keep_to_the_rate(bench, tools, stalls):
         assert (iam.calls, iam.paced, iam.queue, iam.waited) == (1, False, None, 0)
 
 
-async def test_count_only_lets_everything_go(bench, tools):
-    """With `count_only` everything is let go at once, and the peak of one second is known."""
-    async with bench.hub({"ec2": "1/s"}, count_only=True) as hub, tools.Raw(hub) as client:
+async def test_unpaced_records_let_everything_go(bench, tools):
+    """With them everything is let go at once, and the peak of one second is known."""
+    async with (
+        bench.hub({"ec2": "1/s"}, queues=QueueRecords(paced=False)) as hub,
+        tools.Raw(hub) as client,
+    ):
         client.greet()
         for number in range(1, 51):
             client.ask(number)
@@ -202,7 +206,8 @@ async def test_push_back_holds_the_queue(bench, tools, stalls):
         for _ in range(3):
             await client.hear()
         client.say(do="end", id=1, status=400, code="InvalidSnapshot.NotFound")
-        client.say(do="end", id=2, status=503, code="RequestLimitExceeded", amz_retry_after="300")
+        asked = {"retry_after": "soon", "amz_retry_after": "300"}
+        client.say(do="end", id=2, status=503, code="RequestLimitExceeded", **asked)
         client.ask(3)
         loop = asyncio.get_running_loop()
         begun = loop.time()
@@ -211,6 +216,7 @@ async def test_push_back_holds_the_queue(bench, tools, stalls):
         client.say(do="end", id=3, failed="ReadTimeoutError")
         await tools.until(lambda: hub.figures[0].running == 0)
         assert (hub.figures[0].throttled, hub.figures[0].errors) == (1, 2)
+        assert [queue.stats.malformed for queue in bench.registry.queues.values()] == [1]
 
 
 async def test_dead_client_gives_everything_back(bench, tools):
@@ -228,7 +234,7 @@ async def test_dead_client_gives_everything_back(bench, tools):
             await tools.until(lambda: hub.figures[0].waiting == 3)
         assert await survivor.hear() == {"id": 1, "go": True}
         assert (hub.figures[0].waiting, hub.figures[0].running) == (0, 1)
-        assert hub.requests == 1
+        assert introspect.requests_of(hub) == 1
 
 
 async def test_leaving_the_queue_costs_nothing(bench, tools, stalls):
@@ -274,7 +280,7 @@ async def test_call_that_had_its_turn_goes_ahead(bench, tools):
         for number in (1, 2, 3):
             client.ask(number, again=number == 3)
         client.ask(4, nested=True)
-        await tools.until(lambda: hub.requests == 4)
+        await tools.until(lambda: introspect.requests_of(hub) == 4)
         client.say(do="end", id=1, status=200)
         expected = [1, 4, 3, 2]
         assert await client.hear() == {"version": 2}
@@ -327,7 +333,7 @@ async def test_call_waits_for_every_bucket(bench, tools, stalls):
         client.say(do="leave", id=2)
         client.say(do="end", id=1, status=503, code="RequestLimitExceeded")
         client.say(do="end", id=3, status=200)
-        await tools.until(lambda: hub.requests == 0)
+        await tools.until(lambda: introspect.requests_of(hub) == 0)
         assert (queue.running, figures["StartInstances"].calls) == (0, 0)
         (bucket,) = hub.buckets
         assert (bucket.calls, bucket.waits, bucket.throttled) == (1, 0, 1)
@@ -367,7 +373,7 @@ async def test_waiting_call_uses_no_bucket(bench, tools):
         (queue,) = bench.registry.queues.values()
         await tools.until(lambda: queue.waiting == 1)
         client.say(do="leave", id=2)
-        await tools.until(lambda: hub.requests == 1)
+        await tools.until(lambda: introspect.requests_of(hub) == 1)
         assert (queue.running, queue.waiting) == (1, 0)
         assert left(bench, 7) == pytest.approx(0, abs=0.002)  # of ten units, three were used
         assert [bucket.calls for bucket in hub.buckets] == [1]
@@ -380,7 +386,7 @@ async def test_call_not_sent_uses_no_bucket(bench, tools):
         client.ask(1, "RunInstances", parameters={"MaxCount": 10})
         assert [await client.hear() for _ in range(2)][1] == {"id": 1, "go": True}
         client.say(do="leave", id=1)
-        await tools.until(lambda: hub.requests == 0)
+        await tools.until(lambda: introspect.requests_of(hub) == 0)
         assert left(bench, 10) == 0
 
 
@@ -396,7 +402,7 @@ async def test_refused_call_fails_alone(bench, tools):
         heard = await client.hear()
         assert (heard["id"], "closed" in heard["error"]) == (1, True)
         assert await client.hear() == {"id": 2, "error": '"service" is not a name'}
-        assert hub.requests == 0
+        assert introspect.requests_of(hub) == 0
 
 
 class Noted(Watcher):
@@ -432,7 +438,7 @@ async def test_watcher_is_informed_of_attempts(directory, tools):
             client.ask(number, service="sts")
             assert (await client.hear())["id"] == number
             client.say(id=number, **end)
-        await tools.until(lambda: hub.requests == 1)
+        await tools.until(lambda: introspect.requests_of(hub) == 1)
         await registry.aclose(drain=False)
         assert "closed" in (await client.hear())["error"]
         client.ask(8)
@@ -490,7 +496,7 @@ async def test_broken_watcher_costs_no_call(directory, tools):
             client.ask(number)
             assert await client.hear() == {"id": number, "go": True}
             client.say(do="end", id=number, status=200)
-        await tools.until(lambda: not hub.requests)
+        await tools.until(lambda: not introspect.requests_of(hub))
         await registry.aclose()
         client.ask(3)
         assert "closed" in (await client.hear())["error"]
@@ -507,7 +513,7 @@ def published():
 
 async def test_dry_run_counts_lanes_and_buckets(directory, tools, published):
     """Nothing waits, and each attempt is counted where it would have waited."""
-    hub = Hub(published, directory=directory / "hub", count_only=True)
+    hub = Hub(published, directory=directory / "hub", queues=QueueRecords(paced=False))
     async with hub, tools.Raw(hub) as client:
         client.greet()
         for number in range(1, 201):
@@ -536,7 +542,7 @@ async def test_waiters_learn_why_the_hub_closes(bench, tools):
     assert "the run has ended" in (await client.hear())["error"]
     assert await client.hear() is None
     await client.__aexit__()
-    assert hub.requests == 0
+    assert introspect.requests_of(hub) == 0
     assert hub.figures[0].waiting == 0
 
 
@@ -659,7 +665,7 @@ async def test_thousands_wait_on_one_connection(bench, tools, backlog):
         assert heard == sorted(heard)
         for number in heard:
             client.say(do="end", id=number, status=200)
-        await tools.until(lambda: hub.requests == 0)
+        await tools.until(lambda: introspect.requests_of(hub) == 0)
         assert hub.figures[0].calls == backlog
 
 

@@ -24,8 +24,9 @@ from aioapiqueue_run.cli.run.limits_applied import judged
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.options import RunOptions
 from aioapiqueue_run.cli.run.report import to_copy
-from aioapiqueue_run.hub import CallStats, Ended
+from aioapiqueue_run.hub import CallStats, Ended, Watcher
 from aioapiqueue_run.hub.calls import Calls
+from aioapiqueue_run.hub.queue_records import QueueRecords
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
 from tests.helpers.plans import plan_of
 
@@ -186,7 +187,7 @@ def outcome_of(of, *lanes, service="iam", throttled=20, calls=30, seconds=10):
     estimate = PacedEstimate(of.registry) if of.given.dry_run else None
     if estimate is not None:
         estimate.begin(1_000.0)
-    hub = Calls(of.registry, count_only=True, watcher=estimate)
+    hub = Calls(of.registry, QueueRecords(paced=False), estimate or Watcher())
     hub.recording.begin(now=1_000.0, began=0.0)
     for operation in lanes:
         kind = Kind(service, operation, "eu-west-1", None)

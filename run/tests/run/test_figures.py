@@ -11,8 +11,9 @@ from aioapiqueue_run.cli.run.json_report import figure_as_json
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.options import RunOptions
 from aioapiqueue_run.cli.run.report import remarks
-from aioapiqueue_run.hub import OTHERS, Kind
+from aioapiqueue_run.hub import OTHERS, Kind, Watcher
 from aioapiqueue_run.hub.calls import Calls
+from aioapiqueue_run.hub.queue_records import QueueRecords
 from aioapiqueue_run.hub.records import ProcessLoad
 from tests.helpers.figures import figure_of
 from tests.helpers.plans import plan_of
@@ -167,7 +168,7 @@ def test_table_of_many_regions_takes_no_longer():
 
 def test_peaks_of_services_queues_and_lanes():
     """Attempts of two Regions in one second add up for the service, not for each Region."""
-    calls = Calls(Registry({}), count_only=True)
+    calls = Calls(Registry({}), QueueRecords(paced=False), Watcher())
     for region in ("eu-west-1", "us-east-1"):
         for _ in range(10):
             kind = Kind("ec2", "DescribeImages", region, "111122223333")

@@ -13,7 +13,9 @@ from aioapiqueue_run.cli.run.held import held_by
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.options import RunOptions
 from aioapiqueue_run.cli.run.report import headline
+from aioapiqueue_run.hub import Watcher
 from aioapiqueue_run.hub.calls import Calls
+from aioapiqueue_run.hub.queue_records import QueueRecords
 from aioapiqueue_run.hub.records import CallStats, Kind, ProcessLoad
 from tests.helpers.plans import other_runs, plan_of
 
@@ -42,7 +44,7 @@ def outcome_of(calls, limits=LIMITS):
         limits: as in limits.toml.
     """
     registry = Registry.parse(limits)
-    hub = Calls(registry, count_only=False)
+    hub = Calls(registry, QueueRecords(paced=True), Watcher())
     hub.recording.begin(now=1_000.0, began=0.0)
     for operation, (rates, waited) in calls.items():
         kind = Kind("ec2", operation, "eu-west-1", None)

@@ -19,8 +19,9 @@ from aioapiqueue_run.cli.run.html_report import html_report
 from aioapiqueue_run.cli.run.json_report import json_report
 from aioapiqueue_run.cli.run.model import Outcome
 from aioapiqueue_run.cli.run.options import RunOptions
-from aioapiqueue_run.hub import CallStats, Ended, Process
+from aioapiqueue_run.hub import CallStats, Ended, Process, Watcher
 from aioapiqueue_run.hub.calls import Calls
+from aioapiqueue_run.hub.queue_records import QueueRecords
 from aioapiqueue_run.hub.records import Kind, ProcessLoad
 from tests.helpers.plans import other_runs, plan_of
 from tests.helpers.words import words_of
@@ -175,7 +176,7 @@ def test_bad_file_is_refused_before_anything_runs(tmp_path):
 
 def outcome_of(registry, account):
     """What came of ten seconds of calls to two services, two of three throttled."""
-    calls = Calls(registry, count_only=False)
+    calls = Calls(registry, QueueRecords(paced=True), Watcher())
     calls.recording.begin(now=1_000.0, began=time.time())
     for service, operation in (("iam", "ListUsers"), ("sts", "GetCallerIdentity")):
         kind = Kind(service, operation, "eu-west-1", account)

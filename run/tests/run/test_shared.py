@@ -146,6 +146,8 @@ async def test_unusable_servers_name_the_remedy(server, secure, others):
         f"redis+cluster://127.0.0.1:{node.port}": "the cluster is down or incomplete",
         server.url.replace("redis", "redis+cluster").removesuffix("/0"): "it is not a cluster",
         f"redis+cluster://:nope@127.0.0.1:{server.port}": "it rejects the password",
+        f"redis+cluster://127.0.0.1:{server.port}": "it needs a password",
+        f"redis+sentinel://127.0.0.1:{server.port}/main": "no Sentinel knows a primary",
         f"redis+sentinel://127.0.0.1:{full.port}/main": "it is not a Sentinel",
         f"redis+sentinel://127.0.0.1:{free_port()}/main": "no Sentinel knows a primary of that",
         f"redis://127.0.0.1:{free_port()}": "(Connection refused): check the host and",

@@ -20,13 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["OutputFile", "discard", "open_files"]
 
-_OWN = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
-
 
 class OutputFile:
     """A file that is open from the start of a run to its end.
 
-    "-", /dev/stdout and /dev/stderr are our own, to which the program writes, too.
+    "-" and the files of our stdout and stderr are our own, to which the program writes, too.
 
     Args:
         option: the option that names the file, for messages.
@@ -39,7 +37,7 @@ class OutputFile:
 
     def __init__(self, option: str, path: Path, *, append: bool = False) -> None:
         self.option, self.path = option, path
-        own = _OWN.get(str(path)) or _own_stream(path)
+        own = 1 if str(path) == "-" else _own_stream(path)
         self._made = own is None and not os.path.lexists(path)
         try:
             # Our own stream is appended to through a copy of its descriptor: opened again, it would
@@ -118,10 +116,10 @@ def discard(files: Iterable[OutputFile]) -> None:
 
 
 def _own_stream(path: Path) -> int | None:
-    """Return which of our streams is redirected to a regular file; None if neither is."""
+    """Return which of our streams goes to a file; None if neither does."""
     with contextlib.suppress(OSError):
         there = path.stat()
-        for number in (1, 2) if stat.S_ISREG(there.st_mode) else ():
+        for number in (1, 2):
             with contextlib.suppress(OSError):  # it is closed
                 if os.path.samestat(there, os.fstat(number)):
                     return number

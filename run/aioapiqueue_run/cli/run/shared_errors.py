@@ -23,8 +23,6 @@ _REACH = "check the host and the port, and that the server is running"
 _PATH = "check the path, and that the server is running"
 
 _SERVER = {
-    "NOAUTH|HELLO must be called": "it needs a password: write redis://USER:PASSWORD@HOST, or "
-    "redis://:PASSWORD@HOST",
     "READONLY|read only replica": "it is a read-only replica: use the address of the primary, or "
     "of the Sentinels (redis+sentinel://HOST:26379/NAME)",
     "OOM|maxmemory": "its memory is full: raise its maxmemory",

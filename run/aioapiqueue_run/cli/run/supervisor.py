@@ -123,7 +123,6 @@ class _Run:
             hub = Hub(
                 plan.registry,
                 directory=directory,
-                count_only=plan.given.dry_run,
                 queues=plan.queues,
                 watcher=self.outcome.estimate,
             )
