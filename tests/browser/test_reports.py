@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.real, pytest.mark.browser]
 ROOT = Path(__file__).parents[2]
 LOOKS = {"light": {}, "dark": {"dark": True}, "phone": {"width": 375}}
 WAITS = ("p50", "p90", "p99", "max")
-# What a report may have besides queues.
+# What a report may have in addition to queues.
 MORE = {
     "notes": ["One call in four goes to the first queue. " * 3],
     "tables": [

@@ -18,7 +18,8 @@ __all__ = ["read_hello"]
 async def read_hello(stream: ByteStream) -> tuple[bytes, str | None]:
     """Read the first message of TLS; return the bytes, and the server's name in lower case.
 
-    The name is None if there is none, or if it is another protocol, of which some bytes are read.
+    The name is None if the client sends none, or if it speaks another protocol. Either way, the
+    bytes that were read come back.
 
     Raises:
         anyio.EndOfStream: the client has hung up.

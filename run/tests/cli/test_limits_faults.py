@@ -192,7 +192,7 @@ def test_invalid_aws_settings_are_refused(discover, tmp_path, environment, messa
 
 
 def test_a_file_is_never_written_over(discover, tmp_path):
-    """Where a link leads nowhere, or there is no folder, nobody is asked."""
+    """A dangling link or a missing directory is refused before AWS is asked."""
     (tmp_path / "link.toml").symlink_to("nowhere.toml")
     for name, message in (
         ("link.toml", "exists already"),

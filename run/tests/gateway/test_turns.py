@@ -203,7 +203,7 @@ async def test_signature_for_somebody_else_than_aws():
 
 
 async def test_retry_overtakes_what_waits():
-    """After 240 s it is told to come again; it leaves the line meanwhile, and then goes first."""
+    """After 240 s the client must come back: its call leaves the line, and goes first on return."""
     hub, client = Hub("1 per 100s"), Client()
     turns, link = HubTurns(hub), await client.connect()
     await empty(hub)

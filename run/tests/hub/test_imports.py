@@ -133,7 +133,7 @@ async def test_stand_in_for_botocore_is_ignored(bench):
 
 
 async def test_late_botocore_may_be_unhookable(bench, tools, monkeypatch):
-    """Where a class of clients takes no hook, imports go on, and the hub is told why, once."""
+    """If a client class cannot be hooked, imports go on, and the hub learns the reason once."""
     told = []
     parse = _protocol.parse
     monkeypatch.setattr(_protocol, "parse", lambda line: told.append(line) or parse(line))

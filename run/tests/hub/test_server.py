@@ -181,7 +181,7 @@ async def test_calls_keep_to_the_rate(bench, tools, stalls):
 
 
 async def test_unpaced_records_let_everything_go(bench, tools):
-    """With them everything is let go at once, and the peak of one second is known."""
+    """Such a hub releases every call at once, and knows the peak of one second."""
     async with (
         bench.hub({"ec2": "1/s"}, queues=QueueRecords(paced=False)) as hub,
         tools.Raw(hub) as client,
@@ -421,7 +421,7 @@ class Noted(Watcher):
 
 
 async def test_watcher_is_informed_of_attempts(directory, tools):
-    """Of each that is let go, throttled or failed, with its counts, and when."""
+    """The watcher sees each attempt that is released, throttled or failed: counts and instants."""
     watcher = Noted()
     registry = Registry({"ec2": "1/h", "sts": "100/s"})
     hub = Hub(registry, directory=directory / "hub", watcher=watcher)
