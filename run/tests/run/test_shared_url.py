@@ -111,6 +111,7 @@ def test_address_has_what_a_client_needs():
         ("redis+cluster://:hid@host/1", FORM),
         ("redis+cluster://:hid@host?db=1", "the options of redis+cluster:// are username,"),
         ("redis+sentinel://:hid@host", FORM),
+        ("redis+sentinel://hid/@host", "%2F for /"),
         ("unix://:hid@host/run/r.sock", FORM),
         ("unix://", FORM),
     ],
@@ -132,6 +133,7 @@ _PASSWORDS = st.lists(st.sampled_from([_MARK, *"/?#@:%[] &=,+;\\\"'é\x1b"]), mi
 @example(scheme="redis", raw=":1?", rest="/0", careful=False)
 @example(scheme="redis", raw="@Zq9/Zq9", rest="", careful=False)
 @example(scheme="redis", raw="Zq9&Zq9", rest="", careful=False)
+@example(scheme="redis+sentinel", raw="Zq9/", rest="", careful=False)
 @given(
     scheme=st.sampled_from(["redis", "rediss", "redis+cluster", "redis+sentinel", "http", "unix"]),
     raw=_PASSWORDS,

@@ -39,7 +39,7 @@ _FORMS = {
         rf"rediss?\+cluster://{_LOGIN}{_HOSTS}(?:/0*)?"
     ),
     "redis+sentinel://USER:PASSWORD@HOST:26379,HOST:26379/NAME/0": (
-        rf"rediss?\+sentinel://{_LOGIN}{_HOSTS}/(?P<name>[^/?]+){_DB}"
+        rf"rediss?\+sentinel://{_LOGIN}{_HOSTS}/(?P<name>[^/?@]+){_DB}"
     ),
 }
 """The forms of URLs, and the pattern of each before its options."""
