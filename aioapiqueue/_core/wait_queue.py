@@ -243,9 +243,12 @@ class SortedLine(Line[W]):
     __slots__ = ()
 
     def put(self, waiter: W) -> bool:
-        """Add a call where its number belongs; return whether it may go first now."""
-        super().put(waiter)
-        return self.move_by_number(waiter)
+        """Add a call where its number belongs; return whether it goes first now."""
+        may_go_first = super().put(waiter)
+        level = None if self.levels is None else self.levels[waiter.priority]
+        if level is not None and len(level) > 1 and level[-2].arrival > waiter.arrival:
+            return self.move_by_number(waiter)
+        return may_go_first and self.first() is waiter
 
 
 class WaitQueue(asyncio.Queue[W]):
