@@ -160,7 +160,6 @@ class VirtualLink:
         asyncio.get_running_loop().call_later(self.hub.delay, self._flush, client)
 
     def _flush(self, client: Any) -> None:
-        self.hub.quotas.commit(asyncio.get_running_loop().time())
         messages, client.outbox = wire.decode(wire.encode(client.outbox)), []
         if client is self.client:
             self.owner.receive(messages)
@@ -185,7 +184,6 @@ class VirtualLink:
     def _come(self, client: Any, line: bytes) -> None:
         if client is self.client:
             client.receive(wire.decode(line))
-            self.hub.quotas.commit(asyncio.get_running_loop().time())
 
     def lose(self, why: str) -> None:
         """End the connection, as a hub that dies does."""

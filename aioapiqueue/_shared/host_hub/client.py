@@ -118,9 +118,10 @@ class HubClient:
         self._quota.hold_messages()
         try:
             for kind, *parts in messages:
-                if kind not in self._handlers:
+                handler = self._handlers.get(kind)
+                if handler is None:
                     raise KeyError(f"unknown message {kind!r}")
-                self._handlers[kind](self, *parts)
+                handler(self, *parts)
             if len(self._quota.clients) > 1:  # a single client can estimate by itself
                 self._estimate(messages)
         finally:
@@ -171,8 +172,7 @@ class HubClient:
         self.started += 1
         self._waiting.pop(call.ticket, None)
         self._running[call.ticket] = call
-        # Before the grant is sent: the write to the client commits first what is noted by then.
-        self._quota.note(call)
+        self._quota.note(call)  # before the grant is queued: `flush` commits what is noted by then
         if call.delayed_by is not None:
             self.send("delayed", *call.delayed_by, round(call.waited, 6))
         at = call.waited_until

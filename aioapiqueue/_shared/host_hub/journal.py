@@ -282,6 +282,11 @@ class Journal:
         if record.bound < 0:
             self._dirty[record] = None
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether `commit` has anything to write."""
+        return bool(self._dirty or self._replaced or self._closed or self._must_begin)
+
     def commit(self, now: float) -> None:
         """Write all records that need it."""
         if now < self._rests_until:

@@ -277,8 +277,9 @@ class HubQuota:
         self._will_flush = True
 
     def flush(self) -> None:
-        """Send the queued messages of all clients."""
+        """Write to the journal how much calls have used, then send all queued messages."""
         self._will_flush = False
+        self.records.commit()  # before clients learn of their grants
         while self._unsent:
             self._unsent.pop().flush()
 
@@ -417,10 +418,9 @@ class HubQuota:
 
     # What outlasts the hub.
 
-    def note(self, call: Call) -> None:
+    def note(self, call: ClientCall) -> None:
         """Note that a call has started, in figures and for the journal."""
-        waited = call.waited_until - call.joined_at + _as_client_call(call).before
-        self._waits.add(call.waited_until, waited)
+        self._waits.add(call.waited_until, call.waited_until - call.joined_at + call.before)
         self.records.note(call)
 
     def reset(self) -> None:

@@ -149,6 +149,11 @@ class QuotaRecords:
         states += [state for lane in lanes if lane is not None for state in lane.kept]
         self._note(dict.fromkeys(states), call)
 
+    def commit(self) -> None:
+        """Write to the journal what has been noted."""
+        if self._journal is not None and self._journal.has_changes:
+            self._journal.commit(self._host.loop.now())
+
     def close(self) -> None:
         """Write exactly how much calls have used."""
         # A limit that has changed, and that no call has used since, has no record yet.

@@ -74,7 +74,7 @@ class HubQuotas:
             quota.limiter.apply(statements.Hold(None, now + rest))
 
     def commit(self, now: float) -> None:
-        """Write to the journal how much calls have used, before clients see their grants."""
+        """Write to the journal what could not be written before."""
         if self._journal is not None:
             self._journal.commit(now)
 

@@ -89,17 +89,13 @@ class HostHub:
             remove(self._path)
             await asyncio.sleep(0)  # the transports close their sockets
 
-    def commit(self) -> None:
-        """Write to the journal how much calls have used."""
-        self._quotas.commit(time.monotonic())
-
     def stop(self) -> None:
         """End the hub: its clients start another one when they need it."""
         self._over.set()
 
     def _look_at_socket(self) -> None:
         """Listen again if the socket's file is missing, as after a logout."""
-        self.commit()  # what could not be written before
+        self._quotas.commit(time.monotonic())  # what could not be written before
         self._quotas.forget_idle()
         with contextlib.suppress(OSError):
             os.utime(self._place.lock())  # else a cleaner of /tmp removes it after some days
@@ -299,7 +295,6 @@ class _Client:
                     self._greet(line)
                 else:
                     self.client.receive(decode(line))
-                    self._service.commit()  # also settlements, for which `flush` is not called
         except _MALFORMED as error:
             # It comes from another program, or from a faulty build, and more would follow.
             self._connection.refuse(f"this hub received an invalid message: {error!r}")
@@ -317,7 +312,6 @@ class _Client:
     def flush(self, client: HubClient) -> None:
         """Send the queued messages of a client."""
         outbox, client.outbox = client.outbox, []
-        self._service.commit()  # before the client learns of its grants
         if outbox and client is self.client:
             self._connection.send(encode(outbox))
 
