@@ -78,6 +78,10 @@ class Limiter:
         """Return what makes queues of one quota, where limits are kept elsewhere."""
         return ApiQueue
 
+    def late(self, interval: float) -> float:  # noqa: ARG002 - for `OnHost`
+        """Return how many seconds late a call may start if one is due every `interval` seconds."""
+        return 0
+
     async def settled(self) -> None:
         """Wait until all that the queue was told is in force; no time passes."""
 
@@ -155,9 +159,13 @@ class OnHost(Limiter):
 
     Args:
         examples: as attribute.
+
+    Attributes:
+        quantum: seconds between two groups of calls, with the default of `catch_up`.
     """
 
     shared = True
+    quantum = 0.005
 
     def __init__(self, *, examples: int) -> None:
         self.examples = examples
@@ -165,6 +173,10 @@ class OnHost(Limiter):
     def warned_of_unpaced(self) -> AbstractContextManager[Any]:
         """Expect none: limits of others may pace the call."""
         return nullcontext()
+
+    def late(self, interval: float) -> float:
+        """Return the time between two groups of calls, if calls start in groups."""
+        return self.quantum if interval < self.quantum else 0
 
     def quota(self) -> Callable[..., ApiQueue]:
         """Return what makes queues of one quota."""

@@ -104,7 +104,13 @@ class HubQuota:
         lanes = dict(self.limits.by_name)
         own = lanes.pop(QUEUE)
         settings = settings._replace(limits=own, lanes=lanes)
-        return QuotaLimiter(LocalLimiter(host, settings), self.hold_messages, self.flush)
+        return QuotaLimiter(
+            LocalLimiter(host, settings),
+            host,
+            settings.catch_up,
+            hold_messages=self.hold_messages,
+            flush=self.flush,
+        )
 
     @staticmethod
     def _own_catch_up(catch_up: float) -> float:
