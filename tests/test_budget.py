@@ -84,7 +84,10 @@ def run(tmp_path_factory):
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "test_it.py").write_text(TESTS)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-ra", "-p", "no:cacheprovider", "-m", ""],
+        [
+            *(sys.executable, "-m", "pytest", "-ra", "-p", "no:cacheprovider", "-m", ""),
+            f"--basetemp={folder / 'pytest'}",  # elsewhere, it would delete what older runs left
+        ],
         cwd=folder,
         env=os.environ
         | {

@@ -51,7 +51,10 @@ def run_modules(folder, modules):
         (folder / f"test_{name}.py").write_text(BEGINNING + source)
     loaded = [part for plugin in PLUGINS for part in ("-p", plugin)]
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-v", *USUAL, *SCOPE, *loaded],
+        [
+            *(sys.executable, "-m", "pytest", "-v", *USUAL, *SCOPE, *loaded),
+            f"--basetemp={folder / 'pytest'}",  # elsewhere, it would delete what older runs left
+        ],
         cwd=folder,
         env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "200"},
         stdout=subprocess.PIPE,

@@ -30,7 +30,6 @@ __all__ = [
     "core_tests",
     "load_equivalents",
     "run_changed",
-    "run_tests",
 ]
 
 ROOT = Path(__file__).parents[2]
@@ -220,7 +219,7 @@ def run_tests(copy: Path, tests: dict[str, float]) -> str | None:
     files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [sys.executable, *_PYTEST, "-x", "--tb=no", *files],
+            [sys.executable, *_PYTEST, *_temporary_in(folder), "-x", "--tb=no", *files],
             cwd=ROOT,
             env=_environment(copy) | Settings(tests=tests).variable(Path(folder, "settings")),
             capture_output=True,
@@ -249,7 +248,8 @@ def _measured(copy: Path, tests: list[str]) -> dict[str, Any]:
         done = subprocess.run(
             [
                 *(sys.executable, "-P", "-m", "coverage", "run", "--rcfile="),  # lines only
-                *(f"--source={copy / 'aioapiqueue'}", *_PYTEST[1:], "-q", *tests),
+                *(f"--source={copy / 'aioapiqueue'}", *_PYTEST[1:], *_temporary_in(folder)),
+                *("-q", *tests),
             ],
             cwd=ROOT,
             env=_environment(copy)
@@ -294,6 +294,11 @@ _PYTEST = (
     "--budget=0",  # each mutant has a time of its own
     *(x for p in _PLUGINS for x in ("-p", p)),
 )
+
+
+def _temporary_in(folder: str) -> tuple[str]:
+    """Return an option for pytest: elsewhere, each run would delete what older ones have left."""
+    return (f"--basetemp={folder}/pytest",)
 
 
 _VARIABLES = {"CI": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
