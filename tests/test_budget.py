@@ -47,7 +47,7 @@ class Clock:
 
 budget.time = Clock
 yardstick.delay = lambda: 1
-stalls.kept_waiting = lambda: 0
+stalls.waited_for_a_core = lambda: 0
 
 @pytest.fixture
 def slow_machine(monkeypatch):
@@ -55,7 +55,7 @@ def slow_machine(monkeypatch):
 
 @pytest.fixture
 def busy_machine(monkeypatch):
-    monkeypatch.setattr(stalls, "kept_waiting", lambda: Clock.now)
+    monkeypatch.setattr(stalls, "waited_for_a_core", lambda: Clock.now)
 """
 TESTS = """
 import pytest

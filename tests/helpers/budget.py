@@ -26,8 +26,8 @@ class Budget:
     """Fails tests that take longer than `seconds`, set-up included.
 
     A slow or busy machine fails none. A test may take longer in proportion (see `delay`), and by
-    the time for which the machine kept some process waiting (on Linux), up to three times the
-    limit. On an idle machine, as in a run of one file, a test has just the limit.
+    the time for which some process had to wait for a core (on Linux), up to three times the limit.
+    Beside nothing else, as in a run of one file on an idle machine, a test has just the limit.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -50,7 +50,7 @@ class Budget:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self) -> Iterator[None]:
         """Measure the set-up."""
-        self._waited = stalls.kept_waiting()
+        self._waited = stalls.waited_for_a_core()
         began, self._shared = time.perf_counter(), 0.0
         try:
             return (yield)
@@ -64,13 +64,13 @@ class Budget:
         result = yield
         took = self._took + time.perf_counter() - began - self._shared
         if took > self._seconds and not any(map(item.get_closest_marker, UNLIMITED)):
-            waited = stalls.kept_waiting() - self._waited
+            waited = stalls.waited_for_a_core() - self._waited
             allowed = self._seconds * yardstick.delay()
             if took > max(allowed, self._seconds + min(waited, 2 * self._seconds)):
                 message = (
                     f"The test passed, but took {took:.1f} s. Allowed are {allowed:.1f} s on this "
-                    f"machine just now, or {self._seconds:g} s beside {waited:.1f} s of waiting "
-                    "for cores and disks. Make it shorter, or mark it `slow`."
+                    f"machine just now, or {self._seconds:g} s beside {waited:.1f} s without a "
+                    "core. Make it shorter, or mark it `slow`."
                 )
                 raise pytest.fail.Exception(message, pytrace=False) from None
         return result

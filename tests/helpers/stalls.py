@@ -6,8 +6,6 @@ runs, that is the bound; what a busy or virtual machine keeps from this process 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import time
 from pathlib import Path
@@ -57,23 +55,10 @@ def _excess(took: float) -> float:
     return took - _NAP if took > _NAP + _NOTICED else 0.0
 
 
-_PROC = Path("/proc")
-_STOLEN = 8
-"""The field of /proc/stat for time in which the host of a virtual machine ran something else."""
-
-
-def kept_waiting(proc: Path = _PROC) -> float:
-    """Return for how many seconds this machine has kept processes waiting since it started.
-
-    Some process waited for a core, a disk or memory, or the machine is virtual, and its host did
-    not run it. Systems other than Linux do not tell: 0.
-    """
-    seconds = 0.0
-    for kind in ("cpu", "io", "memory"):
-        with contextlib.suppress(OSError):  # an older Linux has none
-            some = (proc / "pressure" / kind).read_text("ascii").partition("\n")[0]
-            seconds += int(some.rpartition("total=")[2]) / 1e6
-    with contextlib.suppress(OSError):
-        cores = (proc / "stat").read_text("ascii").partition("\n")[0].split()
-        seconds += int(cores[_STOLEN]) / os.sysconf("SC_CLK_TCK")
-    return seconds
+def waited_for_a_core() -> float:
+    """Return for how many seconds some process has waited for a core since the machine started."""
+    try:
+        some = Path("/proc/pressure/cpu").read_text("ascii").partition("\n")[0]
+    except OSError:  # another system, or an older Linux
+        return 0.0
+    return int(some.rpartition("total=")[2]) / 1e6
