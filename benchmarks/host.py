@@ -132,8 +132,8 @@ async def _side_by_side(path: str, rounds: int, calls: int) -> tuple[list[float]
 def waiting(report: Report, /, *, quick: bool) -> None:
     """The hub's CPU for each slot that waited, with others waiting.
 
-    Beside it, the CPU of a server that does nothing but to wake up twice, for a message and for a
-    timer: where a slot is due each millisecond or more seldom, that is most of it.
+    Beside it, the CPU of a server that only wakes up twice, for a message and for a timer: where
+    slots are due further apart than the hub's groups of calls, that is most of what a slot costs.
     """
     seconds = 2.0 if quick else 10.0
     with tempfile.TemporaryDirectory(prefix="host-", dir="/tmp") as directory:

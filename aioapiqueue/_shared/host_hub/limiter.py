@@ -4,7 +4,8 @@ After a look that granted calls, it waits a few milliseconds (the quantum) befor
 even if the next call is due sooner. A look costs the hub two wake-ups, one for the timer and one
 for what clients send next, and at hundreds of calls per second these make up most of a slot's cost.
 So calls start in groups, each call at most a quantum late. Rates are kept, because `catch_up` makes
-up for the lateness. A window loses it once: afterwards, its calls are due in the same groups.
+up for the lateness. A window makes up for none: one by itself loses it once, as its calls then stay
+in these groups, but lanes whose short windows differ in length go on losing a little.
 """
 
 from __future__ import annotations
