@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Adaptive"]
 
+_BUSY = 0.010
+"""Gap between two calls, in seconds, that never counts as idle time. Fast calls start in groups,
+which are at most half as far apart (`algorithms.next_look`)."""
 _ENOUGH = 10
 """Fewest calls for a measurement, and for a recovery."""
 _FLOOR = 0.1
@@ -356,7 +359,7 @@ class AdaptiveRate(algorithms.TokenBucket):
     def consume(self, now: float, costs: Sequence[float]) -> None:
         cost = costs[self.unit]
         gap = now - self.last if self.last > -math.inf else 0.0
-        busy = 2 * max(cost, 1) / self.pace.allowed  # a longer gap is idle time
+        busy = max(_BUSY, 2 * max(cost, 1) / self.pace.allowed)  # a longer gap is idle time
         # For the measurement, up to a second counts at any rate, because a server's bucket also
         # refills between bursts.
         self.active += min(gap, max(1.0, busy))

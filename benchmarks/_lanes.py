@@ -97,7 +97,7 @@ class Tenants:
         """Make the limiter that the queue would have by itself, with its time measured."""
         host.grant = self.timed_apart(host.grant)  # type: ignore[assignment]  # of this one
         limiter = self.limiter = LocalLimiter(host, settings)
-        limiter.release_due = self.timed(limiter.release_due)  # type: ignore[assignment]  # too
+        limiter.release_due = self.timed(limiter.release_due)  # type: ignore[method-assign]  # too
         return limiter
 
     def start(self, keys: tuple[str, str], call: asyncio.Future[Slot]) -> None:
@@ -107,14 +107,12 @@ class Tenants:
             self.starts[key].append(now)
         call.result().release()
 
-    def timed(
-        self, release_due: Callable[[float], float | None]
-    ) -> Callable[[float], float | None]:
+    def timed(self, release_due: Callable[..., float | None]) -> Callable[..., float | None]:
         """Return a function that does the same, and adds up the time that it takes."""
 
-        def releasing(now: float) -> float | None:
+        def releasing(now: float, **how: float) -> float | None:
             begun = time.perf_counter()
-            wake = release_due(now)
+            wake = release_due(now, **how)
             self.scheduling += time.perf_counter() - begun
             return wake
 

@@ -157,8 +157,9 @@ class _Here:
     def try_acquire(self, call: Call, now: float) -> bool:
         return self._limiter.try_acquire(call, self._clocks.there(now))
 
-    def release_due(self, now: float) -> float | None:
-        wake = self._limiter.release_due(self._clocks.there(now))
+    def release_due(self, now: float, *, planned: float = -math.inf) -> float | None:
+        there = self._clocks.there
+        wake = self._limiter.release_due(there(now), planned=there(planned))
         return None if wake is None else self._clocks.here(wake)
 
 

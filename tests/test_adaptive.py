@@ -22,6 +22,14 @@ async def use(queue, calls, *, key=None):
     return slots
 
 
+async def together(queue, calls):
+    """Make so many calls at once; return their slots, which are over."""
+    slots = await asyncio.gather(*(queue.enqueue() for _ in range(calls)))
+    for slot in slots:
+        slot.release()
+    return slots
+
+
 async def gaps(queue, calls, *, key=None):
     """Make so many calls; return the seconds between one start and the next."""
     loop = asyncio.get_running_loop()
@@ -439,6 +447,20 @@ async def test_rate_grows_to_the_ceiling(limiter):
     assert before < rates[0] < 10
     await asyncio.sleep(10)
     assert await gaps(queue, 6) == pytest.approx([0, 0, 0, 0, 0.1], abs=1e-6)
+
+
+async def test_fast_rate_grows_as_a_slow_one(limiter):
+    """Calls that start in groups leave no idle time between them."""
+    shares = []
+    for rate in (100, 2000):
+        queue = limiter.queue(f"{rate}/s", adaptive=Adaptive(recovery=2))
+        slots = await together(queue, rate)  # a second's worth
+        slots[-1].throttled()
+        await limiter.settled()
+        await together(queue, round(0.7 * rate))
+        shares.append(queue.stats.rate / rate)
+    assert 0.75 < shares[0] < 1
+    assert shares[1] == pytest.approx(shares[0], rel=0.03)
 
 
 @pytest.mark.contract

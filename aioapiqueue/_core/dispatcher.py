@@ -94,7 +94,7 @@ class Dispatcher:
         self.unknown_keys = UnknownKeys(self, lanes, is_strict=strict_lanes)
         self._followers: Followers | None = None
         self._ticker = Ticker(self)
-        self._timeouts = Timeouts(self)
+        self._timeouts = Timeouts(self, self._ticker.be_exact)
         self.figures = QueueFigures()
         # The limiter is made before the wait queue, because it determines the kind of that.
         make = LocalLimiter if factory is None else factory.make_limiter

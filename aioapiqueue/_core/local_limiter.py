@@ -17,10 +17,12 @@ from aioapiqueue._core.slot import Call, DetailedCall
 from aioapiqueue._core.slow_downs import SlowDownRounds
 from aioapiqueue._core.statements import Hold, Pause, Resume, SetLimits, Settled, Throttled
 from aioapiqueue._limits.algorithms import (
+    QUANTUM,
     TokenBucket,
     consume_if_due,
     consume_two_full_buckets,
     default_step,
+    next_look,
 )
 from aioapiqueue._limits.cost_units import ONE_CALL, UNSTATED, LateCosts, is_stated
 from aioapiqueue._limits.lane_states import Lanes, check_costs, limits_charged_by
@@ -288,7 +290,7 @@ class LocalLimiter:
                 when = max(when, limit.all_started(now, cost, min(first, cost)))
         return when
 
-    def release_due(self, now: float) -> float | None:
+    def release_due(self, now: float, *, planned: float = -math.inf) -> float | None:
         """Grant all calls that are due; return when to look again (None: no call waits)."""
         waiters = self._host.waiters
         scheduler, sorter = self._scheduler, self._sorter
@@ -304,12 +306,12 @@ class LocalLimiter:
         if now < (held := self.own.held):
             return held
         if scheduler.active:
-            return scheduler.step(now)
+            return scheduler.step(now, planned)
         for line in waiters.lines.values():  # there is at most one
-            return self._release_line(line, now)
+            return self._release_line(line, now, planned)
         return math.inf  # all waiting calls were cancelled, and have not left yet
 
-    def _release_line(self, line: Line[Call], now: float) -> float | None:
+    def _release_line(self, line: Line[Call], now: float, planned: float) -> float | None:
         """Do the same as `release_due`, where there is one line."""
         waiters, grant = self._host.waiters, self._host.grant
         limits: States = self.own.states if line.limits is None else line.limits
@@ -328,6 +330,8 @@ class LocalLimiter:
             elif (due := alone.next_at(now, costs)) <= now:
                 alone.consume(now, costs)
             if due > now:
+                if due < planned + QUANTUM:
+                    return next_look(limits, costs, due, now, planned)
                 return due
             waiters.pop(call)
             grant(call, now)

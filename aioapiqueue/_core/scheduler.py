@@ -55,6 +55,7 @@ from aioapiqueue._core.wait_lists import (
     wait_list_at,
     wait_list_of,
 )
+from aioapiqueue._limits.algorithms import QUANTUM, next_look
 from aioapiqueue._limits.limit_state import LimitState
 
 if TYPE_CHECKING:
@@ -206,8 +207,12 @@ class Scheduler:
 
     # The step.
 
-    def step(self, now: float) -> float | None:
+    def step(self, now: float, planned: float) -> float | None:
         """Start all calls that are due, in their order.
+
+        Args:
+            now: the present instant.
+            planned: the instant for which this step was planned; see `Limiter.release_due`.
 
         Returns:
             The instant of the next step at the latest: `now` if the budget is used up; inf: only
@@ -247,7 +252,7 @@ class Scheduler:
             line = self._look_at(wait_list, line, now)
             if self.disturbed:  # an observer of the grant has changed something
                 return now
-        return self._next_timer(now) if self._waiters.live else None
+        return self._next_timer(now, planned) if self._waiters.live else None
 
     def _look_at(self, wait_list: WaitList, line: Line[Call], now: float) -> Line[Call] | None:
         """Start the first call at an open limit, or let it wait for another limit.
@@ -290,28 +295,42 @@ class Scheduler:
                 number += 1
         return number
 
-    def _next_timer(self, now: float) -> float:
+    def _next_timer(self, now: float, planned: float) -> float:
         if len(self._timers) > 2 * self._timed + MANY_STALE:
             self._timers = [entry for entry in self._timers if entry[2].timer == entry[0]]
             heapify(self._timers)
-        timers = self._timers
+        timers, wake = self._timers, math.inf
+        grouped: list[tuple[float, int, WaitList]] = []
         while timers:
             at, _, wait_list = timers[0]
             if wait_list.timer != at:
                 heappop(timers)
                 continue
             if at <= now:  # the budget was not enough for all due timers
-                return now
+                wake = now
+                break
             # A timer may be too early by now, as calls of other lines were charged to the limit.
             # Asked again here, once at the top, it does not wake the loop without need.
             line = wait_list.first_line()
             opens = math.inf if line is None else self._opens_at(wait_list, line, now)
-            if opens <= at:
-                return at
-            heappop(timers)
-            self._drop_timer(wait_list)
-            self._set_timer(wait_list, opens)
-        return math.inf
+            if opens > at:
+                heappop(timers)
+                self._drop_timer(wait_list)
+                self._set_timer(wait_list, opens)
+                continue
+            look = at
+            if at < planned + QUANTUM:
+                call = line.head  # type: ignore[union-attr]  # it opens
+                look = next_look((wait_list.limit,), call.costs, at, now, planned)  # type: ignore[union-attr]  # as above
+            wake = min(wake, look)
+            if at == look or at >= wake:
+                break
+            # The timer itself stays as it is: a look for another reason must find that it is due,
+            # or a newcomer would start before the calls that wait for their group.
+            grouped.append(heappop(timers))
+        for entry in grouped:
+            heappush(timers, entry)
+        return wake
 
     # One wait list.
 

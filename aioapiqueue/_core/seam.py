@@ -278,8 +278,15 @@ class Limiter(Protocol):
             ValueError: as for `try_acquire`.
         """
 
-    def release_due(self, now: float) -> float | None:
-        """Grant all calls that are due; return when to look again (None: no call waits)."""
+    def release_due(self, now: float, *, planned: float = -math.inf) -> float | None:
+        """Grant all calls that are due; return when to look again (None: no call waits).
+
+        Args:
+            now: the present instant.
+            planned: the instant for which this look was planned. After calls have started, the next
+                ones under a rate may then start in a group (`next_look`). Default: something has
+                changed, and the next call starts when it is due.
+        """
 
     def ended(self, call: Call, *, used: bool) -> None:
         """Note that a call is over.

@@ -6,7 +6,9 @@ and the ticker sets one timer for that. Every change of which call is next, or w
 
 Both the task and its timer call `release_due`. The task looks when it begins or is woken, usually
 finds that no call is due yet, and sets the timer. The timer's callback, `Ticker._on_time`, is what
-grants most calls.
+grants most calls. It tells the limiter for when it was planned, so that calls under a fast rate
+start in groups (`next_look`). The task does not: what wakes it, such as an urgent call or the end
+of a pause, must take effect when it is due.
 """
 
 from __future__ import annotations
@@ -17,10 +19,13 @@ from asyncio import get_running_loop
 from contextvars import Context
 from typing import TYPE_CHECKING
 
+from aioapiqueue._limits.algorithms import QUANTUM
 from aioapiqueue._limits.grammar import duration_text
 from aioapiqueue.exceptions import SlotTimeout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aioapiqueue._core.seam import Core
     from aioapiqueue._core.slot import Call
 
@@ -41,7 +46,7 @@ class Ticker:
         host: the queue's dispatcher.
     """
 
-    __slots__ = ("_alarm", "_host", "_timer", "task")
+    __slots__ = ("_alarm", "_exact_until", "_host", "_planned", "_timer", "task")
 
     def __init__(self, host: Core) -> None:
         self._host = host
@@ -55,6 +60,10 @@ class Ticker:
         """The Future that the task awaits, and that `wake` resolves."""
         self._timer: asyncio.Handle | None = None
         """Calls `_on_time`, or `_restart` while there is no task."""
+        self._planned = -math.inf
+        """The instant for which the timer was set."""
+        self._exact_until = -math.inf
+        """The instant until which no call waits for a group."""
 
     def start(self) -> None:
         """Start the task, because a call waits on the running loop."""
@@ -76,6 +85,14 @@ class Ticker:
         alarm = self._alarm
         if alarm is not None and not alarm.done() and not alarm.get_loop().is_closed():
             alarm.set_result(None)
+
+    def be_exact(self, until: float) -> None:
+        """Release each call when it is due, and not in a group, until this instant."""
+        if until > self._exact_until:
+            now, was_exact_until = self._host.loop.now(), self._exact_until
+            self._exact_until = until
+            if was_exact_until <= now and self._planned < now + QUANTUM:
+                self.wake()  # it may sleep until the next group
 
     def stop(self) -> None:
         """End, because no call waits, and none will."""
@@ -140,6 +157,7 @@ class Ticker:
 
     def _set_timer(self, wake: float, loop: asyncio.AbstractEventLoop) -> None:
         bound = self._host.loop
+        self._planned = wake
         if wake == math.inf:
             self._timer = None
         elif wake <= bound.now():  # the step has used up its budget
@@ -160,7 +178,9 @@ class Ticker:
     def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look in the timer's callback: waking the task first would cost a pass of the loop."""
         host = self._host
-        wake = host.limiter.release_due(host.loop.now())
+        now = host.loop.now()
+        planned = -math.inf if now < self._exact_until else self._planned
+        wake = host.limiter.release_due(now, planned=planned)
         if wake is None:
             self._timer = None
             self.wake()
@@ -175,13 +195,16 @@ class Timeouts(dict["Call", "asyncio.TimerHandle"]):
 
     Args:
         host: the queue's dispatcher.
+        be_exact: has the ticker release calls when they are due, until an instant. A call whose
+            timeout is about to end cannot wait for a group.
     """
 
-    __slots__ = ("_host",)
+    __slots__ = ("_be_exact", "_host")
 
-    def __init__(self, host: Core) -> None:
+    def __init__(self, host: Core, be_exact: Callable[[float], None]) -> None:
         super().__init__()
         self._host = host
+        self._be_exact = be_exact
 
     def check(self, call: Call, timeout: float) -> None:
         """Refuse a new call that is certain to wait too long.
@@ -201,13 +224,24 @@ class Timeouts(dict["Call", "asyncio.TimerHandle"]):
     def start(self, call: Call, timeout: float, loop: asyncio.AbstractEventLoop) -> None:
         """Set the timer of a call that begins to wait."""
         until = call.joined_at + timeout
-        self[call] = loop.call_later(timeout, self._end, call, timeout, until, loop)
+        delay = max(0.0, timeout - QUANTUM)
+        self[call] = loop.call_later(delay, self._near_end, call, timeout, until, loop)
 
     def stop(self, call: Call) -> None:
         """Cancel the timer of a call that no longer waits."""
         timer = self.pop(call, None)
         if timer is not None:
             timer.cancel()
+
+    def _near_end(
+        self, call: Call, timeout: float, until: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        left = until - self._host.loop.now()
+        if left <= 0:  # the loop was late; what is due by now must not start before this is decided
+            self._end(call, timeout, until, loop)
+            return
+        self._be_exact(until)
+        self[call] = loop.call_later(left, self._end, call, timeout, until, loop)
 
     def _end(
         self, call: Call, timeout: float, until: float, loop: asyncio.AbstractEventLoop

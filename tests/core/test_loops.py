@@ -435,7 +435,9 @@ async def test_ticker_wakes_once_per_release():
     Between two slots it sleeps; unmoved waiters cost nothing.
     """
     queue, looks = ApiQueue("10/s"), []
-    introspect.wrap_looks(queue, lambda look: lambda now: looks.append(now) or look(now))
+    introspect.wrap_looks(
+        queue, lambda look: lambda now, **how: looks.append(now) or look(now, **how)
+    )
     await starts(queue, 101)
     assert len(looks) <= 102
 
@@ -449,10 +451,10 @@ def pace_on(factory, rate, seconds, *, tasks=50):
     queue, seen, looks = ApiQueue(f"{rate}/s"), [], 0
 
     def count(look):
-        def counted(now):
+        def counted(now, **how):
             nonlocal looks
             looks += 1
-            return look(now)
+            return look(now, **how)
 
         return counted
 

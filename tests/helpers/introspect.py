@@ -239,13 +239,13 @@ def follow(queue: ApiQueue, follower: Any) -> None:
     _dispatcher_of(queue).follow(follower)
 
 
-def release_due(queue: ApiQueue) -> float | None:
+def release_due(queue: ApiQueue, **how: float) -> float | None:
     """Look for whom to release now, as the ticker does; return when it would look again."""
     dispatcher = _dispatcher_of(queue)
-    return dispatcher.limiter.release_due(dispatcher.loop.now())
+    return dispatcher.limiter.release_due(dispatcher.loop.now(), **how)
 
 
-def wrap_looks(queue: ApiQueue, wrap: Callable[[Any], Callable[[float], float | None]]) -> None:
+def wrap_looks(queue: ApiQueue, wrap: Callable[[Any], Callable[..., float | None]]) -> None:
     """Replace what looks for whom to release, given the time, by what `wrap` makes of it."""
     limiter = _dispatcher_of(queue).limiter
     limiter.release_due = wrap(limiter.release_due)
@@ -322,10 +322,10 @@ def work_of_steps(
     """Return a list that gets how much work each look at the queue was, by `measure`."""
     steps: list[int] = []
 
-    def wrap(release_due: Callable[[float], float | None]) -> Callable[[float], float | None]:
-        def looking(now: float) -> float | None:
+    def wrap(release_due: Callable[..., float | None]) -> Callable[..., float | None]:
+        def looking(now: float, **how: float) -> float | None:
             wake: list[float | None] = []
-            steps.append(measure(lambda: wake.append(release_due(now))))
+            steps.append(measure(lambda: wake.append(release_due(now, **how))))
             return wake[0]
 
         return looking

@@ -57,11 +57,13 @@ class Limiter:
 
     Attributes:
         shared: whether the limits are kept elsewhere.
+        quantum: longest time between two groups of calls.
         rounding: seconds by which an instant may be another.
         examples: how many histories a property is tried on.
     """
 
     shared = False
+    quantum = 0.005
     rounding = 1e-9
     examples = 100
 
@@ -78,9 +80,12 @@ class Limiter:
         """Return what makes queues of one quota, where limits are kept elsewhere."""
         return ApiQueue
 
-    def late(self, interval: float) -> float:  # noqa: ARG002 - for `OnHost`
-        """Return how many seconds late a call may start if one is due every `interval` seconds."""
-        return 0
+    def late(self, interval: float) -> float:
+        """Return how many seconds late a call may start if one is due every `interval` seconds.
+
+        That is the time between two groups of calls, with the default of `catch_up`.
+        """
+        return self.quantum if interval < self.quantum else 0
 
     async def settled(self) -> None:
         """Wait until all that the queue was told is in force; no time passes."""
@@ -123,6 +128,7 @@ class Shared(Limiter):
     """
 
     shared = True
+    quantum = 0
     rounding = 2e-6
 
     def __init__(self, server: Server, *, ahead: float, examples: int) -> None:
@@ -159,13 +165,9 @@ class OnHost(Limiter):
 
     Args:
         examples: as attribute.
-
-    Attributes:
-        quantum: seconds between two groups of calls, with the default of `catch_up`.
     """
 
     shared = True
-    quantum = 0.005
 
     def __init__(self, *, examples: int) -> None:
         self.examples = examples
@@ -173,10 +175,6 @@ class OnHost(Limiter):
     def warned_of_unpaced(self) -> AbstractContextManager[Any]:
         """Expect none: limits of others may pace the call."""
         return nullcontext()
-
-    def late(self, interval: float) -> float:
-        """Return the time between two groups of calls, if calls start in groups."""
-        return self.quantum if interval < self.quantum else 0
 
     def quota(self) -> Callable[..., ApiQueue]:
         """Return what makes queues of one quota."""

@@ -40,18 +40,16 @@ class Ticks:
         self.last = -math.inf
         introspect.wrap_looks(queue, self._wrap)
 
-    def _wrap(
-        self, release_due: Callable[[float], float | None]
-    ) -> Callable[[float], float | None]:
+    def _wrap(self, release_due: Callable[..., float | None]) -> Callable[..., float | None]:
         self.release_due = release_due
         return self._look
 
-    def _look(self, now: float) -> float | None:
+    def _look(self, now: float, **how: float) -> float | None:
         self.count = self.count + 1 if now == self.last else 1
         self.last, self.most = now, max(self.most, self.count)
         if self.count > 1000:
             raise SystemExit("no time passes")  # anything else would be tried again, without end
-        return self.release_due(now)
+        return self.release_due(now, **how)
 
 
 async def worst_stall(

@@ -183,7 +183,7 @@ class HostLimiter:
         call.limits = self._scopes.of(call)
         return self._estimates.newcomer(call, now)
 
-    def release_due(self, now: float) -> float | None:
+    def release_due(self, now: float, *, planned: float = -math.inf) -> float | None:  # noqa: ARG002 - the hub makes the groups
         """Start calls at the fallback rate; return when to look again (None: no call waits)."""
         waiters, fallback = self._host.waiters, self._outage.fallback
         if not waiters.live:

@@ -1,12 +1,4 @@
-"""The limiter of a quota: a local one whose grants and slow-downs are reported to the quota.
-
-After a look that granted calls, it waits a few milliseconds (the quantum) before it looks again,
-even if the next call is due sooner. A look costs the hub two wake-ups, one for the timer and one
-for what clients send next, and at hundreds of calls per second these make up most of a slot's cost.
-So calls start in groups, each call at most a quantum late. Rates are kept, because `catch_up` makes
-up for the lateness. A window makes up for none: one by itself loses it once, as its calls then stay
-in these groups, but lanes whose short windows differ in length go on losing a little.
-"""
+"""The limiter of a quota: a local one whose grants and slow-downs are reported to the quota."""
 
 from __future__ import annotations
 
@@ -21,12 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from aioapiqueue.adaptive import Adaptive
-    from aioapiqueue.spi import Call, Host, cost_units, events, lane_states
-
-_QUANTUM = 0.005
-"""Longest time between two groups, in seconds. A longer one would save little more."""
-_SHARE = 0.6
-"""Share of the lateness that the hub makes up for; the rest is left for delays of the machine."""
+    from aioapiqueue.spi import Call, cost_units, events, lane_states
 
 
 class QuotaLimiter:
@@ -34,8 +21,6 @@ class QuotaLimiter:
 
     Args:
         local: the limiter.
-        host: the quota's dispatcher.
-        catch_up: seconds of lateness that the hub makes up for.
         hold_messages: has the quota send nothing before `flush`.
         flush: has the quota send all messages.
     """
@@ -45,17 +30,11 @@ class QuotaLimiter:
     def __init__(
         self,
         local: LocalLimiter,
-        host: Host,
-        catch_up: float,
         *,
         hold_messages: Callable[[], None],
         flush: Callable[[], None],
     ) -> None:
         self._local = local
-        self._host = host
-        self._quantum = _quantum(catch_up)
-        self._due = math.inf
-        """When the next look is due, if nothing happens before."""
         self._hold_messages = hold_messages
         self._flush = flush
         self.own = local.own
@@ -79,22 +58,13 @@ class QuotaLimiter:
         """Return no step: a quota's limits change while they are in use."""
         return None, None, self._local.counts_permits
 
-    def release_due(self, now: float) -> float | None:
+    def release_due(self, now: float, *, planned: float = -math.inf) -> float | None:
         """Grant all due calls, then send the grants of each client in one message."""
-        host = self._host
-        started = host.started
         self._hold_messages()
         try:
-            wake = self._local.release_due(now)
+            return self._local.release_due(now, planned=planned)
         finally:
             self._flush()
-        # Only after a grant: a look for another reason, such as a free permit or an urgent call, is
-        # not delayed, and neither is the look that it asks for.
-        if wake is not None and wake > now and host.started > started:
-            # From when this one was due: a late look must not delay the next one.
-            wake = max(wake, min(now, self._due) + self._quantum)
-        self._due = math.inf if wake is None else wake
-        return wake
 
     # What only a quota calls.
 
@@ -113,7 +83,6 @@ class QuotaLimiter:
 
     def set_catch_up(self, catch_up: float) -> None:
         """Set the most seconds of lateness to make up for."""
-        self._quantum = _quantum(catch_up)
         for maker in (self.own.maker, self.lanes.maker):
             maker.catch_up = catch_up
         # Existing states change in place, as their limits stay the same and keep what was used.
@@ -126,11 +95,6 @@ class QuotaLimiter:
     def lanes(self) -> lane_states.Lanes:
         """The lanes of keys."""
         return self._local.lanes  # `reset` may replace the object
-
-
-def _quantum(catch_up: float) -> float:
-    # In whole milliseconds, as the ticker's timers round up to them.
-    return min(_QUANTUM, math.floor(catch_up * _SHARE * 1000) / 1000)
 
 
 class SlowDowns(Follower):

@@ -106,8 +106,6 @@ class HubQuota:
         settings = settings._replace(limits=own, lanes=lanes)
         return QuotaLimiter(
             LocalLimiter(host, settings),
-            host,
-            settings.catch_up,
             hold_messages=self.hold_messages,
             flush=self.flush,
         )

@@ -147,7 +147,7 @@ class SharedLimiter:
         lanes = limits.scope_of(call.keys, call.costs).lanes
         return self._statuses.estimate(lanes, call.costs, now)
 
-    def release_due(self, now: float) -> float | None:
+    def release_due(self, now: float, *, planned: float = -math.inf) -> float | None:  # noqa: ARG002 - slots have no groups
         """Grant all calls that are due; return when to look again (None: no call waits)."""
         planner, session, waiting = self._planner, self._session, self._waiting
         wake = waiting.wake(now)
