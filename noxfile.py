@@ -47,7 +47,7 @@ WINGS = {
 REINSTALL = ("--reinstall-package=aioapiqueue", "--reinstall-package=aioapiqueue-run")
 BENCHMARKS = (
     *("imports", "overhead", "waiters", "observers", "lanes", "host"),
-    *("gateway", "adaptive", "accuracy"),
+    *("gateway", "adaptive", "accuracy", "on_uvloop"),
 )
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "interleave",
     "judge",
     "main",
+    "rate_of",
     "ratios",
     "run",
     "spread",
@@ -213,6 +214,15 @@ def interleave(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[s
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """Return ours / theirs, round by round: what slows a whole round cancels out."""
     return [one / other for one, other in zip(ours, theirs, strict=True)]
+
+
+def rate_of(starts: Sequence[float]) -> float:
+    """Return the calls per second of these starts: the slope of the line that fits them best.
+
+    The first call starts at once, and the last one waits for the others of its group. Between these
+    two alone, a rate whose calls start in groups would seem to be lower than it is.
+    """
+    return statistics.linear_regression(starts, range(len(starts))).slope
 
 
 def spread(values: Sequence[float], form: str = ".2f") -> str:

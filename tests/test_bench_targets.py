@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks._common import Report, judge
+from benchmarks._common import Report, judge, rate_of
 
 INF = float("inf")
 EVEN = [0.97, 0.98, 1.0, 1.02, 1.03]  # the middle half spreads by 4 %
@@ -82,6 +82,14 @@ def test_the_exit_code_says_missed(value, code, end, capsys, tmp_path):
     if value == 1.19:
         assert "(1.17 to 1.21): missed by 0.8%" in verdict
         assert lines[-4:-2] == ["Not met, but equal to the target as far as it goes:", "  fast"]
+
+
+@pytest.mark.parametrize("late", [0, 0.002, 0.0049])
+def test_groups_keep_their_rate(late):
+    """However late the last group is."""
+    groups = [0.0, *(number * 0.005 for number in range(1, 400)), 2 + late]
+    starts = [groups[0], *(start for start in groups[1:] for _ in range(5))]
+    assert rate_of(starts) == pytest.approx(1000, rel=2e-4)
 
 
 FEW = """
