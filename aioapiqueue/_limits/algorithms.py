@@ -23,7 +23,8 @@ __all__ = ["Charge", "LearntBucket", "LimitState", "TokenBucket"]
 QUANTUM = 0.005
 """Longest time between two groups of calls, in seconds. A longer one would save little more CPU."""
 _PEAKS = 64
-"""Number of peaks that a bucket remembers; calls before the first get smaller refunds."""
+"""Number of peaks that a bucket remembers; calls before the first get smaller refunds. It forgets
+as many at a time, so that it moves few of them for each call."""
 _OVERS = 32
 """Number of calls above the burst that a bucket remembers; earlier ones get smaller refunds."""
 
@@ -60,10 +61,10 @@ class TokenBucket(LimitState):
         self.full_at = -math.inf
         """The last instant at which it was certainly full: earlier charges are not refunded."""
         # The next two are made when needed, because most of 100,000 lanes need neither.
-        self.peaks: deque[tuple[float, float]] | None = None
-        """(instant, minus the seconds until the bucket was full) of those charges since `full_at`
-        that found the bucket fuller than all charges after them. A pace has only those of
-        settlements, because its calls start when it is full."""
+        self.peaks: list[tuple[float, float]] | None = None
+        """(instant, minus the seconds until the bucket was full) of those charges that did not find
+        it full, but fuller than all charges after them; those before `full_at` no longer matter. A
+        pace has only those of settlements, because its calls start when it is full."""
         self.overs: deque[tuple[float, float, float]] | None = None
         """(start, tat before it, cost) of the last calls that cost more than the burst can hold."""
         self.restart(-math.inf, 0)
@@ -124,17 +125,23 @@ class TokenBucket(LimitState):
     def _note_peak(self, now: float, slack: float) -> None:
         """Note how far from full the bucket was when a call started; see `peaks`."""
         peaks = self.peaks
-        if peaks is None:
-            peaks = self.peaks = deque()
-        # `adjust` needs the largest slack of all charges after an instant. An entry that a later
-        # charge reaches can never be that, so those that stay fall from first to last.
-        while peaks and (peaks[-1][1] <= slack or peaks[-1][0] < self.full_at):
-            peaks.pop()
-        if not peaks or peaks[-1][0] != now:
-            peaks.append((now, slack))
-            if len(peaks) > _PEAKS:
-                _, fullest = peaks.popleft()  # a refund may have made the next one fuller
-                peaks[0] = (peaks[0][0], max(fullest, peaks[0][1]))
+        if not peaks:
+            self.peaks = [(now, slack)]
+            return
+        at, least = peaks[-1]
+        if least <= slack:
+            # `adjust` needs the largest slack of all charges after an instant. An entry that a
+            # later charge reaches can never be that, so those that stay fall from first to last.
+            while peaks and peaks[-1][1] <= slack:
+                peaks.pop()
+        elif at == now:  # an earlier charge at this instant found it fuller
+            return
+        peaks.append((now, slack))
+        if len(peaks) >= 2 * _PEAKS:
+            # Not that of the first: a refund may have raised the later ones.
+            fullest = max(slack for _, slack in peaks[: _PEAKS + 1])
+            del peaks[:_PEAKS]
+            peaks[0] = (peaks[0][0], fullest)
 
     def floor(self, now: float, cost: float) -> float:
         """Return the earliest instant from which room for `cost` may have been saved up."""
@@ -144,53 +151,65 @@ class TokenBucket(LimitState):
             floor -= (cost - self.burst) * self.interval
         return floor
 
-    def consume_one_if_due(self, now: float) -> float:
-        """Do the same as `consume_if_due`, in fewer steps, for the most common queue.
+    # The next two are `consume_if_due` and `try_consume`, each in one step, for the most common
+    # queue: one bucket, and calls with the default cost. No subclass may use them, as they charge
+    # without `consume`.
 
-        Only a call that is subject to this bucket alone may use it; no subclass may, as a pace is
-        charged here and not by `consume`.
+    def consume_one_if_due(self, now: float) -> float:
+        """Charge one call if it is due.
+
+        Returns:
+            The instant at which it is; `<= now` means that it is charged.
         """
-        if self.burst > 1:
-            due = self.next_at(now, ONE_CALL)
-            if due <= now:
-                self.consume(now, ONE_CALL)
-            return due
-        due = self.tat
-        if due < self.held:  # noqa: PLR1730 - done for each slot
-            due = self.held
-        if due > now:
-            return due
-        earliest = now - self.catch_up
-        if earliest < self.held:  # noqa: PLR1730 - as above
-            earliest = self.held
-        # The same as `consume`, but for `full_at`: a pace refunds its latest call only.
-        if self.tat < earliest:
-            self.anchor = earliest
-            self.used = 1
+        earliest, tat = now - self.catch_up, self.tat
+        if self.held > earliest:  # then `floor` decides
+            return consume_if_due((self,), now, ONE_CALL)
+        if tat > now:
+            if self.burst == 1:  # as in `next_at`: a pace is due at `tat`, to the last digit
+                return tat
+            used = self.used + 1
+            due = self.anchor + (used - self.burst) * self.interval
+            if due > now:
+                return due
+            self._note_peak(now, now - tat)
         else:
-            self.used += 1
-        self.tat = self.anchor + self.used * self.interval
+            self.full_at = now
+            if tat < earliest:
+                self.anchor = earliest
+                used = 1
+            else:
+                used = self.used + 1
+        self.used = used
+        self.tat = self.anchor + used * self.interval
         self.last = now
-        return due
+        return now
 
     def try_consume_one(self, now: float) -> float:
-        """Do the same as `try_consume`, in fewer steps; see `consume_one_if_due`."""
-        earliest = now - self.catch_up
-        if self.burst > 1 or self.held > earliest:
-            self.on_idle(now)
-            return self.consume_one_if_due(now)
-        if self.tat > now:
-            return self.tat
-        # The first case is that of `on_idle`, the others are those of `consume`.
-        if self.last < earliest:
-            self.anchor = now
-            self.used = 1
-        elif self.tat < earliest:
-            self.anchor = earliest
-            self.used = 1
+        """Charge one call if it is due, while no call waits; return the same."""
+        earliest, tat = now - self.catch_up, self.tat
+        if self.held > earliest:
+            return try_consume((self,), now, ONE_CALL)
+        if tat > now:
+            if self.burst == 1:
+                return tat
+            used = self.used + 1
+            due = self.anchor + (used - self.burst) * self.interval
+            if due > now:
+                return due
+            self._note_peak(now, now - tat)
         else:
-            self.used += 1
-        self.tat = self.anchor + self.used * self.interval
+            self.full_at = now
+            # The first case is that of `on_idle`, the second that of `consume`.
+            if self.last < earliest:
+                self.anchor = now
+                used = 1
+            elif tat < earliest:
+                self.anchor = earliest
+                used = 1
+            else:
+                used = self.used + 1
+        self.used = used
+        self.tat = self.anchor + used * self.interval
         self.last = now
         return now
 
@@ -241,7 +260,7 @@ class TokenBucket(LimitState):
             more = min(0, max(more, (max(slacks, default=0.0) - self.catch_up) / self.interval))
             back = -more * self.interval
             # In retrospect, the bucket was fuller at each later charge: the next refund sees that.
-            self.peaks = deque((t, slack + back * (t > at)) for t, slack in self.peaks or ())
+            self.peaks = [(t, slack + back * (t > at)) for t, slack in self.peaks or ()]
         # Below 0, the bucket would have been full before its anchor, and idle time would count.
         self.restart(self.anchor, max(0, self.used + more))
 
@@ -301,7 +320,7 @@ class TokenBucket(LimitState):
         owed = max(0.0, (self.tat - now) / self.interval)
         scale = limit.interval / self.interval
         if self.peaks:  # calls that started before may still be settled
-            self.peaks = deque((started, slack * scale) for started, slack in self.peaks)
+            self.peaks = [(started, slack * scale) for started, slack in self.peaks]
         if self.overs:  # or refunded
             rescaled = [(start, now + (tat - now) * scale, cost) for start, tat, cost in self.overs]
             self.overs = deque(rescaled, maxlen=_OVERS)

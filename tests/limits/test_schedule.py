@@ -162,6 +162,60 @@ def test_arrive_differs_in_nothing(calls, burst, catch_up, steps):
 
 
 @given(
+    rate=st.sampled_from([Rate(10), Rate(10, burst=3), Rate(100, burst=10), Rate(3, burst=1000)]),
+    catch_up=st.sampled_from([0.0, 0.25]),
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 0.0, 0.0625, 0.125, 2.0]),
+            st.sampled_from(["arrive", "arrive", "queued", "queued", "hold", "settle"]),
+            st.integers(0, 30),
+            st.sampled_from([0, 0.5, 2]),
+        ),
+        max_size=80,
+    ),
+)
+@example(  # the second finds the bucket full: the first had recovered
+    rate=Rate(10, burst=3),
+    catch_up=0.25,
+    steps=[(0.0, "arrive", 0, 0), (2.0, "arrive", 0, 0), (0.0, "settle", 0, 0)],
+)
+@example(  # the second is late by less than `catch_up`, and the time of the hold is lost
+    rate=Rate(10),
+    catch_up=0.25,
+    steps=[(0.0, "arrive", 0, 0), (0.0625, "hold", 0, 2), (0.25, "queued", 0, 0)],
+)
+@example(  # the same for a call that arrives
+    rate=Rate(10),
+    catch_up=0.25,
+    steps=[(0.0, "arrive", 0, 0), (0.0, "hold", 0, 2), (0.25, "arrive", 0, 0)],
+)
+def test_steps_of_one_keep_books(rate, catch_up, steps):
+    """What charges one call in one step leaves what `consume` leaves, for settlements too."""
+    short, long = (algorithms.TokenBucket(rate, catch_up=catch_up) for _ in range(2))
+    now, charged, one = 100.0, [], (1.0,)
+    for step, what, which, cost in steps:
+        now += step
+        if what == "hold":
+            short.held = long.held = now + 0.1 * cost
+        elif what == "settle" and charged:
+            at, before = charged[which % len(charged)]
+            for bucket in (short, long):
+                bucket.adjust(now, at, before, cost)
+            charged[which % len(charged)] = at, cost
+        elif what in {"arrive", "queued"}:
+            step_of_one, general = (
+                (short.try_consume_one, algorithms.try_consume)
+                if what == "arrive"
+                else (short.consume_one_if_due, algorithms.consume_if_due)
+            )
+            due, true = step_of_one(now), general((long,), now, one)
+            assert max(due, now) == true
+            if true <= now:
+                charged.append((now, 1))
+        assert (short.tat, short.last, short.held) == (long.tat, long.last, long.held)
+
+
+@given(
     st.lists(st.floats(0, 0.3), min_size=1, max_size=60),
     st.integers(1, 5),
     st.sampled_from([0.1, 0.5, 1.0]),
@@ -367,13 +421,24 @@ def test_refunds_know_the_fullest_of_many():
     bucket = pace(1, burst=1000)
     for at, cost in ((100, 400), (101, 1), (102, 390)):
         bucket.consume(at, cost)
-    for number in range(100):
-        bucket.consume(150 + number / 128, 1)
+    for number in range(200):
+        bucket.consume(150 + number / 256, 1)
         if number == 50:
             bucket.adjust(102, 390, 0)  # else the bucket had been fuller by 150 than at 101
     bucket.adjust(100, 400, 0)
-    # All but 351 was paid off by 150: as if 100 of 1000 had started since then.
-    assert bucket.next_at(151, 901) == 151
+    # All but 351 was paid off by 150: as if 200 of 1000 had started since then.
+    assert bucket.next_at(151, 801) == 151
+
+
+def test_calls_of_one_instant_are_one():
+    """They take none of the room for what later refunds need, however many they are."""
+    bucket = pace(1, burst=2000)
+    bucket.consume(100, 400)
+    bucket.consume(101, 500)
+    for _ in range(200):
+        bucket.consume(102, 1)
+    bucket.adjust(101, 500, 0)  # at 102, the bucket was 898 from full
+    assert bucket.next_at(102, 1402) == 102
 
 
 def test_a_window_gives_back_too():
