@@ -106,6 +106,9 @@ class Dispatcher:
             ranked=drop_oldest and maxsize > 0,
         )
         self.limits_follow_ends = False
+        # A shared quota needs to know how many calls wait, and `maxsize` may refuse one.
+        self._joins_behind = self.limiter.traits.alone and not maxsize
+        """Whether a call that joins behind others concerns neither followers nor the limiter."""
         self.nesting = Nesting(self, settings)
         if lanes or strict_lanes:
             self.lanes = LaneFigures(self, lanes)
@@ -128,6 +131,7 @@ class Dispatcher:
         """Call a follower as well from now on."""
         before = Followers(()) if self._followers is None else self._followers
         self._followers = before.with_one(follower)
+        self._joins_behind = False
         self._note_ends()
 
     @property
@@ -222,10 +226,20 @@ class Dispatcher:
             SlotTimeout: even the next slot comes too late.
             QueueFull: too many calls are waiting.
         """
-        timeout = call.timeout
+        if self._joins_behind and call.timeout is None and arrival is None:
+            call.future = future
+            call.state = WAITING
+            if self.waiters.put_behind(call):
+                if self._ticker.task is None:  # it was cancelled
+                    self._ticker.start()
+                return
+        self._join(call, future, arrival)
+
+    def _join(self, call: Call, future: asyncio.Future[Any], arrival: int | None) -> None:
+        """Do the same as `join`, for a call that somebody needs to know of."""
+        timeout, waiters = call.timeout, self.waiters
         if timeout is not None:
             self._timeouts.check(call, timeout)
-        waiters = self.waiters
         refused = self._call_to_refuse(call) if 0 < waiters.maxsize <= waiters.live else None
         call.future = future
         call.state = WAITING

@@ -313,7 +313,7 @@ class LocalLimiter:
 
     def _release_line(self, line: Line[Call], now: float, planned: float) -> float | None:
         """Do the same as `release_due`, where there is one line."""
-        waiters, grant = self._host.waiters, self._host.grant
+        waiters, grant, scheduler = self._host.waiters, self._host.grant, self._scheduler
         limits: States = self.own.states if line.limits is None else line.limits
         alone = limits[0] if len(limits) == 1 else None
         bucket = alone if type(alone) is TokenBucket else None
@@ -335,7 +335,7 @@ class LocalLimiter:
                 return due
             waiters.pop(call)
             grant(call, now)
-            if self._scheduler.disturbed:  # an observer of the grant has changed something
+            if scheduler.disturbed:  # an observer of the grant has changed something
                 return now
         else:  # `_AT_ONCE` calls have started: other tasks run before the next ones do
             return now

@@ -236,6 +236,9 @@ class _Tracking(Call):
         self._hold()
         return self
 
+    async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
+        self.finish(exc_type)  # `Call` inlines its own
+
     def finish(self, raised: object) -> None:
         if self.state == HELD:
             self._drop_hold()
@@ -246,7 +249,7 @@ class _Tracking(Call):
 def tracking(call_type: Callable[..., Call]) -> Callable[..., Call]:
     """Return a subclass of a call type that notes which task holds it."""
     assert isinstance(call_type, type)  # noqa: S101 - a limiter's `call_types` are classes
-    for name in ("__aenter__", "__next__", "__enter__", "finish"):
+    for name in ("__aenter__", "__next__", "__enter__", "__aexit__", "finish"):
         # `_Tracking` calls those of `Call`: super() would take a tenth of a slot's time.
         assert getattr(call_type, name) is getattr(Call, name)  # noqa: S101 - holds for all of ours
     return type(call_type.__name__, (_Tracking, call_type), {"__slots__": ("holder",)})

@@ -44,23 +44,8 @@ class Line(Generic[W]):
     """
 
     __slots__ = (
-        "costs",
-        "counted",
-        "entry",
-        "flow",
-        "head",
-        "levels",
-        "limits",
-        "live",
-        "name",
-        "only",
-        "partial",
-        "priorities",
-        "rank",
-        "reservation",
-        "stale",
-        "turn",
-        "waits_in",
+        *("costs", "counted", "entry", "flow", "head", "levels", "limits", "live", "name", "only"),
+        *("partial", "priorities", "rank", "reservation", "stale", "top", "turn", "waits_in"),
     )
 
     def __init__(self, name: Hashable, limits: Any = None) -> None:  # noqa: ANN401 - the limiter's
@@ -73,6 +58,8 @@ class Line(Generic[W]):
         """From then on, the calls by priority."""
         self.priorities: list[float]
         """A heap of the priorities in `levels`."""
+        self.top: deque[W] | None = None
+        """The level of the first of them; None: there is none."""
         self.live = 0
         """Number of calls that wait."""
         self.costs: CostTotals | None = None
@@ -114,6 +101,7 @@ class Line(Generic[W]):
         if level is None:
             level = levels[priority] = deque()
             heappush(self.priorities, priority)
+            self.top = levels[self.priorities[0]]
         level.append(waiter)
         self.live += 1
         if level[0] is not waiter:  # perhaps behind calls that have left: `first` will find it
@@ -145,22 +133,15 @@ class Line(Generic[W]):
         """Keep several calls from now on."""
         self.levels, self.priorities = {}, []
         if self.only is not None:
-            self.levels[self.only.priority] = deque((self.only,))
+            self.top = self.levels[self.only.priority] = deque((self.only,))
             self.priorities.append(self.only.priority)
             self.only = None
         return self.levels
 
     def first(self) -> W | None:
         """Return the next call, and remove those before it that have left; None: no call waits."""
-        levels = self.levels
-        if levels is None:
-            waiter = self.only
-            if waiter is not None and waiter.future.done():
-                self.only = waiter = None
-                self.stale -= 1
-            return waiter
-        while self.priorities:
-            level = levels[self.priorities[0]]
+        level = self.top
+        while level is not None:
             while level:
                 waiter = level[0]
                 # Also done if its task was cancelled, but has not run since and called `leave`:
@@ -169,8 +150,20 @@ class Line(Generic[W]):
                     return waiter
                 level.popleft()
                 self.stale -= 1
+            level = self._find_top()
+        only = self.only
+        if only is not None and only.future.done():
+            self.only = only = None
+            self.stale -= 1
+        return only
+
+    def _find_top(self) -> deque[W] | None:
+        levels: Any = self.levels
+        # An interrupt may have left an old `top`: only the heap says which level is empty.
+        if self.priorities and not levels[self.priorities[0]]:
             del levels[heappop(self.priorities)]
-        return None
+        self.top = levels[self.priorities[0]] if self.priorities else None
+        return self.top
 
     def rank_now(self) -> Rank | None:
         """Return the rank of the next call; None: no call waits."""
@@ -204,6 +197,7 @@ class Line(Generic[W]):
             self.levels = {p: level for p, level in kept.items() if level}
             self.priorities = list(self.levels)
             heapify(self.priorities)
+            self._find_top()
             self.stale = sum(map(len, self.levels.values())) - self.live
 
     def all_calls(self) -> Iterable[W]:
@@ -283,7 +277,7 @@ class WaitQueue(asyncio.Queue[W]):
         """Number of waiting calls."""
         self._plain: Line[W] = Line(None)
         """The line of the queue's own limits; kept while it is empty, as most have no other."""
-        self._plain.use_levels()  # `put_nowait` appends to a level without a call
+        self._plain.use_levels()  # `put_behind` appends to a level without a call
         self._costs = CostTotals()
         """Total costs of the waiting calls."""
         self._by_urgency: Line[W] | None = Line(None) if ranked else None
@@ -323,6 +317,28 @@ class WaitQueue(asyncio.Queue[W]):
         """Return whether `get` would have to wait."""
         return self.first() is None
 
+    def put_behind(self, item: W) -> bool:
+        """Add a call to the plain line if it waits there behind others; return whether it does.
+
+        The same as `put_nowait`, for the most common call that has to wait. Nothing changes for the
+        ticker, or for the scheduler of several lines: if those before it were cancelled and have
+        not left, their line keeps its place, by the rank of the first of them, until they do.
+        """
+        line = self._plain
+        level = line.levels.get(item.priority)  # type: ignore[union-attr]  # `use_levels`
+        if not level or not line.live or self.unsorted is not None:  # live: it is in `lines`
+            return False
+        if item.limits is not None or item.costs is not ONE_CALL:
+            return False
+        item.arrival = self._count = self._count + 1
+        item.line = line
+        level.append(item)
+        line.live += 1
+        self.live += 1
+        if self._getters:  # type: ignore[attr-defined]  # as in `put_nowait`
+            self._wakeup_next(self._getters)  # type: ignore[attr-defined]  # as above
+        return True
+
     def put_nowait(self, item: W) -> None:
         """Add a call, even if `maxsize` calls wait: the caller has checked that."""
         if self.ordering is not None:
@@ -336,22 +352,8 @@ class WaitQueue(asyncio.Queue[W]):
         self.live += 1
         if item.costs is not ONE_CALL:
             self._costs.add(item.costs)
-        line = self._plain
-        if self.unsorted is not None:
-            self.unsorted.put(item)
-        elif item.limits is not None or self.ordering is not None:
-            self.add_to_line(item)
-        else:
-            if not line.live:
-                self.lines[None] = line
-            item.line = line
-            # As Line.put, if others of its priority wait: the commonest case, without a call.
-            level = line.levels.get(item.priority)  # type: ignore[union-attr]  # `use_levels`
-            if level:
-                level.append(item)
-                line.live += 1
-            elif line.put(item):
-                self.wake_ticker()
+        put = self.add_to_line if self.unsorted is None else self.unsorted.put
+        put(item)
         # Only for users of `get`. The dispatcher has none, and takes calls out by `pop`.
         if self._getters:  # type: ignore[attr-defined]  # typeshed leaves it out
             self._wakeup_next(self._getters)  # type: ignore[attr-defined]  # as above
@@ -468,11 +470,10 @@ class WaitQueue(asyncio.Queue[W]):
         """
         line = waiter.line
         waiter.line = None
-        levels = line.levels
-        if levels is None:
+        if line.top is None:
             line.only = None
         else:
-            levels[line.priorities[0]].popleft()
+            line.top.popleft()
         line.live -= 1
         line.head = None  # the next `rank_now` looks for another first call
         self.live -= 1

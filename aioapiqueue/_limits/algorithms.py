@@ -95,24 +95,25 @@ class TokenBucket(LimitState):
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
         # This runs for each limit of each call, so every attribute is read once.
-        cost, tat, used = costs[self.unit], self.tat, self.used
-        burst, floor = self.burst, now - self.catch_up
-        if self.held > floor or cost > burst:  # else `floor` is what `self.floor` would return
+        cost, tat, floor = costs[self.unit], self.tat, now - self.catch_up
+        if self.held > floor or cost > self.burst:  # else `self.floor` would return the same
             floor = self.floor(now, cost)
+            if cost > self.burst:
+                self._note_over(now, max(tat, floor), cost)
         # Counting goes on from the old anchor while calls are at most `catch_up` late. That is what
         # makes up for their lateness, and keeps sums of intervals free of rounding errors.
         if tat < floor:
             self.anchor = tat = floor
-            used = 0
-        if cost > burst:
-            self._note_over(now, tat, cost)
+            used = cost
+        else:
+            used = self.used + cost
         # How much of an earlier call may come back depends on how full the bucket was at each later
         # charge: see `adjust`.
         if tat <= now:
             self.full_at = now
-        elif burst > 1:
+        elif self.burst > 1:
             self._note_peak(now, now - tat)
-        self.used = used = used + cost
+        self.used = used
         self.tat = self.anchor + used * self.interval
         self.last = now
 

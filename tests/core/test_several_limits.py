@@ -772,3 +772,29 @@ async def test_pitfall_10_places_outlive_cancellations():
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert Counter(order[1:11]) == {"a": 5, "b": 5}
+
+
+# One line left of several: the scheduler decides until no call waits.
+
+
+@pytest.mark.parametrize("cancelled", [0, 1, 2])
+async def test_one_line_left_of_several(cancelled):
+    """Newcomers start at their instants, also behind calls that have just been cancelled."""
+    queue, starts = ApiQueue("10/s"), []
+    queue.try_slot()
+    queue.pause()
+    tasks = [asyncio.create_task(use(queue, starts, cost=cost)) for cost in (0, 1, 1)]
+    await asyncio.sleep(0.05)
+    queue.resume()  # the call that costs nothing, whose line is another one, starts now
+    await tasks[0]
+    for task in tasks[1 : 1 + cancelled]:
+        task.cancel()
+    queue.resume()  # so that a look is due: before the tasks have run, and left
+    introspect.release_due(queue)
+    first, urgent, last = (queue.enqueue(priority=priority) for priority in (0, -1, 0))
+    _, pending = await asyncio.wait([*tasks[1:], first, urgent, last], timeout=5)
+    assert not pending
+    due = [0.1, 0.2, 0.3, 0.4, 0.5][: 5 - cancelled]
+    assert starts == exactly([0.05, *due[1:-2]])
+    ends = [0.05 + (await one).waited for one in (urgent, first, last)]
+    assert ends == exactly([due[0], *due[-2:]])

@@ -64,6 +64,62 @@ async def test_get_waits_for_a_put():
     assert await second is b
 
 
+def common(priority=0.0):
+    """Make a slot with the default cost, which comes under the queue's limits."""
+    slot = waiter(priority=priority)
+    slot.costs = cost_units.ONE_CALL
+    return slot
+
+
+async def test_put_behind_wakes_each_get():
+    """A call that joins behind another one wakes the next `get`, before the first has run."""
+    waiters = introspect.wait_queue(int)
+    getting = [asyncio.create_task(waiters.get()) for _ in range(2)]
+    await asyncio.sleep(0)
+    (first,), second = fill(waiters, common()), common()
+    assert waiters.put_behind(second)
+    assert await asyncio.wait_for(asyncio.gather(*getting), 1) == [first, second]
+
+
+async def test_put_behind_is_for_the_common():
+    """Only behind others of its priority, with the default cost and the queue's own limits."""
+    waiters = introspect.wait_queue(int)
+    assert not waiters.put_behind(common())  # it may be due now
+    first, other = fill(waiters, common(), common(priority=1))
+    costly, in_lane = waiter(), common()
+    in_lane.limits = ("of a lane",)
+    for one in (common(priority=-1), costly, in_lane):
+        assert not waiters.put_behind(one)
+    behind, last = common(), common(priority=1)
+    assert waiters.put_behind(behind)
+    assert waiters.put_behind(last)
+    assert (waiters.qsize(), waiters.total()) == (4, 4)
+    assert first.arrival < other.arrival < behind.arrival < last.arrival
+    assert drain(waiters) == [first, behind, other, last]
+
+
+async def test_put_behind_waits_for_the_sorted():
+    """While calls are being sorted, a newcomer is one of those to sort."""
+    waiters = introspect.wait_queue(int)
+    fill(waiters, common())
+    sorting = waiters.begin_sorting()
+    for line in sorting.former:
+        for _ in sorting.take_out(line):
+            pass
+    waiters.add_to_line(sorting.next())
+    assert not waiters.put_behind(common())
+    waiters.end_sorting()
+    assert waiters.put_behind(common())
+
+
+async def test_put_behind_those_that_left():
+    """A line in which nobody waits is not in use, even if some who left are still in it."""
+    waiters = introspect.wait_queue(int)
+    (first,) = fill(waiters, common())
+    leave(waiters, first)
+    assert not waiters.put_behind(common())
+
+
 async def test_put_waits_while_full():
     """With `maxsize`, `put` waits for a `get`; `put_nowait` leaves it to the caller."""
     waiters = introspect.wait_queue(int, maxsize=1)
