@@ -32,10 +32,11 @@ PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 OF_DEBIAN = (
     *("awscli", "golang-go", "golang-github-aws-aws-sdk-go-v2-dev"),
     *("rclone", "wget", "git", "php-cli", "php-curl", "default-jdk-headless", "iproute2"),
-    "redis-server",
+    *("redis-server", "valgrind"),
 )
 """Programs and SDKs with which slow tests call AWS and GitHub, what makes a network of its own for
-their server, and a Redis beside the Valkey that all tests have. Node.js, too, if there is none."""
+their server, a Redis beside the Valkey that all tests have, and what counts instructions. Node.js,
+too, if there is none."""
 ALL = ("--numprocesses=3", "--dist=loadfile")
 """All tests run in three processes: on two cores, half of them wait for something."""
 WINGS = {
@@ -131,7 +132,7 @@ def resolve(session: nox.Session, how: str) -> None:
 def slow(session: nox.Session) -> None:
     """Run the tests marked slow: real scanners, other SDKs, a Redis, real time (some hours).
 
-    Debian's packages of other SDKs and of Redis are installed if this is Debian, and root.
+    Debian's packages of other SDKs, Redis and Valgrind are installed if this is Debian, and root.
     """
     set_up(session, "test", "bench", editable=False)
     if shutil.which("apt-get") and os.geteuid() == 0:
