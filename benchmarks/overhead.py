@@ -86,16 +86,16 @@ def queued(report: Report, /, *, quick: bool) -> None:
 
 
 def queued_real(report: Report, /, *, quick: bool) -> None:
-    """The same at 100,000 per second on a real loop: CPU, as all of them sleep."""
+    """The same at 100,000 per second on a real loop, which sleeps when the limit is reached."""
     rate = NOMINAL // 10
     makers = limiters(rate, 1 + rate // 100)  # 10 ms, and the call that is on time
     del makers[FUTURE]  # it waits for nothing
     costs = all_at_once(makers, quick=quick)
     show_at_once(report, f"Every slot queues, {rate:,}/s (real time)", costs)
-    gains = times(costs, LIMITER, OURS)
+    # By the clock. The table shows the CPU, too, which is what sleeping hides.
+    gains = ratios([own.time for own in costs[LIMITER]], [own.time for own in costs[OURS]])
     gain = statistics.median(gains)
-    what = f"queued slots for the same CPU in real time, times {LIMITER}"
-    report.target(what, gain, least=0.95, rounds=gains)
+    report.target(f"queued slots/s in real time, times {LIMITER}", gain, least=0.95, rounds=gains)
 
 
 def uncontended(report: Report, /, *, quick: bool) -> None:
