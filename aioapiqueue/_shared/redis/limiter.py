@@ -86,6 +86,8 @@ class SharedLimiter:
         self._session.reset(clock_changed=clock_changed)
         self._recalled: set[Hashable] = set()
         """Lanes whose slots in the reply that is under way must not be used; None: all lanes."""
+        self._look_at = -math.inf
+        """When the next look is planned; -inf: no call waited."""
         self._ended_at_ask = 0
         """Number of bodies that had ended at the last `Ask`."""
         ahead, catch_up = self._transport.settings.ahead, self._catch_up
@@ -127,7 +129,9 @@ class SharedLimiter:
         """Note that a call waits now: its scope may need another lease."""
         self._waiting.joined(call)
         self._planner.lacks(call.limits)
-        self._host.wake()
+        # Most calls join behind others, whose next look is early enough to ask for their slots.
+        if not self._session.busy and self._next_ask_at(call.joined_at) < self._look_at:
+            self._host.wake()
 
     def left(self, call: Call, line: Line[Call] | None) -> None:
         """Note that a call no longer waits: a lease for it would be surplus."""
@@ -149,6 +153,11 @@ class SharedLimiter:
 
     def release_due(self, now: float, *, planned: float = -math.inf) -> float | None:  # noqa: ARG002 - slots have no groups
         """Grant all calls that are due; return when to look again (None: no call waits)."""
+        wake = self._release_due(now)
+        self._look_at = -math.inf if wake is None else wake
+        return wake
+
+    def _release_due(self, now: float) -> float | None:
         planner, session, waiting = self._planner, self._session, self._waiting
         wake = waiting.wake(now)
         while (call := waiting.first()) is not None:
@@ -176,12 +185,16 @@ class SharedLimiter:
         self._return(self._leases.take_surplus())
         if session.busy:  # it wakes the queue when it ends
             return wake
-        # At the fallback rate, slots are asked for only to find out whether the authority is back.
-        ask_at = self._ask_at(now) if self._outage.fallback is None else session.retry_at
+        ask_at = self._next_ask_at(now)
         if ask_at > now + ROUNDING:
             return min(wake, ask_at)
         session.start()
         return wake
+
+    def _next_ask_at(self, now: float) -> float:
+        """Return when to ask for slots, if that is not under way."""
+        # At the fallback rate, slots are asked for only to find out whether the authority is back.
+        return self._ask_at(now) if self._outage.fallback is None else self._session.retry_at
 
     def _due(self, call: Call, now: float) -> float:
         planner, scope = self._planner, call.limits

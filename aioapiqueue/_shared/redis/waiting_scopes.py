@@ -156,7 +156,7 @@ class WaitingScopes:
         while (parked := self._timers.first()) is not None:
             if parked.until - now > ROUNDING:  # as late as `release_due` takes a call for due
                 return float(parked.until)
-            self._unpark(parked.line)
+            self._make_ready(parked.line)
         return None
 
     def wake_scope(self, scope: Scope) -> None:
@@ -171,11 +171,17 @@ class WaitingScopes:
             self._unpark(line)
 
     def _unpark(self, line: Line) -> None:
+        if self._make_ready(line):
+            self._host.wake()
+
+    def _make_ready(self, line: Line) -> bool:
+        """Unpark a line; return whether a call waits in it."""
         self._drop_timer(line)
         rank = line.rank_now()
-        if rank is not None:  # else all its calls are cancelled, and have yet to leave
-            self._ready.add(line, rank)
-            self._host.wake()
+        if rank is None:  # all its calls are cancelled, and have yet to leave
+            return False
+        self._ready.add(line, rank)
+        return True
 
     def _drop_timer(self, line: Line) -> None:
         if (parked := self._parked.pop(line, None)) is not None:

@@ -12,6 +12,7 @@ import pytest
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations.redis import SharedSchedule
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers import introspect
 from tests.helpers.servers import Server
 from tests.helpers.virtual_client import VirtualClient
 
@@ -159,3 +160,21 @@ def test_callers_collected_after_their_loop(valkey, name):
         coroutine.close()
     assert ended == [GeneratorExit] * 3
     assert queue.waiting == 0
+
+
+async def test_ticker_wakes_once_for_a_slot(valkey, name):
+    """Neither the timer of a slot nor a call that joins behind others causes another look."""
+    queue = ApiQueue("100/s", schedule=SharedSchedule(VirtualClient(valkey), name))
+    looks, loop = [], asyncio.get_running_loop()
+    introspect.wrap_looks(
+        queue, lambda look: lambda now, **how: looks.append(now) or look(now, **how)
+    )
+
+    async def caller():
+        while loop.time() < 2:
+            async with queue.slot():
+                pass
+
+    await asyncio.gather(*(caller() for _ in range(50)))
+    # A reply, and a request that nothing else is due for, cause one each.
+    assert len(looks) <= queue.stats.released + 3 * queue.stats.asks
