@@ -98,12 +98,13 @@ class Line(Generic[W]):
             levels = self.use_levels()
         priority = waiter.priority
         level = levels.get(priority)
-        if level is None:
-            level = levels[priority] = deque()
-            heappush(self.priorities, priority)
-            self.top = levels[self.priorities[0]]
-        level.append(waiter)
+        if not level:
+            if level is None:
+                level = levels[priority] = deque()
+                heappush(self.priorities, priority)
+            self.top = levels[self.priorities[0]]  # also if an interrupt came after the last line
         self.live += 1
+        level.append(waiter)
         if level[0] is not waiter:  # perhaps behind calls that have left: `first` will find it
             return False
         head = self.head
@@ -159,7 +160,7 @@ class Line(Generic[W]):
 
     def _find_top(self) -> deque[W] | None:
         levels: Any = self.levels
-        # An interrupt may have left an old `top`: only the heap says which level is empty.
+        # An interrupt may have left an old `top`: only the heap says which level is first.
         if self.priorities and not levels[self.priorities[0]]:
             del levels[heappop(self.priorities)]
         self.top = levels[self.priorities[0]] if self.priorities else None
@@ -320,9 +321,8 @@ class WaitQueue(asyncio.Queue[W]):
     def put_behind(self, item: W) -> bool:
         """Add a call to the plain line if it waits there behind others; return whether it does.
 
-        The same as `put_nowait`, for the most common call that has to wait. Nothing changes for the
-        ticker, or for the scheduler of several lines: if those before it were cancelled and have
-        not left, their line keeps its place, by the rank of the first of them, until they do.
+        The same as `put_nowait`, for the most common call that has to wait. Nobody needs to know:
+        if those before it are cancelled, the scheduler keeps the line's place until it looks.
         """
         line = self._plain
         level = line.levels.get(item.priority)  # type: ignore[union-attr]  # `use_levels`
@@ -332,9 +332,9 @@ class WaitQueue(asyncio.Queue[W]):
             return False
         item.arrival = self._count = self._count + 1
         item.line = line
-        level.append(item)
         line.live += 1
         self.live += 1
+        level.append(item)
         if self._getters:  # type: ignore[attr-defined]  # as in `put_nowait`
             self._wakeup_next(self._getters)  # type: ignore[attr-defined]  # as above
         return True

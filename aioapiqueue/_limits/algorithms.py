@@ -23,8 +23,8 @@ __all__ = ["Charge", "LearntBucket", "LimitState", "TokenBucket"]
 QUANTUM = 0.005
 """Longest time between two groups of calls, in seconds. A longer one would save little more CPU."""
 _PEAKS = 64
-"""Number of peaks that a bucket remembers; calls before the first get smaller refunds. It forgets
-as many at a time, so that it moves few of them for each call."""
+"""Number of peaks that a bucket remembers at least; calls before the first get smaller refunds. It
+forgets as many at a time, so that it moves few of them for each call."""
 _OVERS = 32
 """Number of calls above the burst that a bucket remembers; earlier ones get smaller refunds."""
 
@@ -94,7 +94,7 @@ class TokenBucket(LimitState):
         return due if due > self.held else self.held  # noqa: FURB136 - asked for each slot
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
-        # This runs for each limit of each call, so every attribute is read once.
+        # This runs for each limit of each call.
         cost, tat, floor = costs[self.unit], self.tat, now - self.catch_up
         if self.held > floor or cost > self.burst:  # else `self.floor` would return the same
             floor = self.floor(now, cost)
@@ -201,7 +201,7 @@ class TokenBucket(LimitState):
         else:
             self.full_at = now
             # The first case is that of `on_idle`, the second that of `consume`.
-            if self.last < earliest:
+            if tat < now and self.last < earliest:
                 self.anchor = now
                 used = 1
             elif tat < earliest:

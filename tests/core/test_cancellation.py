@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+from heapq import heappush
 
 import anyio
 import pytest
@@ -528,3 +529,29 @@ def test_interrupted_in_the_middle_of_a_grant(lanes):
         runner.run(main())
     assert ended == [None] + [asyncio.CancelledError] * 4
     assert (queue.waiting, queue.stats.cancelled) == (0, 3)
+
+
+@pytest.mark.parametrize("priority", [0, -1])
+def test_interrupted_while_a_call_joins(priority, monkeypatch):
+    """Ctrl-C between noting the priority of a call and the call itself: others start as ever."""
+
+    def interrupted(heap, item):
+        heappush(heap, item)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    async def main():
+        queue, started = ApiQueue("10/s"), []
+        queue.try_slot()
+        others = [queue.enqueue() for _ in range(3 if priority else 0)]
+        monkeypatch.setattr("aioapiqueue._core.wait_queue.heappush", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            queue.enqueue(priority=priority)
+        others += [queue.enqueue(priority=priority) for _ in range(3)]
+        for number, other in enumerate(others):
+            other.add_done_callback(lambda _, number=number: started.append(number))
+        await asyncio.sleep(60)
+        return started
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        assert runner.run(main()) == ([3, 4, 5, 0, 1, 2] if priority else [0, 1, 2])

@@ -189,6 +189,14 @@ def test_arrive_differs_in_nothing(calls, burst, catch_up, steps):
     catch_up=0.25,
     steps=[(0.0, "arrive", 0, 0), (0.0, "hold", 0, 2), (0.25, "arrive", 0, 0)],
 )
+@example(  # the last ones come at the instant at which the bucket is full again
+    rate=Rate(10),
+    catch_up=0.0,
+    steps=[
+        *[(0.125, "queued", 3, 0), (0.0625, "settle", 20, 2), (0.0, "settle", 16, 0.5)],
+        *[(0.0625, "settle", 7, 2), (0.0625, "arrive", 30, 2), (0.125, "arrive", 29, 0.5)],
+    ],
+)
 def test_steps_of_one_keep_books(rate, catch_up, steps):
     """What charges one call in one step leaves what `consume` leaves, for settlements too."""
     short, long = (algorithms.TokenBucket(rate, catch_up=catch_up) for _ in range(2))
