@@ -235,17 +235,16 @@ class Scheduler:
             top = by_rank.top
             if top is None:
                 break
-            # The top entry may be stale in three ways: the wait list has another entry by now, its
-            # first line has left, or that line ranks later. `first` finds the true one.
-            # After a start, the next line of the same wait list is often the first of all.
+            # After a start, the next line of the same wait list is often the first of all. Any
+            # other may have left by now, or rank later, or its limit may have closed, charged
+            # through another wait list: `_arm` looks, and puts its wait list where it belongs.
             if line is None or top is not wait_list.entry:
                 wait_list = top[1]
-                line = wait_list.first_line()
-                if top is not wait_list.entry or line is None or line.rank is not top[0]:
-                    wait_list = by_rank.first()
-                    if wait_list is None:
-                        break
-                    line = wait_list.first_line()
+                if wait_list.entry is top:
+                    line = self._arm(wait_list, now)
+                else:
+                    by_rank.first()  # which drops the stale entries at the top
+                continue
             if budget <= 0:
                 return now
             budget -= 1
@@ -255,7 +254,7 @@ class Scheduler:
         return self._next_timer(now, planned) if self._waiters.live else None
 
     def _look_at(self, wait_list: WaitList, line: Line[Call], now: float) -> Line[Call] | None:
-        """Start the first call at an open limit, or let it wait for another limit.
+        """Start the first call at a limit that is open to it, or let it wait for another limit.
 
         Returns:
             The next line there, if it may be looked at now.
@@ -266,22 +265,20 @@ class Scheduler:
         assert rank is not None  # noqa: S101 - as above
         if limits is None:  # those of the queue, which may have been replaced since it joined
             limits = self._own.states
-        # That the wait list is open says only that its own limit has room: ask all of them.
-        blocker = self._blocker(limits, call, rank, line, now, first_at=wait_list)
-        if blocker is None:
-            for limit in limits:
-                limit.consume(now, call.costs)
-            if line.reservation is not None:
-                self._end_reservation(line.reservation)
-            self._waiters.pop(call)
-            if not line.live:
-                self._ungroup(line)
-                self._on_end(line)
-            # Last, as observers run in it: they may let calls join or leave, or change limits.
-            self._grant(call, now)
-        elif blocker is not wait_list:  # else the limit has closed, charged through another group
+        blocker = self._blocker(limits, call, rank, line, now, open_at=wait_list)
+        if blocker is not None:
             self._move(line, blocker, now)
             return None
+        for limit in limits:
+            limit.consume(now, call.costs)
+        if line.reservation is not None:
+            self._end_reservation(line.reservation)
+        self._waiters.pop(call)
+        if not line.live:
+            self._ungroup(line)
+            self._on_end(line)
+        # Last, as observers run in it: they may let calls join or leave, or change limits.
+        self._grant(call, now)
         return self._arm(wait_list, now)
 
     def _open_due(self, now: float, most: int) -> int:
@@ -394,23 +391,23 @@ class Scheduler:
         line: Line[Call] | None,
         now: float,
         *,
-        first_at: WaitList | None = None,
+        open_at: WaitList | None = None,
     ) -> WaitList | None:
         """Return the limit that a call has to wait for longest; None: all have room.
 
-        In the wait list `first_at`, the call is known to be the first.
+        The limit of the wait list `open_at` is known to be open to it (`_arm`).
         """
         # The one that opens last: any look before that would find the call blocked still.
         blocker, latest, costs = None, now, call.costs
         for limit in limits:
+            wait_list: WaitList | None = limit.wait_list
+            if wait_list is open_at is not None:
+                continue
             at = limit.next_at(now, costs)
             # A limit with room is closed all the same if an earlier call waits there, or has
             # reserved it. `nextafter` makes that later than now even where the time is not known.
-            wait_list: WaitList | None = limit.wait_list
             if wait_list is not None:
-                first = (
-                    wait_list.first_line() if wait_list.size and wait_list is not first_at else None
-                )
+                first = wait_list.first_line() if wait_list.size else None
                 if first is not None and first is not line and first.rank < rank:  # type: ignore[operator]  # it has one
                     # The first call waits until then, or (None) for an unknown change.
                     timer = math.inf if wait_list.timer is None else wait_list.timer
