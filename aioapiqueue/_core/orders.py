@@ -208,14 +208,14 @@ ORDERS = tuple(ORDERINGS)
 
 def rank_of(priority: float, turn: int, number: int) -> Rank:
     """Return the rank of a call with this priority and number, in a line with this turn."""
-    if not priority and not turn:  # most calls; the formula below has the same result
-        return number
-    return (_number_of(priority) * _PLACES + turn) * _PLACES + number
+    if turn:
+        number += turn * _PLACES
+    return number + _first_rank(priority) if priority else number  # that of 0 is 0
 
 
 @lru_cache
-def _number_of(priority: float) -> int:
-    """Return an integer that is smaller for a lower priority."""
+def _first_rank(priority: float) -> Rank:
+    """Return the rank of a call of this priority with the number 0, in a line with the turn 0."""
     # IEEE 754: the bits of positive floats, read as integers, are in the order of the floats. Those
     # of negative floats are in the reverse order, so they are negated without their sign bit.
     try:
@@ -223,4 +223,4 @@ def _number_of(priority: float) -> int:
     except OverflowError:  # an integer beyond the range of floats
         bits = _DOUBLE.pack(math.inf if priority > 0 else -math.inf)
     (number,) = _WHOLE.unpack(bits)
-    return number if number >= 0 else -(number & _LOW_BITS)  # type: ignore[no-any-return]  # an int
+    return (number if number >= 0 else -(number & _LOW_BITS)) * _PLACES**2  # type: ignore[no-any-return]  # an int
