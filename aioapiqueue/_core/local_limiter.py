@@ -140,9 +140,9 @@ class LocalLimiter:
                 limits = limits_charged_by(limits, costs)
         if table.limits:
             if len(call.keys) == 1 and costs is ONE_CALL:  # most calls
-                find = table.find if evicts else table.get
-                lane = find(call.keys[0], now)
-                if lane is not None and lane.takes_one and lane.states:
+                key = call.keys[0]
+                lane = table.find(key, now) if evicts else table.get(key, now)
+                if lane is not None and lane.takes_one:
                     if lane.own is not limits:
                         lane.join(limits)
                     call.limits = lane.together
@@ -171,7 +171,7 @@ class LocalLimiter:
         if evicts and not lanes and not self.own.states:
             self._host.starts_unpaced(call)
         for lane in lanes:
-            if costs is ONE_CALL and lane.takes_one and lane.states:  # most calls
+            if costs is ONE_CALL and lane.takes_one:  # most calls
                 limits += lane.states
                 continue
             check_costs(lane.bounds, costs, self._host.units, lane.limits, lane.name)
@@ -233,8 +233,7 @@ class LocalLimiter:
             return  # there is no other line to compare its line with
         line = call.line
         head = line.head
-        is_behind = head is not None and head is not call and not head.future.done()
-        if is_behind and line.entry is not None:
+        if head is not None and head is not call and line.entry is not None:
             return  # it is not the first of its line, which has a place already
         if self._host.waiters.unsorted is not None:
             return  # its line is a temporary one

@@ -98,20 +98,20 @@ class Line(Generic[W]):
             levels = self.use_levels()
         priority = waiter.priority
         level = levels.get(priority)
-        if not level:
-            if level is None:
-                level = levels[priority] = deque()
-                heappush(self.priorities, priority)
-            self.top = levels[self.priorities[0]]  # also if an interrupt came after the last line
+        if level:  # perhaps only calls that have left, which `first` will find
+            self.live += 1
+            level.append(waiter)
+            return False
+        if level is None:
+            level = levels[priority] = deque()
+            heappush(self.priorities, priority)
+        self.top = levels[self.priorities[0]]  # also if an interrupt came after the last line
         self.live += 1
         level.append(waiter)
-        if level[0] is not waiter:  # perhaps behind calls that have left: `first` will find it
-            return False
         head = self.head
-        if head is not None:
-            if priority >= head.priority:
-                return head.future.done()
-            self.head = None
+        if head is not None and priority >= head.priority:  # as above, if that one has left
+            return False
+        self.head = None
         return True
 
     def move_by_number(self, waiter: W) -> bool:
@@ -151,20 +151,17 @@ class Line(Generic[W]):
                     return waiter
                 level.popleft()
                 self.stale -= 1
-            level = self._find_top()
+            # An interrupt may have left an old `top`: only the heap says which level is first.
+            levels: Any = self.levels
+            priorities = self.priorities
+            if priorities and not levels[priorities[0]]:
+                del levels[heappop(priorities)]
+            level = self.top = levels[priorities[0]] if priorities else None
         only = self.only
         if only is not None and only.future.done():
             self.only = only = None
             self.stale -= 1
         return only
-
-    def _find_top(self) -> deque[W] | None:
-        levels: Any = self.levels
-        # An interrupt may have left an old `top`: only the heap says which level is first.
-        if self.priorities and not levels[self.priorities[0]]:
-            del levels[heappop(self.priorities)]
-        self.top = levels[self.priorities[0]] if self.priorities else None
-        return self.top
 
     def rank_now(self) -> Rank | None:
         """Return the rank of the next call; None: no call waits."""
@@ -198,7 +195,7 @@ class Line(Generic[W]):
             self.levels = {p: level for p, level in kept.items() if level}
             self.priorities = list(self.levels)
             heapify(self.priorities)
-            self._find_top()
+            self.top = self.levels[self.priorities[0]] if self.priorities else None
             self.stale = sum(map(len, self.levels.values())) - self.live
 
     def all_calls(self) -> Iterable[W]:
@@ -352,8 +349,10 @@ class WaitQueue(asyncio.Queue[W]):
         self.live += 1
         if item.costs is not ONE_CALL:
             self._costs.add(item.costs)
-        put = self.add_to_line if self.unsorted is None else self.unsorted.put
-        put(item)
+        if self.unsorted is None:
+            self.add_to_line(item)
+        else:
+            self.unsorted.put(item)
         # Only for users of `get`. The dispatcher has none, and takes calls out by `pop`.
         if self._getters:  # type: ignore[attr-defined]  # typeshed leaves it out
             self._wakeup_next(self._getters)  # type: ignore[attr-defined]  # as above

@@ -183,8 +183,8 @@ class Lane:
         """The states of the queue's own limits and these: one tuple for all calls, as the calls of
         a line are found by it."""
         self.bounds = bounds_of(states)
-        self.takes_one = takes_one(states)
-        """Whether a call with the default cost is charged to all of them, and fits all."""
+        self.takes_one = bool(states) and takes_one(states)
+        """Whether there are any, and a call with the default cost fits and is charged to all."""
 
     def add(self, state: LimitState) -> None:
         """Add a state beside those of the limits."""
