@@ -240,7 +240,9 @@ class Dispatcher:
         timeout, waiters = call.timeout, self.waiters
         if timeout is not None:
             self._timeouts.check(call, timeout)
-        refused = self._call_to_refuse(call) if 0 < waiters.maxsize <= waiters.live else None
+        refused = None
+        if waiters.maxsize and waiters.live >= waiters.maxsize:
+            refused = self._call_to_refuse(call)
         call.future = future
         call.state = WAITING
         waiters.put_nowait(call)

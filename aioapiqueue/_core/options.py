@@ -68,11 +68,10 @@ def check_place(priority: float, timeout: float | None) -> None:
     # The wait queue compares priorities, so the test is that they can be compared. NaN is neither
     # below 0 nor at least 0, and would have no place in the order.
     try:
-        in_order = priority < 0 or priority >= 0
+        if not (priority < 0 or priority >= 0):
+            raise ValueError("priority must be a number, not NaN")
     except TypeError:
         raise TypeError(f"priority must be a number, not {priority!r}") from None
-    if not in_order:
-        raise ValueError("priority must be a number, not NaN")
     if timeout is not None:
         positive(timeout, of="timeout", least=0, most=LONGEST)
 

@@ -332,9 +332,10 @@ class ApiQueue(Controls, FanOut):
                 all_keys = keys_of(key, keys)
             if priority != 0 or timeout is not None:
                 check_place(priority, timeout)
-            call = self._detailed_call_type(dispatcher, all_keys, priority, timeout)
+            detailed = self._detailed_call_type  # a local, as in `Dispatcher.try_start`
+            call = detailed(dispatcher, all_keys, priority, timeout)
         if cost is not _ONE:
-            costs_of = self._costs_of  # a local, for the reason in `Dispatcher.try_start`
+            costs_of = self._costs_of  # as above
             call.costs = costs_of(cost)
         if self._watch is not None:
             self._note_slot(call)

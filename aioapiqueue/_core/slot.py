@@ -50,8 +50,9 @@ def keys_of(key: Hashable, keys: Sequence[Hashable] | None) -> tuple[Hashable, .
     else:
         several = tuple(keys)
     try:
+        hash(several)  # which needs the hash of each
         # Each key once, in its order: a call is charged once to a lane, however often it names it.
-        return tuple(dict.fromkeys(several)) or NO_KEYS
+        return several if len(several) == 1 else tuple(dict.fromkeys(several)) or NO_KEYS
     except TypeError as error:
         raise TypeError(
             f"a key must be hashable, such as a string or a tuple of strings: {error}, in "
