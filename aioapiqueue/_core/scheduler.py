@@ -144,7 +144,7 @@ class Scheduler:
 
     def try_start(self, call: Call, limits: Sequence[LimitState], now: float) -> bool:
         """Charge a new call, whose line does not exist yet, if it need not wait."""
-        if self._blocker(limits, call, self._waiters.rank_of(call), None, now) is not None:
+        if self._blocker(limits, call, None, now, None) is not None:
             return False
         for limit in limits:
             limit.consume(now, call.costs)
@@ -167,7 +167,7 @@ class Scheduler:
         limits = self._own.states if line.limits is None else line.limits
         call = line.head
         assert call is not None  # noqa: S101 - it has a rank
-        blocker = self._blocker(limits, call, rank, line, now)
+        blocker = self._blocker(limits, call, line, now, None)
         if blocker is None:  # all have room: the next step finds it in any of their wait lists
             blocker = wait_list_of(limits[0]) if limits else self._without_limits
         self._let_wait(line, frozenset((blocker,)), now)
@@ -260,12 +260,11 @@ class Scheduler:
             The next line there, if it may be looked at now.
         """
         self.looks += 1
-        call, rank, limits = line.head, line.rank, line.limits
+        call, limits = line.head, line.limits
         assert call is not None  # noqa: S101 - `step` has just looked
-        assert rank is not None  # noqa: S101 - as above
         if limits is None:  # those of the queue, which may have been replaced since it joined
             limits = self._own.states
-        blocker = self._blocker(limits, call, rank, line, now, open_at=wait_list)
+        blocker = self._blocker(limits, call, line, now, wait_list.limit)
         if blocker is not None:
             self._move(line, blocker, now)
             return None
@@ -278,7 +277,8 @@ class Scheduler:
             self._ungroup(line)
             self._on_end(line)
         # Last, as observers run in it: they may let calls join or leave, or change limits.
-        self._grant(call, now)
+        grant = self._grant  # a local, for the reason in `Dispatcher.try_start`
+        grant(call, now)
         return self._arm(wait_list, now)
 
     def _open_due(self, now: float, most: int) -> int:
@@ -364,7 +364,7 @@ class Scheduler:
             return None
         rank, entry = line.rank, wait_list.entry
         assert rank is not None  # noqa: S101 - it was found by it
-        if entry is None or (rank is not entry[0] and rank != entry[0]):
+        if entry is None or rank is not entry[0]:
             self._open.add(wait_list, rank)
         return line
 
@@ -387,25 +387,30 @@ class Scheduler:
         self,
         limits: Sequence[LimitState],
         call: Call,
-        rank: Rank,
         line: Line[Call] | None,
         now: float,
-        *,
-        open_at: WaitList | None = None,
+        known: LimitState | None,
     ) -> WaitList | None:
         """Return the limit that a call has to wait for longest; None: all have room.
 
-        The limit of the wait list `open_at` is known to be open to it (`_arm`).
+        Args:
+            limits: the limits of the call.
+            call: the call.
+            line: its line; None: it is new, and would be the first of one.
+            now: the present instant.
+            known: the one of its limits that is known to be open to it, if any.
         """
         # The one that opens last: any look before that would find the call blocked still.
         blocker, latest, costs = None, now, call.costs
+        rank = self._waiters.rank_of(call) if line is None else line.rank
+        assert rank is not None  # noqa: S101 - the call is the first of its line
         for limit in limits:
-            wait_list: WaitList | None = limit.wait_list
-            if wait_list is open_at is not None:
+            if limit is known:
                 continue
             at = limit.next_at(now, costs)
             # A limit with room is closed all the same if an earlier call waits there, or has
             # reserved it. `nextafter` makes that later than now even where the time is not known.
+            wait_list: WaitList | None = limit.wait_list
             if wait_list is not None:
                 first = wait_list.first_line() if wait_list.size else None
                 if first is not None and first is not line and first.rank < rank:  # type: ignore[operator]  # it has one
@@ -413,8 +418,8 @@ class Scheduler:
                     timer = math.inf if wait_list.timer is None else wait_list.timer
                     at = max(at, timer, math.nextafter(now, math.inf))
                 elif (
-                    at <= now
-                    and wait_list.reservation is not None
+                    wait_list.reservation is not None
+                    and at <= now
                     and self._is_reserved(wait_list, call, rank, now)
                 ):
                     at = max(wait_list.reservation.deadline, math.nextafter(now, math.inf))

@@ -91,23 +91,22 @@ class Ranked:
 
     def first(self) -> Any:  # noqa: ANN401 - a line, group or wait list
         """Return the item of the lowest rank; None: there is none."""
-        while (top := self.top) is not None:
+        top, rest = self.top, self.rest
+        while top is not None:
             rank, item = top
-            rest = self.rest
             if item.entry is top:
                 now = item.rank_now()
-                if now is rank or now == rank:  # mostly the same: `is` saves a comparison
+                if now is rank:  # an equal one is as good as a later one
                     return item
                 if now is not None:  # later than its entry said: add it where it belongs
-                    item.entry = entry = (now, item)
+                    item.entry = self.top = top = (now, item)
                     if not rest:
-                        self.top = entry
                         return item
-                    self.top = heappushpop(rest, entry)
+                    self.top = top = heappushpop(rest, top)
                     continue
                 item.entry = None  # it is empty, and may be dropped: a new call adds it again
                 self.size -= 1
-            self.top = heappop(rest) if rest else None
+            self.top = top = heappop(rest) if rest else None
         return None
 
 
@@ -192,24 +191,17 @@ class WaitList(Ranked):
         # `first`, which asks each item that comes to a top for its rank.
         item: Any = top[1]
         if item.entry is top:
-            inner: tuple[Rank, Any] | None = top
+            line: Line[Call] | None = item
             if type(item) is Group:
                 inner = item.top
-                item = None if inner is None else inner[1]
-            if item is not None and item.entry is inner:
-                head = item.head
+                line = None if inner is None or inner[1].entry is not inner else inner[1]
+            if line is not None:
+                head = line.head
                 # Done: it was cancelled, and its task has not run since and left.
-                if head is not None and item.rank is top[0] and not head.future.done():
-                    return item  # type: ignore[no-any-return]  # a line
-                # The only item of the heap: a later rank changes nothing but its entry.
-                if inner is top and not self.rest and (rank := item.rank_now()) is not None:
-                    self.top = item.entry = (rank, item)
-                    return item  # type: ignore[no-any-return]  # a line
+                if head is not None and line.rank is top[0] and not head.future.done():
+                    return line
         item = self.first()
-        if type(item) is Group:
-            line: Line[Call] = item.top[1]  # type: ignore[index]  # `first` has looked
-            return line
-        return item  # type: ignore[no-any-return]  # a line
+        return item.top[1] if type(item) is Group else item  # type: ignore[index, no-any-return]  # `first` has looked
 
     def rank_now(self) -> Rank | None:
         line = self.first_line()
