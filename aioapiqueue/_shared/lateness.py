@@ -45,14 +45,20 @@ class Stalls:
 
 
 class Lateness:
-    """How late slots were used, and how late the missed ones were."""
+    """How late slots were used, and how late the missed ones were.
+
+    Attributes:
+        missed_at: the instant at which a slot was last missed.
+    """
 
     def __init__(self) -> None:
+        self.missed_at = -math.inf
         self._late = self._too_late = 0.0
         self.stalls = Stalls()
 
     def missed(self, at: float, now: float) -> None:
         """Note that it was too late to use the slot of an instant."""
+        self.missed_at = now
         self._too_late = max(self._too_late, now - at)
         self.stalls.missed(at, now)
 

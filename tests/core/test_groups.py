@@ -12,6 +12,8 @@ from aioapiqueue.spi import algorithms
 from tests.helpers import introspect
 from tests.helpers.limiters import Limiter
 
+pytestmark = pytest.mark.no_server  # where one does, see tests/shared/redis/test_groups.py
+
 
 def call_of(queue, starts):
     """Return a function that makes a call, and notes when it starts."""

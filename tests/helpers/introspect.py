@@ -140,7 +140,8 @@ def waiting_scopes_of(queue: ApiQueue) -> Any:
 
 def heap_entries(waiting: Any) -> int:
     """Return the number of entries in the heaps of a shared quota's lines: ready, and parked."""
-    return len(waiting._ready.rest or ()) + len(waiting._timers.rest or ())
+    heaps = waiting._ready, waiting._dues, waiting._looks
+    return sum(len(heap.rest or ()) for heap in heaps)
 
 
 def lanes_of(queue: ApiQueue) -> Collection[Hashable]:
@@ -549,11 +550,11 @@ def leases_of(queue: ApiQueue) -> int:
     return _dispatcher_of(queue).limiter._planner.leases.number
 
 
-def expect_late_timers(queue: ApiQueue) -> None:
+def expect_late_timers(queue: ApiQueue, late: float = 0.005) -> None:
     """Let a queue on virtual time ask for slots as on a real loop, whose timers may be late."""
     lateness = _dispatcher_of(queue).limiter._planner.leases.lateness
     usual = lateness.usual
-    lateness.usual = lambda least: usual(max(least, 0.005))  # as asyncio's timers may be
+    lateness.usual = lambda least: usual(max(least, late))
 
 
 def messages_of(queue: ApiQueue) -> Collection[object]:

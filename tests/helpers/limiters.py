@@ -128,7 +128,6 @@ class Shared(Limiter):
     """
 
     shared = True
-    quantum = 0
     rounding = 2e-6
 
     def __init__(self, server: Server, *, ahead: float, examples: int) -> None:

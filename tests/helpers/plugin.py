@@ -147,6 +147,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         pytest.param(kind, marks=[] if kind in by_default else [pytest.mark.slow])
         for kind in LIMITERS
         if "length" not in kind or hasattr(metafunc.function, "is_property")
+        if kind in BY_DEFAULT or not marked("no_server")
     ]
     metafunc.parametrize("limiter", kinds, indirect=True, scope="module")
 

@@ -67,6 +67,10 @@ class ScopeGrants:
     """The instant before which no further slot is due, on the queue's clock."""
     waits_for: Hashable = None
     """The lane for which the calls had to wait, by the last reply; None: they did not."""
+    used_at: float = -math.inf
+    """The instant at which its latest call started."""
+    look_at: float = -math.inf
+    """The instant for which a group is planned, from which lateness counts; -inf: none is."""
 
 
 class LeasedCosts:
@@ -178,7 +182,7 @@ class Leases:
         # Used later than `until`, a slot would be too close to the slots after it.
         while leases and leases[0].until < now - TICK:
             lost.append(self.take(scope))
-            self.lateness.missed(lost[-1].at, now)
+            self.lateness.missed(max(lost[-1].at, self.of(scope).look_at), now)
         return (leases[0] if leases else None), lost
 
     def take(self, scope: Scope) -> Lease:
@@ -190,8 +194,9 @@ class Leases:
 
     def use(self, scope: Scope, now: float) -> Lease:
         """Take the next lease of a scope for a call that starts now."""
-        lease = self.take(scope)
-        self.lateness.used(lease.at, now)
+        lease, grants = self.take(scope), self.of(scope)
+        self.lateness.used(max(lease.at, grants.look_at), now)
+        grants.used_at = now
         return lease
 
     def take_all(

@@ -151,22 +151,21 @@ class SharedLimiter:
         lanes = limits.scope_of(call.keys, call.costs).lanes
         return self._statuses.estimate(lanes, call.costs, now)
 
-    def release_due(self, now: float, *, planned: float = -math.inf) -> float | None:  # noqa: ARG002 - slots have no groups
+    def release_due(self, now: float, *, planned: float = -math.inf) -> float | None:
         """Grant all calls that are due; return when to look again (None: no call waits)."""
-        wake = self._release_due(now)
+        wake = self._release_due(now, planned)
         self._look_at = -math.inf if wake is None else wake
         return wake
 
-    def _release_due(self, now: float) -> float | None:
+    def _release_due(self, now: float, planned: float) -> float | None:
         planner, session, waiting = self._planner, self._session, self._waiting
-        wake = waiting.wake(now)
+        waiting.wake(now)
         while (call := waiting.first()) is not None:
             due = self._due(call, now)
             if due - now > ROUNDING:
                 # Its whole line waits, even if `due` is inf (no lease): what changes that unparks
                 # it. So a step does not look at lines that cannot start.
-                waiting.park(call, due)
-                wake = due if wake is None or due < wake else wake
+                waiting.park(call, due, planner.next_look(call.limits, due, now, planned))
                 continue
             waiting.pop(call)
             self._charge(call, now)
@@ -174,6 +173,7 @@ class SharedLimiter:
         if self._counts_permits and self._host.started > self._host.ended:
             session.keep_alive()
         planner.compare_costs()
+        wake = waiting.next_look(exact=planned == -math.inf)
         if wake is None:  # no line is parked, so no call waits
             self._return(self._leases.take_all([None]))
             # The authority may count permits that are free: the next `Ask` would have reported

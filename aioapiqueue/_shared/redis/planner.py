@@ -64,6 +64,11 @@ _MOST_REQUESTS = 128
 other clients, and this loop."""
 _TIMER_LAG = 0.005
 """Seconds by which a real loop's timer is often late."""
+_QUANTUM = 0.005
+"""Longest time between two groups of calls, in seconds: that of `algorithms`, and not more, because
+only for so long before a timeout ends does the ticker look at each call when it is due."""
+_NO_GROUPS = 1.0
+"""Seconds without groups after a lease was missed: this loop may need all of `catch_up`."""
 _RETRY = 0.02
 """Seconds until the next attempt after a reply that granted nothing and named no time."""
 
@@ -207,7 +212,33 @@ class Planner:
         self._round_position = 0
         self._scopes.rebuild()
 
-    # When to ask.
+    # When to look, and when to ask.
+
+    def next_look(self, scope: Scope, due: float, now: float, planned: float) -> float:
+        """Return when to look at the calls of a scope again, if nothing else causes a look before.
+
+        Under rates, they start in groups, as of `algorithms.next_look`. But a lease ends: no call
+        waits for its group until this loop, as late as it usually is, might miss that.
+
+        Args:
+            scope: the scope.
+            due: when its next call is due.
+            now: the present instant.
+            planned: the instant for which this look was planned.
+        """
+        grants = self.leases.of(scope)
+        grants.look_at = -math.inf
+        latest = min(now, planned) + min(_QUANTUM, self._catch_up / 2)
+        if due >= latest or grants.used_at != now or not grants.leases:
+            return due
+        if now < self.leases.lateness.missed_at + _NO_GROUPS:
+            return due
+        # A window makes up for nothing, and a permit is idle until its call starts.
+        if self._limits.concurrency < math.inf or self._limits.has((None, *scope.lanes), Window):
+            return due
+        in_time = grants.leases[0].until - self._slack(())
+        grants.look_at = max(due, min(latest, in_time))
+        return grants.look_at
 
     def ask_at(self, now: float) -> float:
         """Return when to ask for slots, for calls that wait without a lease; now: at once."""

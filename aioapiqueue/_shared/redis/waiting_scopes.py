@@ -37,18 +37,18 @@ have waited longest. The others ask within a second, as scopes of other processe
 
 
 class _Parked:
-    """A line that is parked until an instant."""
+    """A parked line, in a heap of instants."""
 
-    __slots__ = ("entry", "line", "until")
+    __slots__ = ("at", "entry", "line")
 
-    def __init__(self, line: Line, until: float) -> None:
+    def __init__(self, line: Line, at: float) -> None:
         self.line = line
-        self.until = until
+        self.at = at
         self.entry = None
 
     def rank_now(self) -> Any:  # noqa: ANN401 - ranks of `Ranked` are integers, as a rule
         """Return the instant: it is the rank among parked lines."""
-        return self.until
+        return self.at
 
     def __lt__(self, other: object) -> bool:
         return False  # compared only if the instants are equal: any order will do
@@ -77,9 +77,12 @@ class WaitingScopes:
         """The lines whose first call may have changed since `drain_changed_firsts`."""
         self._ready = Ranked()
         """The lines that are not parked."""
-        self._parked: dict[Line, _Parked] = {}
-        self._timers = Ranked()
-        """The parked lines by time."""
+        self._parked: dict[Line, tuple[_Parked, _Parked]] = {}
+        """The parked lines, and their entries in the following two."""
+        self._dues = Ranked()
+        """The parked lines by when they are due."""
+        self._looks = Ranked()
+        """The parked lines by when to look at them, which is later if they wait for a group."""
 
     # Calls that wait.
 
@@ -144,20 +147,38 @@ class WaitingScopes:
         line: Line | None = self._ready.first()
         return None if line is None else line.head
 
-    def park(self, call: Call, until: float) -> None:
-        """Park the line of a call until `wake` is called with `until` or later."""
+    def park(self, call: Call, due: float, look_at: float) -> None:
+        """Park the line of a call until `wake` is called with `due` or later.
+
+        The line of a call that waits for a group, too: a look for any other reason must find that
+        it is due, or the call may time out, or be overtaken.
+
+        Args:
+            call: the first call of the line.
+            due: when it is due.
+            look_at: when to look at the line if nothing else causes a look before.
+        """
         line = call.line
         self._ready.remove(line)
-        self._parked[line] = parked = _Parked(line, until)
-        self._timers.add(parked, parked.rank_now())
+        self._parked[line] = by_due, by_look = _Parked(line, due), _Parked(line, look_at)
+        self._dues.add(by_due, by_due.rank_now())
+        self._looks.add(by_look, by_look.rank_now())
 
-    def wake(self, now: float) -> float | None:
-        """Unpark the lines that were parked until `now`; return the next instant to call again."""
-        while (parked := self._timers.first()) is not None:
-            if parked.until - now > ROUNDING:  # as late as `release_due` takes a call for due
-                return float(parked.until)
+    def wake(self, now: float) -> None:
+        """Unpark the lines that are due, whether or not they wait for a group."""
+        while (parked := self._dues.first()) is not None:
+            if parked.at - now > ROUNDING:  # as late as `release_due` takes a call for due
+                break
             self._make_ready(parked.line)
-        return None
+
+    def next_look(self, *, exact: bool) -> float | None:
+        """Return when to look at the parked lines; None: there are none.
+
+        Args:
+            exact: whether no line may wait for its group.
+        """
+        parked = (self._dues if exact else self._looks).first()
+        return None if parked is None else float(parked.at)
 
     def wake_scope(self, scope: Scope) -> None:
         """Unpark the lines of a scope, because its leases have changed."""
@@ -185,7 +206,9 @@ class WaitingScopes:
 
     def _drop_timer(self, line: Line) -> None:
         if (parked := self._parked.pop(line, None)) is not None:
-            self._timers.remove(parked)
+            by_due, by_look = parked
+            self._dues.remove(by_due)
+            self._looks.remove(by_look)
 
     # What to ask the authority for.
 

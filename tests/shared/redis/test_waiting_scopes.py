@@ -55,11 +55,17 @@ def drain(waiting):
     return out
 
 
-def park(waiting, until):
+def park(waiting, due, look_at=None):
     """Park the line of the next call; return the call."""
     first = waiting.first()
-    waiting.park(first, until)
+    waiting.park(first, due, due if look_at is None else look_at)
     return first
+
+
+def wake(waiting, now):
+    """Unpark the lines that are due; return when the next one is."""
+    waiting.wake(now)
+    return waiting.next_look(exact=True)
 
 
 def scopes_with(order):
@@ -85,10 +91,10 @@ async def test_parked_line_blocks_nobody(waiting):
         waiting, waiter("slow"), waiter("slow"), waiter("x"), waiter("y")
     )
     assert park(waiting, 5.0) is slow
-    assert waiting.wake(4.0) == 5.0
+    assert wake(waiting, 4.0) == 5.0
     assert waiting.first() is other
     waiting.pop(other)
-    assert waiting.wake(5.0) is None
+    assert wake(waiting, 5.0) is None
     assert drain(waiting) == [slow, slow2, other2]
 
 
@@ -96,7 +102,18 @@ async def test_line_wakes_as_soon_as_it_may_start(waiting):
     """An instant may be rounded up: a line that is due by a rounding earlier is not passed over."""
     slow, _ = fill(waiting, waiter("slow"), waiter("x"))
     park(waiting, 1.0)
-    assert waiting.wake(1.0 - 2**-53) is None
+    assert wake(waiting, 1.0 - 2**-53) is None
+    assert waiting.first() is slow
+
+
+async def test_group_delays_planned_looks_only(waiting):
+    """A line that waits for its group is unparked by any look after it is due."""
+    slow, _ = fill(waiting, waiter("slow"), waiter("x"))
+    park(waiting, 1.0, 3.0)
+    park(waiting, 2.0)
+    assert waiting.next_look(exact=False) == 2.0
+    assert waiting.next_look(exact=True) == 1.0
+    assert wake(waiting, 1.5) == 2.0
     assert waiting.first() is slow
 
 
@@ -121,7 +138,7 @@ async def test_leaver_unparks_its_line(waiting):
     assert park(waiting, 8.0) is cheap
     leave(waiting, cheap)
     assert waiting.first() is None
-    assert waiting.wake(0.0) is None
+    assert wake(waiting, 0.0) is None
     assert not waiting.by_scope
     assert not waiting.scopes_of("slow")
 
