@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-from heapq import heappush
 
 import anyio
 import pytest
@@ -535,16 +534,11 @@ def test_interrupted_in_the_middle_of_a_grant(lanes):
 def test_interrupted_while_a_call_joins(priority, monkeypatch):
     """Ctrl-C between noting the priority of a call and the call itself: others start as ever."""
 
-    def interrupted(heap, item):
-        heappush(heap, item)
-        monkeypatch.undo()
-        raise KeyboardInterrupt
-
     async def main():
         queue, started = ApiQueue("10/s"), []
         queue.try_slot()
         others = [queue.enqueue() for _ in range(3 if priority else 0)]
-        monkeypatch.setattr("aioapiqueue._core.wait_queue.heappush", interrupted)
+        introspect.interrupt_new_priority(monkeypatch)
         with pytest.raises(KeyboardInterrupt):
             queue.enqueue(priority=priority)
         others += [queue.enqueue(priority=priority) for _ in range(3)]

@@ -636,6 +636,20 @@ def let_threads_look(monkeypatch: pytest.MonkeyPatch, *, every: float) -> None:
     monkeypatch.setattr(_slot, "PATIENCE", every)
 
 
+def interrupt_new_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise KeyboardInterrupt once, after a line has noted the priority of its first such call."""
+    from aioapiqueue._core import wait_queue
+
+    heappush = wait_queue.heappush
+
+    def interrupted(heap: list[float], priority: float) -> None:
+        heappush(heap, priority)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(wait_queue, "heappush", interrupted)
+
+
 def interrupt_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise KeyboardInterrupt in threads that begin to wait."""
     from aioapiqueue.threads import BlockingSlot
