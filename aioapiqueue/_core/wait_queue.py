@@ -98,7 +98,7 @@ class Line(Generic[W]):
             levels = self.use_levels()
         priority = waiter.priority
         level = levels.get(priority)
-        if level:  # perhaps only calls that have left, which `first` will find
+        if level and level[0].line is not None:  # else that one has left, and wakes no more
             self.live += 1
             level.append(waiter)
             return False
@@ -323,7 +323,7 @@ class WaitQueue(asyncio.Queue[W]):
         """
         line = self._plain
         level = line.levels.get(item.priority)  # type: ignore[union-attr]  # `use_levels`
-        if not level or not line.live or self.unsorted is not None:  # live: it is in `lines`
+        if not level or level[0].line is None or self.unsorted is not None:  # as in `Line.put`
             return False
         if item.limits is not None or item.costs is not ONE_CALL:
             return False

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from aioapiqueue import ApiQueue
 from aioapiqueue.spi import Ranked, cost_units, orders
 from tests.helpers import introspect
 from tests.helpers.waiters import drain, fill, leave, waiter
@@ -567,3 +568,16 @@ def test_priorities_beyond_floats_are_the_last_and_the_first():
     """Whole numbers of any size are priorities."""
     ranks = [orders.rank_of(priority, 0, 1) for priority in (-(10**400), -1e308, 0, 1e308, 10**400)]
     assert ranks == sorted(set(ranks))
+
+
+async def test_call_joins_where_others_have_left():
+    """A call is looked at as it joins, also if those of its priority in its line have all left."""
+    queue = ApiQueue("10/s", lanes={"slow": "2/h"})
+    queue.try_slot(key="slow")
+    left = queue.enqueue()
+    left.cancel()
+    await asyncio.sleep(0.05)
+    slow = queue.enqueue(key="slow")
+    await asyncio.sleep(0)  # the ticker has looked, and sleeps for half an hour
+    assert (await asyncio.wait_for(queue.enqueue(), 1)).waited == pytest.approx(0.05)
+    slow.cancel()
