@@ -157,7 +157,7 @@ def idle(report: Report, /, *, quick: bool) -> None:
             worker = contenders.ours(queue)
             await asyncio.gather(*(worker(2) for _ in range(10)))
         before = selector.sleeps
-        await asyncio.sleep(seconds)  # one sleep of the loop, if nobody else wakes it
+        await asyncio.sleep(seconds)  # one sleep of the loop, if nothing else wakes it
         return selector.sleeps - before
 
     async def left_behind() -> int:

@@ -46,8 +46,8 @@ def instructions_of_slot():
     return of_slot
 
 
-# 5 % above what is counted on CPython 3.11.7 as pyenv builds it and on Debian's 3.11.2, of which
-# the larger figure counts: in this order 1.063 and 1.082, 1.058 and 1.082, 1.291 and 1.319, 1.502
+# 5 % above the larger of two counts, on CPython 3.11.7 as pyenv builds it and on Debian's 3.11.2;
+# in the order below: 1.063 and 1.082, 1.058 and 1.082, 1.291 and 1.319, 1.502
 # and 1.543; 2.259 and 2.349, 4.491 and 4.873.
 BOUNDS = {
     "aiolimiter": {

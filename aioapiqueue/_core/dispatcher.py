@@ -236,7 +236,7 @@ class Dispatcher:
         self._join(call, future, arrival)
 
     def _join(self, call: Call, future: asyncio.Future[Any], arrival: int | None) -> None:
-        """Do the same as `join`, for a call that somebody needs to know of."""
+        """Do the same as `join`, for a call that followers or the limiter must know of."""
         timeout, waiters = call.timeout, self.waiters
         if timeout is not None:
             self._timeouts.check(call, timeout)

@@ -59,7 +59,7 @@ class Line(Generic[W]):
         self.priorities: list[float]
         """A heap of the priorities in `levels`."""
         self.top: deque[W] | None = None
-        """The level of the first of them; None: there is none."""
+        """The level of the first of them; None: `priorities` is empty, or there are no levels."""
         self.live = 0
         """Number of calls that wait."""
         self.costs: CostTotals | None = None
@@ -318,8 +318,8 @@ class WaitQueue(asyncio.Queue[W]):
     def put_behind(self, item: W) -> bool:
         """Add a call to the plain line if it waits there behind others; return whether it does.
 
-        The same as `put_nowait`, for the most common call that has to wait. Nobody needs to know:
-        if those before it are cancelled, the scheduler keeps the line's place until it looks.
+        The same as `put_nowait`, for the most common call that has to wait. The scheduler need not
+        know: if the calls before it are cancelled, the line keeps its place until the next look.
         """
         line = self._plain
         level = line.levels.get(item.priority)  # type: ignore[union-attr]  # `use_levels`

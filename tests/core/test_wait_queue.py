@@ -114,7 +114,7 @@ async def test_put_behind_waits_for_the_sorted():
 
 
 async def test_put_behind_those_that_left():
-    """A line in which nobody waits is not in use, even if some who left are still in it."""
+    """A line without waiting calls is not in use, even if calls that have left are still in it."""
     waiters = introspect.wait_queue(int)
     (first,) = fill(waiters, common())
     leave(waiters, first)
