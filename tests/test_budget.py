@@ -62,6 +62,10 @@ import pytest
 
 def test_quick(): pass
 def test_long(clock): clock.sleep(3)
+ran = []
+def test_long_once(clock):
+    clock.sleep(0 if ran else 3)
+    ran.append(1)
 def test_long_with_its_own_fixture(own, clock): clock.sleep(1.5)
 def test_quick_with_a_shared_fixture(shared): pass
 @pytest.mark.slow
@@ -71,6 +75,8 @@ def test_long_on_a_busy_machine(busy_machine, clock): clock.sleep(3)
 def test_far_too_long_on_a_busy_machine(busy_machine, clock): clock.sleep(7)
 def test_wrong_too(clock):
     clock.sleep(3)
+    assert not "its own fault"
+def test_wrong(clock):
     assert not "its own fault"
 @pytest.mark.skip("no such thing")
 def test_skipped(): pass
@@ -85,7 +91,8 @@ def run(tmp_path_factory):
     (folder / "test_it.py").write_text(TESTS)
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-ra", "-p", "no:cacheprovider", "-m", ""),
+            *(sys.executable, "-m", "pytest", "-raR", "-p", "no:cacheprovider", "-m", ""),
+            *("-p", "pytest_rerunfailures"),
             f"--basetemp={folder / 'pytest'}",  # elsewhere, it would delete what older runs left
         ],
         cwd=folder,
@@ -110,9 +117,21 @@ def test_what_takes_too_long_fails(run):
         "test_long_with_its_own_fixture",
         "test_far_too_long_on_a_busy_machine",
         "test_wrong_too",
+        "test_wrong",
     }
     assert run.count("The test passed, but took 3.0 s. Allowed are 2.0 s") == 4  # each told twice
     assert "its own fault" in run
+
+
+def test_what_took_too_long_runs_again(run):
+    """It passes if it took too long once only. What fails for another reason runs once."""
+    again = {line for line in run.splitlines() if line.startswith("RERUN")}
+    assert {line.split("::")[1].split()[0] for line in again} == {
+        "test_long",
+        "test_long_once",
+        "test_long_with_its_own_fixture",
+        "test_far_too_long_on_a_busy_machine",
+    }
 
 
 def test_last_line_names_what_was_skipped(run):

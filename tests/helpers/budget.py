@@ -20,6 +20,7 @@ __all__ = ["Budget"]
 
 UNLIMITED = ("slow", "browser")
 """Marks of tests outside the default run."""
+_TOO_LONG = "The test passed, but took"
 
 
 class Budget:
@@ -28,6 +29,9 @@ class Budget:
     A slow or busy machine fails none. A test may take longer in proportion (see `delay`), and by
     the time for which some process had to wait for a core (on Linux), up to three times the limit.
     Beside nothing else, as in a run of one file on an idle machine, a test has just the limit.
+
+    A test that took too long runs once more: what is slow is slow twice, but a virtual machine that
+    got no core for a second, which nothing within it can see, gets one the next time.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -35,6 +39,11 @@ class Budget:
         self._took = 0.0  # by the set-up and the call of the test that runs
         self._shared = 0.0  # by fixtures of wider scope within it
         self._waited = 0.0  # before the test began
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Have pytest-rerunfailures try a test again for this reason, and for no other."""
+        if item.get_closest_marker("flaky") is None:
+            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=_TOO_LONG))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
@@ -68,7 +77,7 @@ class Budget:
             allowed = self._seconds * yardstick.delay()
             if took > max(allowed, self._seconds + min(waited, 2 * self._seconds)):
                 message = (
-                    f"The test passed, but took {took:.1f} s. Allowed are {allowed:.1f} s on this "
+                    f"{_TOO_LONG} {took:.1f} s. Allowed are {allowed:.1f} s on this "
                     f"machine just now, or {self._seconds:g} s beside {waited:.1f} s without a "
                     "core. Make it shorter, or mark it `slow`."
                 )
