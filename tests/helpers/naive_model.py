@@ -156,6 +156,9 @@ class Model:
     def lane_due(self, call):
         return max([-math.inf, *(x.due(call.cost) for x in self.lane(call))])
 
+    def due_by_itself(self, call):
+        return max(self.due(call), self.lane_due(call))
+
     def submit(self, call, now):
         if not self.waiting:
             for limit in self.limits:
@@ -165,7 +168,7 @@ class Model:
                 limit.touch(now)
         self.waiting.append(call)
         self.run(now, now)
-        due = max(self.due(call), self.lane_due(call))
+        due = self.due_by_itself(call)
         if call in self.waiting and now + (call.gives_up_at - now) < due < math.inf:
             self.waiting.remove(call)  # no use in waiting
 

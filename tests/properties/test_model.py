@@ -231,6 +231,12 @@ class QueueMachine(RuleBasedStateMachine):
         # a stall that decides which of two that have passed rings first.
         if not self.rounding:
             self.do(lambda: self.queue.hold(0))
+        # A call that was due within its timeout can be decided after the stall, before one ahead of
+        # it that was not: then all that are due by now start, and that one with them.
+        ended = [w for w in self.model.waiting if w.gives_up_at <= self.now + seconds]
+        late = [self.model.due_by_itself(w) > w.gives_up_at for w in ended]
+        if any(late) and not all(late):
+            return
         self.model.stall(self.now, self.now + seconds)
         self.do(lambda: self.loop.stall(seconds))
 
