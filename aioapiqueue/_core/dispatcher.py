@@ -107,8 +107,9 @@ class Dispatcher:
         )
         self.limits_follow_ends = False
         # A shared quota needs to know how many calls wait, and `maxsize` may refuse one.
-        self._joins_behind = self.limiter.traits.alone and not maxsize
-        """Whether a call that joins behind others concerns neither followers nor the limiter."""
+        is_plain = self.limiter.traits.alone and not maxsize
+        self.join = self._join_behind if is_plain else self._join
+        """Adds a call to the wait queue; see `_join`."""
         self.nesting = Nesting(self, settings)
         if lanes or strict_lanes:
             self.lanes = LaneFigures(self, lanes)
@@ -131,7 +132,7 @@ class Dispatcher:
         """Call a follower as well from now on."""
         before = Followers(()) if self._followers is None else self._followers
         self._followers = before.with_one(follower)
-        self._joins_behind = False
+        self.join = self._join
         self._note_ends()
 
     @property
@@ -214,7 +215,20 @@ class Dispatcher:
             notify(call, 0.0)
         return True
 
-    def join(self, call: Call, future: asyncio.Future[Any], arrival: int | None = None) -> None:
+    def _join_behind(
+        self, call: Call, future: asyncio.Future[Any], arrival: int | None = None
+    ) -> None:
+        """Do the same as `_join`, where a call behind others concerns no follower or limiter."""
+        if call.timeout is None and arrival is None:
+            call.future = future
+            call.state = WAITING
+            if self.waiters.put_behind(call):
+                if self._ticker.task is None:  # it was cancelled
+                    self._ticker.start()
+                return
+        self._join(call, future, arrival)
+
+    def _join(self, call: Call, future: asyncio.Future[Any], arrival: int | None = None) -> None:
         """Add a new call that could not start to the wait queue.
 
         Args:
@@ -226,17 +240,6 @@ class Dispatcher:
             SlotTimeout: even the next slot comes too late.
             QueueFull: too many calls are waiting.
         """
-        if self._joins_behind and call.timeout is None and arrival is None:
-            call.future = future
-            call.state = WAITING
-            if self.waiters.put_behind(call):
-                if self._ticker.task is None:  # it was cancelled
-                    self._ticker.start()
-                return
-        self._join(call, future, arrival)
-
-    def _join(self, call: Call, future: asyncio.Future[Any], arrival: int | None) -> None:
-        """Do the same as `join`, for a call that followers or the limiter must know of."""
         timeout, waiters = call.timeout, self.waiters
         if timeout is not None:
             self._timeouts.check(call, timeout)

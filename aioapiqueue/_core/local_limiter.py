@@ -139,14 +139,14 @@ class LocalLimiter:
             if 0 in costs or own.has_optional:
                 limits = limits_charged_by(limits, costs)
         if table.limits:
-            if len(call.keys) == 1 and costs is ONE_CALL:  # most calls
-                key = call.keys[0]
-                lane = table.find(key, now) if evicts else table.get(key, now)
+            keys = call.keys
+            if len(keys) == 1 and costs is ONE_CALL:  # most calls
+                lane = table.find(keys[0], now) if evicts else table.get(keys[0], now)
                 if lane is not None and lane.takes_one:
                     if lane.own is not limits:
                         lane.join(limits)
-                    call.limits = lane.together
-                    return lane.together
+                    call.limits = limits = lane.together
+                    return limits
                 has_lanes = lane is not None
             else:
                 has_lanes = True  # `_with_lanes` looks for them

@@ -328,7 +328,9 @@ class ApiQueue(Controls, FanOut):
         else:
             # Each check is a call, so it is made only if its argument is not the default.
             all_keys = NO_KEYS
-            if key is not None or keys is not None:
+            if type(key) is str and keys is None:  # most keys, and nothing to check
+                all_keys = (key,)
+            elif key is not None or keys is not None:
                 all_keys = keys_of(key, keys)
             if priority != 0 or timeout is not None:
                 check_place(priority, timeout)

@@ -114,8 +114,6 @@ class Scheduler:
         An observer of a grant runs within the step. `begin` sets this (a second line), `Sorter`
         (new limits or states) and `LocalLimiter` (pause, hold, resume); `release_due` clears it.
         """
-        self.looks = self.moves = 0
-        """Numbers of calls that were looked at, and of lines and groups that moved."""
 
     def begin(self) -> None:
         """Decide which line is next, from now on."""
@@ -259,9 +257,8 @@ class Scheduler:
         Returns:
             The next line there, if it may be looked at now.
         """
-        self.looks += 1
-        call, limits = line.head, line.limits
-        assert call is not None  # noqa: S101 - `step` has just looked
+        call: Call = line.head  # type: ignore[assignment]  # `step` has just looked
+        limits = line.limits
         if limits is None:  # those of the queue, which may have been replaced since it joined
             limits = self._own.states
         blocker = self._blocker(limits, call, line, now, wait_list.limit)
@@ -363,9 +360,8 @@ class Scheduler:
             self._set_timer(wait_list, at)
             return None
         rank, entry = line.rank, wait_list.entry
-        assert rank is not None  # noqa: S101 - it was found by it
         if entry is None or rank is not entry[0]:
-            self._open.add(wait_list, rank)
+            self._open.add(wait_list, rank)  # type: ignore[arg-type]  # the line was found by it
         return line
 
     def _set_timer(self, wait_list: WaitList, at: float) -> None:
@@ -402,8 +398,7 @@ class Scheduler:
         """
         # The one that opens last: any look before that would find the call blocked still.
         blocker, latest, costs = None, now, call.costs
-        rank = self._waiters.rank_of(call) if line is None else line.rank
-        assert rank is not None  # noqa: S101 - the call is the first of its line
+        rank: Rank = self._waiters.rank_of(call) if line is None else line.rank  # type: ignore[assignment]  # of its first call
         for limit in limits:
             if limit is known:
                 continue
@@ -454,7 +449,6 @@ class Scheduler:
 
     def _move(self, line: Line[Call], blocker: WaitList, now: float) -> None:
         """Let the first line at an open limit wait for another one, with its group if possible."""
-        self.moves += 1
         waits_in: Group | WaitList = line.waits_in
         wait_list, rank = wait_list_at(line), line.rank
         assert rank is not None  # noqa: S101 - it is the first

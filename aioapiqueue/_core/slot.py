@@ -15,7 +15,7 @@ from aioapiqueue._limits.cost_units import ONE_CALL
 from aioapiqueue._limits.grammar import CALLS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator, Hashable, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Hashable, Sequence
 
     from aioapiqueue._core.events import EventKind
     from aioapiqueue._core.loops import BoundLoop
@@ -236,8 +236,9 @@ class CallOwner(Protocol):
     def try_start(self, call: Call) -> bool:
         """Start a new call if it need not wait."""
 
-    def join(self, call: Call, future: asyncio.Future[Any]) -> None:
-        """Add a new call to the queue; `future` is resolved with the call when it may start."""
+    @property
+    def join(self) -> Callable[[Call, asyncio.Future[Any]], None]:
+        """Adds a new call to the queue; the Future is resolved with the call when it may start."""
 
     def leave(self, call: Call, kind: EventKind) -> None:
         """Take a waiting call out of the queue, without a slot."""
@@ -381,7 +382,8 @@ class Call(Slot):
             if not dispatcher.try_start(self):
                 # Only now: most calls need no Future, and `try_start` has bound the queue to the
                 # running loop, for which asyncio.Future() would have to search.
-                dispatcher.join(self, asyncio.Future(loop=dispatcher.loop.current))
+                join = dispatcher.join  # a local, for the reason in `Dispatcher.try_start`
+                join(self, asyncio.Future(loop=dispatcher.loop.current))
                 return self  # type: ignore[return-value]  # as __await__ says
         elif self.state != HELD:  # a slot of `try_slot` is held when it is entered
             raise RuntimeError("a slot is for one call: call queue.slot() again for the next")

@@ -95,10 +95,10 @@ class TokenBucket(LimitState):
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
         # This runs for each limit of each call.
-        cost, tat, floor = costs[self.unit], self.tat, now - self.catch_up
-        if self.held > floor or cost > self.burst:  # else `self.floor` would return the same
+        cost, tat, floor, burst = costs[self.unit], self.tat, now - self.catch_up, self.burst
+        if self.held > floor or cost > burst:  # else `self.floor` would return the same
             floor = self.floor(now, cost)
-            if cost > self.burst:
+            if cost > burst:
                 self._note_over(now, max(tat, floor), cost)
         # Counting goes on from the old anchor while calls are at most `catch_up` late. That is what
         # makes up for their lateness, and keeps sums of intervals free of rounding errors.
@@ -111,7 +111,7 @@ class TokenBucket(LimitState):
         # charge: see `adjust`.
         if tat <= now:
             self.full_at = now
-        elif self.burst > 1:
+        elif burst > 1:
             self._note_peak(now, now - tat)
         self.used = used
         self.tat = self.anchor + used * self.interval

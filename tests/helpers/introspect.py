@@ -311,10 +311,24 @@ def after_starts(queue: ApiQueue, heard: Callable[[Slot, float], object]) -> Non
     after_grants(queue, heard)
 
 
-def looks_of(queue: ApiQueue) -> tuple[int, int]:
-    """Return how often a waiter was looked at, and how often one went over to another limit."""
-    scheduler = _dispatcher_of(queue).limiter._scheduler
-    return scheduler.looks, scheduler.moves
+def count_looks(queue: ApiQueue) -> Callable[[], int]:
+    """Return how often, from now on, a waiter is looked at or goes over to another limit.
+
+    The queue must run on its loop already, as a queue that begins on another loop starts over.
+    """
+    scheduler: Any = _dispatcher_of(queue).limiter._scheduler
+    looks = 0
+
+    def counted(method: Callable[..., object]) -> Callable[..., object]:
+        def counting(*args: object) -> object:
+            nonlocal looks
+            looks += 1
+            return method(*args)
+
+        return counting
+
+    scheduler._look_at, scheduler._move = counted(scheduler._look_at), counted(scheduler._move)
+    return lambda: looks
 
 
 def work_of_steps(
