@@ -312,22 +312,19 @@ def after_starts(queue: ApiQueue, heard: Callable[[Slot, float], object]) -> Non
 
 
 def count_looks(queue: ApiQueue) -> Callable[[], int]:
-    """Return how often, from now on, a waiter is looked at or goes over to another limit.
+    """Return how often, from now on, a waiter is looked at: starts, or goes over to another limit.
 
     The queue must run on its loop already, as a queue that begins on another loop starts over.
     """
     scheduler: Any = _dispatcher_of(queue).limiter._scheduler
-    looks = 0
+    look_at, looks = scheduler._look_at, 0
 
-    def counted(method: Callable[..., object]) -> Callable[..., object]:
-        def counting(*args: object) -> object:
-            nonlocal looks
-            looks += 1
-            return method(*args)
+    def looking(*args: object) -> object:
+        nonlocal looks
+        looks += 1
+        return look_at(*args)
 
-        return counting
-
-    scheduler._look_at, scheduler._move = counted(scheduler._look_at), counted(scheduler._move)
+    scheduler._look_at = looking
     return lambda: looks
 
 
