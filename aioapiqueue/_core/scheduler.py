@@ -237,7 +237,7 @@ class Scheduler:
             # other may have left by now, or rank later, or its limit may have closed, charged
             # through another wait list: `_arm` looks, and puts its wait list where it belongs.
             if line is None or top is not wait_list.entry:
-                wait_list = top[1]
+                wait_list, line = top[1], None  # that line waits in another wait list
                 if wait_list.entry is top:
                     line = self._arm(wait_list, now)
                 else:

@@ -351,6 +351,30 @@ async def test_pitfall_2_small_costs_overtake_nobody():
     assert [at for _, at in order] == exactly([1, 3, 4])
 
 
+async def test_cancelled_call_opens_no_limit():
+    """Where one has left, the next of another lane is not looked at in its place."""
+    queue, order = ApiQueue(lanes={"p": "10/s burst 5", "a": "1/s"}, catch_up=0), []
+
+    async def call(name, **options):
+        async with queue.slot(**options):
+            order.append((name, now()))
+
+    queue.pause(1)
+    tasks = []
+    for name, keys, priority in [
+        ("first", ("p", "a"), 0),
+        ("last", ("p", "a"), 2),
+        ("second", ("a",), 1),
+        ("cancelled", ("a",), 1),
+    ]:
+        tasks.append(asyncio.create_task(call(name, keys=keys, priority=priority)))
+        await asyncio.sleep(0)
+    tasks.pop().cancel()
+    await asyncio.gather(*tasks)
+    assert [name for name, _ in order] == ["first", "second", "last"]
+    assert [at for _, at in order] == exactly([1, 2, 3])
+
+
 async def test_pitfall_3_others_wait_for_nobody():
     """But those who are due in other lanes do not keep it from one that nobody waits for."""
     queue = ApiQueue(lanes={"*": "1/s"})
