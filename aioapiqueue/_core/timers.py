@@ -180,7 +180,12 @@ class Ticker:
         host = self._host
         now = host.loop.now()
         planned = -math.inf if now < self._exact_until else self._planned
-        wake = host.limiter.release_due(now, planned=planned)
+        try:
+            wake = host.limiter.release_due(now, planned=planned)
+        except BaseException:  # Ctrl-C: if the loop runs again, the task looks again
+            self._timer = None
+            self.wake()
+            raise
         if wake is None:
             self._timer = None
             self.wake()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic
@@ -98,18 +98,21 @@ class Line(Generic[W]):
             levels = self.use_levels()
         priority = waiter.priority
         level = levels.get(priority)
-        if level and level[0].line is not None:  # else that one has left, and wakes no more
+        if level and level[0].line is not None:  # a first call that has left wakes no one any more
             self.live += 1
             level.append(waiter)
             return False
         if level is None:
             level = levels[priority] = deque()
             heappush(self.priorities, priority)
+        elif len(levels) != len(self.priorities):  # an interrupt in `first` came between the two
+            self.priorities = sorted(levels)  # a sorted list is a heap
         self.top = levels[self.priorities[0]]  # also if an interrupt came after the last line
         self.live += 1
         level.append(waiter)
         head = self.head
-        if head is not None and priority >= head.priority:  # as above, if that one has left
+        # If that one is cancelled and has not left yet, its leaving wakes the ticker.
+        if head is not None and priority >= head.priority:
             return False
         self.head = None
         return True
@@ -165,7 +168,6 @@ class Line(Generic[W]):
 
     def rank_now(self) -> Rank | None:
         """Return the rank of the next call; None: no call waits."""
-        # The heaps of the scheduler ask a dozen times for each start, mostly with no change.
         head = self.head
         if head is None or head.future.done():
             head = self.head = self.first()
@@ -193,8 +195,7 @@ class Line(Generic[W]):
         elif self.stale > self.live + _MANY_STALE:  # so each departure costs O(1) on average
             kept = {p: deque(w for w in level if w.waits) for p, level in self.levels.items()}
             self.levels = {p: level for p, level in kept.items() if level}
-            self.priorities = list(self.levels)
-            heapify(self.priorities)
+            self.priorities = sorted(self.levels)
             self.top = self.levels[self.priorities[0]] if self.priorities else None
             self.stale = sum(map(len, self.levels.values())) - self.live
 

@@ -549,3 +549,60 @@ def test_interrupted_while_a_call_joins(priority, monkeypatch):
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         assert runner.run(main()) == ([3, 4, 5, 0, 1, 2] if priority else [0, 1, 2])
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_interrupted_as_a_priority_ends(others, monkeypatch):
+    """Ctrl-C between the two steps that forget a priority: others of it start as ever."""
+
+    async def first():
+        queue.try_slot()
+        for _ in range(others):
+            queue.enqueue(priority=1)
+        introspect.interrupt_end_of_priority(monkeypatch)
+        await queue.enqueue()
+        await asyncio.sleep(60)
+
+    async def later():
+        calls = [queue.enqueue() for _ in range(3)]
+        await asyncio.sleep(60)
+        return [call.done() for call in calls]
+
+    queue = ApiQueue("10/s")
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(first())
+        assert runner.run(later()) == [True] * 3
+        assert queue.waiting == 0
+
+
+@pytest.mark.contract
+def test_interrupted_in_a_look(limiter):
+    """Ctrl-C as one call is granted, and the loop runs again: all other calls start."""
+    calls, interrupts = [], [KeyboardInterrupt]
+
+    def interrupted(grant):
+        def granting(slot, at):
+            if interrupts:
+                raise interrupts.pop()
+            grant(slot, at)
+
+        return granting
+
+    async def first():
+        await limiter.take(queue)
+        calls.extend(queue.enqueue() for _ in range(6))
+        await asyncio.sleep(0.25)
+        introspect.wrap_grants(queue, interrupted)
+        await asyncio.sleep(60)
+
+    async def later():
+        calls.extend(queue.enqueue() for _ in range(3))
+        await asyncio.sleep(60)
+        return sum(call.done() for call in calls)
+
+    queue = limiter.queue("10/s")
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(first())
+        assert runner.run(later()) == len(calls) - 1

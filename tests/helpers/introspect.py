@@ -661,6 +661,20 @@ def interrupt_new_priority(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wait_queue, "heappush", interrupted)
 
 
+def interrupt_end_of_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Ctrl-C come once, just after the priority of an empty level has left its heap."""
+    from aioapiqueue._core import wait_queue
+
+    heappop = wait_queue.heappop
+
+    def interrupted(heap: list[float]) -> float:
+        heappop(heap)
+        monkeypatch.setattr(wait_queue, "heappop", heappop)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(wait_queue, "heappop", interrupted)
+
+
 def interrupt_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise KeyboardInterrupt in threads that begin to wait."""
     from aioapiqueue.threads import BlockingSlot

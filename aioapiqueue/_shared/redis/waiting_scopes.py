@@ -150,8 +150,8 @@ class WaitingScopes:
     def park(self, call: Call, due: float, look_at: float) -> None:
         """Park the line of a call until `wake` is called with `due` or later.
 
-        The line of a call that waits for a group, too: a look for any other reason must find that
-        it is due, or the call may time out, or be overtaken.
+        A call that waits for a group has both: a look for any other reason must find that it is
+        due, or the call may time out, or be overtaken.
 
         Args:
             call: the first call of the line.
@@ -205,10 +205,11 @@ class WaitingScopes:
         return True
 
     def _drop_timer(self, line: Line) -> None:
-        if (parked := self._parked.pop(line, None)) is not None:
+        if (parked := self._parked.get(line)) is not None:
             by_due, by_look = parked
             self._dues.remove(by_due)
             self._looks.remove(by_look)
+            del self._parked[line]  # last: an interrupt must leave no entry of a line not parked
 
     # What to ask the authority for.
 
