@@ -87,7 +87,7 @@ class SharedLimiter:
         self._recalled: set[Hashable] = set()
         """Lanes whose slots in the reply that is under way must not be used; None: all lanes."""
         self._look_at = -math.inf
-        """When the next look is planned; -inf: no call waited."""
+        """When the next look is planned; -inf: no call waited, or a look is about to come."""
         self._ended_at_ask = 0
         """Number of bodies that had ended at the last `Ask`."""
         ahead, catch_up = self._transport.settings.ahead, self._catch_up
@@ -130,7 +130,13 @@ class SharedLimiter:
         self._waiting.joined(call)
         self._planner.lacks(call.limits)
         # Most calls join behind others, whose next look is early enough to ask for their slots.
-        if not self._session.busy and self._next_ask_at(call.joined_at) < self._look_at:
+        now = call.joined_at
+        if (
+            now < self._look_at
+            and not self._session.busy
+            and self._next_ask_at(now) < self._look_at
+        ):
+            self._look_at = -math.inf
             self._host.wake()
 
     def left(self, call: Call, line: Line[Call] | None) -> None:
