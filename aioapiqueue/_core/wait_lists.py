@@ -24,7 +24,10 @@ class Ranks(Protocol):
     """Its entry in the heap; any other entry with this item is stale."""
 
     def rank_now(self) -> Rank | None:
-        """Return its present rank; None: it has none, and leaves the heap."""
+        """Return its present rank; None: it has none, and leaves the heap.
+
+        A rank that has not changed is the same object: `Ranked` compares ranks by identity.
+        """
 
 
 class Ranked:
@@ -96,7 +99,7 @@ class Ranked:
             rank, item = top
             if item.entry is top:
                 now = item.rank_now()
-                if now is rank:  # an equal one is as good as a later one
+                if now is rank:
                     return item
                 if now is not None:  # later than its entry said: add it where it belongs
                     item.entry = self.top = top = (now, item)

@@ -65,8 +65,8 @@ other clients, and this loop."""
 _TIMER_LAG = 0.005
 """Seconds by which a real loop's timer is often late."""
 _QUANTUM = 0.005
-"""Longest time between two groups of calls, in seconds: that of `algorithms`, and not more, because
-only for so long before a timeout ends does the ticker look at each call when it is due."""
+"""Longest time between two groups of calls, in seconds; see `algorithms.QUANTUM`. It must not be
+longer than that: `Timeouts` has calls start one by one only for so long before a timeout ends."""
 _NO_GROUPS = 1.0
 """Seconds without groups after a lease was missed: this loop may need all of `catch_up`."""
 _RETRY = 0.02
@@ -217,8 +217,8 @@ class Planner:
     def next_look(self, scope: Scope, due: float, now: float, planned: float) -> float:
         """Return when to look at the calls of a scope again, if nothing else causes a look before.
 
-        Under rates, they start in groups, as of `algorithms.next_look`. But a lease ends: no call
-        waits for its group until this loop, as late as it usually is, might miss that.
+        Under rates, they start in groups, as `algorithms.next_look` says. But a lease ends, so a
+        group is planned early enough for this loop, as late as it usually is, to use the first one.
 
         Args:
             scope: the scope.
