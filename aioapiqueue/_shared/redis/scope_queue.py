@@ -201,12 +201,16 @@ class ScopeQueue:
 
         These are the requesting scopes, by place, then any that will be due `soon`. (By place
         alone, the same scopes would be asked for again and again.) Each kind has its part of the
-        lanes, because different kinds may wait for different limits.
+        lanes, because different kinds may wait for different limits; then the first in order have
+        what is left over.
         """
         # Closed kinds included: were later calls of another kind asked for alone, they could take
         # what the closed kind waits for.
         kinds, lanes = self._requesting_kinds(now), _Lanes(self._limits)
-        scopes = self._take_requesting(kinds, lanes, now)
+        parts = len(kinds)
+        scopes = self._take_requesting(kinds, lanes, now, parts)
+        if parts > 1:  # what later kinds have left over is for the earlier ones
+            scopes |= self._take_requesting(kinds, lanes, now, 1)
         requesting = dict(scopes)
         self._add_soon(soon, scopes, lanes)
         asked = list(scopes)
@@ -287,12 +291,13 @@ class ScopeQueue:
         return [kind for _, kind in sorted(kinds)]
 
     def _take_requesting(
-        self, kinds: Sequence[Kind], lanes: _Lanes, now: float
+        self, kinds: Sequence[Kind], lanes: _Lanes, now: float, parts: int
     ) -> dict[Scope, Place]:
         """Take the first requesting scopes of each kind, within its part of the lanes."""
         scopes: dict[Scope, Place] = {}
         for number, kind in enumerate(kinds, 1):
-            most = _MOST_LANES * number / len(kinds)  # with what the kinds before have left over
+            # With what the kinds before have left over.
+            most = _MOST_LANES * min(1, number / parts)
             while (found := self._first_requesting(kind, now)) is not None:
                 place, scope = found
                 if not lanes.add(scope, most):
