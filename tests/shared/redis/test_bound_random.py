@@ -196,7 +196,7 @@ def test_server_refuses_nothing_at_length(run_virtual, valkey, seed, queues):
     check(run_virtual, valkey, seed, queues)
 
 
-@pytest.mark.parametrize("seeds", [range(20), pytest.param(range(60), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [range(16), pytest.param(range(60), marks=pytest.mark.slow)])
 def test_most_of_a_quota_is_used(run_virtual, valkey, seeds):
     """Beside the bound, as a rule: nobody knows whether a call without an answer was counted.
 
