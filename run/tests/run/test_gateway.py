@@ -371,6 +371,7 @@ def test_killed_gateway_stops_the_program(waiting, network, run):
 
 @needs_curl
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+@pytest.mark.flaky(reruns=2)  # on a busy machine, some curls have not connected by then
 def test_killed_run_ends_everything(waiting, network, run):
     """The hub is gone with it: what waits is refused at once, and the gateway ends by itself."""
     process, gateway = waiting
