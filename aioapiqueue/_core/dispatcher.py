@@ -106,8 +106,8 @@ class Dispatcher:
             ranked=drop_oldest and maxsize > 0,
         )
         self.limits_follow_ends = False
-        # A shared quota needs to know how many calls wait, and `maxsize` may refuse one. So do
-        # followers, for whom `follow` replaces it.
+        # A shared quota needs to know of each call that waits, and `maxsize` may refuse it.
+        # Followers need to know, too: for them, `follow` chooses again.
         is_plain = self.limiter.traits.alone and not maxsize
         self.join = self._join_behind if is_plain else self._join
         """Adds a call to the wait queue; see `_join`."""
