@@ -180,9 +180,12 @@ for one in done:
 """
 MANY_NODE = f"""
 const call = () => fetch('{NODE}/things').then((answer) => answer.status);
-console.log('begun node', Date.now() / 1000);
-Promise.all(Array.from({{ length: 8 }}, call)).then((found) => console.log('node', ...found));
+call().then(() => {{
+    console.log('begun node', Date.now() / 1000);
+    return Promise.all(Array.from({{ length: 8 }}, call));
+}}).then((found) => console.log('node', ...found));
 """
+"""The first call is by itself: Node.js loads what it needs for TLS, which delays its arrival."""
 
 
 @dataclasses.dataclass
@@ -290,8 +293,10 @@ def test_lane_is_held_alone(many):
 def test_fetch_of_node_is_paced(many):
     """By the hook in Node.js, as its calls to AWS are."""
     assert ("node", ["200"] * 8) in many.answers
-    assert_at_limit(many.came["node"], 0.1, number=8, begun=many.begun["node"])
-    assert calls_to(many.figures, NODE) == {".GET": 8}
+    first, *others = sorted(many.came["node"], key=lambda one: one.at)
+    assert first.at < many.begun["node"]
+    assert_at_limit(others, 0.1, number=8, begun=many.begun["node"])
+    assert calls_to(many.figures, NODE) == {".GET": 9}
 
 
 def test_limits_file(many):
