@@ -94,8 +94,9 @@ class Soak:
             self._endings[ending] += 1
             self._round(min(left, self._rng.uniform(4, 12)), ending, faults)
             self._fork()
-            self.flat.seen.append(resources())
+            # First: the events of a round that were not checked yet are as many as it was long.
             self._check_threads(drained=False)
+            self.flat.seen.append(resources())
             if time.monotonic() - begin >= 60 * (minutes + 1) or left < 0:
                 minutes = int((time.monotonic() - begin) // 60)
                 self._tell(minutes, faults)
