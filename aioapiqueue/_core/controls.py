@@ -65,7 +65,7 @@ class Controls:
         # The call is made here, not by `slot()`, which would check it for double pacing.
 
         def do(queue: Dispatcher) -> float:
-            call = queue.call_types[1](queue, all_keys, priority, None)
+            call = queue.call_makers[1](queue, all_keys, priority, None)
             call.costs = queue.units.costs_of(cost)
             now = queue.loop.now()  # once: both parts must be of the same instant
             return queue.limiter.estimate(call, now) - now

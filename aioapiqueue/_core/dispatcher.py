@@ -152,12 +152,12 @@ class Dispatcher:
         return self.started - self.ended
 
     @property
-    def call_types(self) -> tuple[Callable[..., Call], Callable[..., Call]]:
+    def call_makers(self) -> tuple[Callable[..., Call], Callable[..., Call]]:
         """Functions that make a call without options, and any other call."""
         plain, detailed = self.limiter.traits.call_types
         if self.nesting.active:
             plain, detailed = tracking(plain), tracking(detailed)
-        return plain, self.unknown_keys.checked(detailed)
+        return plain.new, self.unknown_keys.checked(detailed.new)
 
     def __repr__(self) -> str:
         return queue_text(self)
@@ -301,7 +301,7 @@ class Dispatcher:
 
         A call that did not wait the first time has no place, and goes before all calls that did.
         """
-        another = self.call_types[1](self, call.keys, call.priority, timeout)
+        another = self.call_makers[1](self, call.keys, call.priority, timeout)
         # A plain tuple: `LateCosts` note what the first attempt was charged, and when.
         another.costs = tuple(call.costs) if cost is None else self.units.costs_of(cost)
         arrival: int | None = getattr(call, "arrival", None)

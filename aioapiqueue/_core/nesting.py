@@ -28,7 +28,7 @@ from aioapiqueue._limits.lane_states import find_patterns, name_of
 from aioapiqueue._limits.limit_types import Concurrency
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+    from collections.abc import Awaitable, Hashable, Iterable, Sequence
 
     from aioapiqueue._core.seam import Core, LimitSettings
     from aioapiqueue._limits.limit_types import Limit
@@ -246,9 +246,8 @@ class _Tracking(Call):
 
 
 @cache
-def tracking(call_type: Callable[..., Call]) -> Callable[..., Call]:
+def tracking(call_type: type[Call]) -> type[Call]:
     """Return a subclass of a call type that notes which task holds it."""
-    assert isinstance(call_type, type)  # noqa: S101 - a limiter's `call_types` are classes
     for name in ("__aenter__", "__next__", "__enter__", "__aexit__", "finish"):
         # `_Tracking` calls those of `Call`: super() would take a tenth of a slot's time.
         assert getattr(call_type, name) is getattr(Call, name)  # noqa: S101 - holds for all of ours

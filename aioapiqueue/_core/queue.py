@@ -212,7 +212,7 @@ class ApiQueue(Controls, FanOut):
         if observers:
             self._dispatcher.observe([_observer_for(self, observer) for observer in observers])
         # Looked up once, because each slot needs them; `_control` looks up the first two again.
-        self._call_type, self._detailed_call_type = self._dispatcher.call_types
+        self._new_call, self._new_detailed_call = self._dispatcher.call_makers
         self._costs_of = self._dispatcher.units.costs_of
         self._entered_on: asyncio.AbstractEventLoop | None = None
         self._double_pacing: DoublePacing | None = None
@@ -322,9 +322,9 @@ class ApiQueue(Controls, FanOut):
         next after 0.1 s
         late: no slot within 0.15 s
         """
-        dispatcher, call_type = self._dispatcher, self._call_type
+        dispatcher, new_call = self._dispatcher, self._new_call
         if key is None and keys is None and priority == 0 and timeout is None:
-            call = call_type(dispatcher)  # the commonest call, in the fewest steps
+            call = new_call(dispatcher)  # the commonest call, in the fewest steps
         else:
             # Each check is a call, so it is made only if its argument is not the default.
             all_keys = NO_KEYS
@@ -334,8 +334,8 @@ class ApiQueue(Controls, FanOut):
                 all_keys = keys_of(key, keys)
             if priority != 0 or timeout is not None:
                 check_place(priority, timeout)
-            detailed = self._detailed_call_type  # a local, as in `Dispatcher.try_start`
-            call = detailed(dispatcher, all_keys, priority, timeout)
+            new_call = self._new_detailed_call  # a local, as in `Dispatcher.try_start`
+            call = new_call(dispatcher, all_keys, priority, timeout)
         if cost is not _ONE:
             costs_of = self._costs_of  # as above
             call.costs = costs_of(cost)
@@ -514,7 +514,7 @@ class ApiQueue(Controls, FanOut):
         self._dispatcher.bind()  # first, because `do` reads the clock of the loop
         result = do(self._dispatcher)
         # New limits may need other calls, such as calls that track which task holds them.
-        self._call_type, self._detailed_call_type = self._dispatcher.call_types
+        self._new_call, self._new_detailed_call = self._dispatcher.call_makers
         return result
 
     async def aclose(

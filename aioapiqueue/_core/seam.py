@@ -176,9 +176,9 @@ class Core(Host, Protocol):
 class LimiterTraits(NamedTuple):
     """The properties of a limiter that never change."""
 
-    call_types: tuple[Callable[..., Call], Callable[..., Call]]
-    """Functions that make a call without options, and any other call: `Call` and `DetailedCall`, or
-    others with the same arguments."""
+    call_types: tuple[type[Call], type[Call]]
+    """The classes of a call without options, and of any other: `Call` and `DetailedCall`, or
+    subclasses whose `new` takes the same arguments."""
     alone: bool
     """Whether only this queue makes calls that these limits count."""
     order: type[Ordering[Any]] | None = None

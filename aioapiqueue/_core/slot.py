@@ -273,8 +273,8 @@ class CallOwner(Protocol):
 class Call(Slot):
     """One call, from `slot()` until its body ends, without key, priority and timeout.
 
-    Args:
-        dispatcher: the dispatcher of its queue.
+    Made by `new`: for a class with slots, Python calls an `__init__` through C, and making a call
+    would cost a quarter more.
     """
 
     __slots__ = (
@@ -293,6 +293,8 @@ class Call(Slot):
     """Number by arrival. A call that does not wait gets one when an event first names it."""
     costs: tuple[float, ...]
     """Costs by unit."""
+    dispatcher: CallOwner
+    """The dispatcher of its queue."""
     future: asyncio.Future[Any]
     """Resolved when the call may start; an attribute only while the call waits."""
     joined_at: float
@@ -301,6 +303,8 @@ class Call(Slot):
     """The limits of the call, in a form that its limiter chooses; None: the queue's own limits."""
     line: Line[Self]
     """The line in which the call waits; an attribute only while it waits."""
+    state: int
+    """One of NEW to LEFT."""
     waited_until: float
     """Time (loop clock) at which the wait ended; a call that starts is charged as of then."""
 
@@ -311,11 +315,15 @@ class Call(Slot):
     timeout: float | None = None
     """Longest wait in seconds; None: no timeout."""
 
-    def __init__(self, dispatcher: CallOwner) -> None:
-        self.dispatcher = dispatcher
-        self.costs = ONE_CALL
-        self.limits = None
-        self.state = NEW
+    @classmethod
+    def new(cls, dispatcher: CallOwner) -> Self:
+        """Make a call for this dispatcher."""
+        call = cls()
+        call.dispatcher = dispatcher
+        call.costs = ONE_CALL
+        call.limits = None
+        call.state = NEW
+        return call
 
     @classmethod
     def of(cls, call: Call) -> Self:
@@ -514,31 +522,35 @@ class Call(Slot):
 
 
 class DetailedCall(Call):
-    """A call with a key, a priority or a timeout.
-
-    Args:
-        dispatcher: the dispatcher of its queue.
-        keys: all keys of the call.
-        priority: lower goes first.
-        timeout: longest wait in seconds; None: no timeout.
-    """
+    """A call with a key, a priority or a timeout."""
 
     __slots__ = ("keys", "priority", "timeout")
 
-    def __init__(
-        self,
+    @classmethod
+    def new(
+        cls,
         dispatcher: CallOwner,
         keys: tuple[Hashable, ...] = NO_KEYS,
         priority: float = 0,
         timeout: float | None = None,
-    ) -> None:
-        self.dispatcher = dispatcher  # as in `Call`: super().__init__() would cost each slot more
-        self.costs = ONE_CALL
-        self.limits = None
-        self.state = NEW
-        self.keys = keys
-        self.priority = priority
-        self.timeout = timeout
+    ) -> Self:
+        """Make a call for this dispatcher.
+
+        Args:
+            dispatcher: the dispatcher of its queue.
+            keys: all keys of the call.
+            priority: lower goes first.
+            timeout: longest wait in seconds; None: no timeout.
+        """
+        call = cls()
+        call.dispatcher = dispatcher  # as in `Call`: super().new() would cost each slot more
+        call.costs = ONE_CALL
+        call.limits = None
+        call.state = NEW
+        call.keys = keys
+        call.priority = priority
+        call.timeout = timeout
+        return call
 
 
 class SlotFuture(asyncio.Future[Slot]):

@@ -105,15 +105,15 @@ class UnknownKeys:
                 raise
             report_error("a call started unpaced", warning)
 
-    def checked(self, call_type: Callable[..., Call]) -> Callable[..., Call]:
-        """Return a call type that refuses keys without a lane, if the queue is strict."""
-        return partial(self._make_checked, call_type) if self._is_strict else call_type
+    def checked(self, new_call: Callable[..., Call]) -> Callable[..., Call]:
+        """Return a maker of calls that refuses keys without a lane, if the queue is strict."""
+        return partial(self._make_checked, new_call) if self._is_strict else new_call
 
     def _make_checked(
-        self, call_type: Callable[..., Call], owner: object, keys: Sequence[Hashable], *rest: object
+        self, new_call: Callable[..., Call], owner: object, keys: Sequence[Hashable], *rest: object
     ) -> Call:
         self.refuse(keys)
-        return call_type(owner, keys, *rest)
+        return new_call(owner, keys, *rest)
 
     def refuse(self, keys: Iterable[Hashable]) -> None:
         """Refuse keys without a lane, if the queue is strict.

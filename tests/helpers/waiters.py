@@ -12,7 +12,7 @@ __all__ = ["drain", "fill", "leave", "waiter"]
 
 def waiter(key=None, priority=0.0, cost=1.0):
     """Make a slot that waits."""
-    slot = DetailedCall(None, (key,), priority)
+    slot = DetailedCall.new(None, (key,), priority)
     slot.costs = (cost,)
     introspect.begin_to_wait(slot, asyncio.get_running_loop().create_future())
     return slot

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from aioapiqueue._shared.limit_table import NO_KEY, NO_LANES
 from aioapiqueue.spi import DetailedCall, cost_units, lane_states, windows
@@ -15,20 +15,21 @@ if TYPE_CHECKING:
 
 
 class HostCall(DetailedCall):
-    """A call that needs a grant from the hub.
-
-    Args:
-        details: as of `DetailedCall`.
-    """
+    """A call that needs a grant from the hub."""
 
     __slots__ = ("counted", "ticket")
 
-    def __init__(self, *details: Any) -> None:  # noqa: ANN401 - as `Args` says
-        super().__init__(*details)
-        self.ticket = 0
-        """Its number at the hub; 0: it has no request, and no grant."""
-        self.counted = 0
-        """Generation of the count of waiting calls that includes it (see `Scopes`); 0: none."""
+    ticket: int
+    """Its number at the hub; 0: it has no request, and no grant."""
+    counted: int
+    """Generation of the count of waiting calls that includes it (see `Scopes`); 0: none."""
+
+    @classmethod
+    def new(cls, *details: Any) -> Self:  # noqa: ANN401 - as of `DetailedCall`
+        """Make a call without a grant; see `DetailedCall.new`."""
+        call = super().new(*details)
+        call.ticket = call.counted = 0
+        return call
 
 
 def line_of(call: Call) -> Line[Call] | None:

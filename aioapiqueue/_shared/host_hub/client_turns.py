@@ -13,7 +13,7 @@ client were served recently, and the first call of another line is at most as ma
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from aioapiqueue.spi import DetailedCall, orders
 
@@ -32,35 +32,46 @@ _RECENT = 64
 
 
 class ClientCall(DetailedCall):
-    """A call for which a client requests a grant.
-
-    Args:
-        client: the client.
-        ticket: its number at the client.
-        dispatcher: of the quota.
-        keys: of the call.
-        priority: lower goes first.
-    """
+    """A call for which a client requests a grant; made by `of_client`."""
 
     __slots__ = ("before", "client", "delayed_by", "place", "ticket")
 
-    def __init__(
-        self,
+    client: Hashable
+    """The client."""
+    ticket: int
+    """Its number at the client."""
+    place: int
+    """Its number in the wait queue, which it keeps if it joins again; 0: it has not waited."""
+    before: float
+    """Seconds that it waited before it joined: at its client, or here under former limits."""
+    delayed_by: tuple[str, str, str] | None
+    """The limit of another client that it waited for: its lane, its text, and its owner."""
+
+    @classmethod
+    def of_client(
+        cls,
         client: Hashable,
         ticket: int,
         dispatcher: Dispatcher,
         keys: tuple[Hashable, ...],
         priority: float,
-    ) -> None:
-        super().__init__(dispatcher, keys, priority)
-        self.client = client
-        self.ticket = ticket
-        self.place = 0
-        """Its number in the wait queue, which it keeps if it joins again; 0: it has not waited."""
-        self.before = 0.0
-        """Seconds that it waited before it joined: at its client, or here under former limits."""
-        self.delayed_by: tuple[str, str, str] | None = None
-        """The limit of another client that it waited for: its lane, its text, and its owner."""
+    ) -> Self:
+        """Make a call that has not waited yet.
+
+        Args:
+            client: the client.
+            ticket: its number at the client.
+            dispatcher: of the quota.
+            keys: of the call.
+            priority: lower goes first.
+        """
+        call = cls.new(dispatcher, keys, priority)
+        call.client = client
+        call.ticket = ticket
+        call.place = 0
+        call.before = 0.0
+        call.delayed_by = None
+        return call
 
 
 class _Turns:

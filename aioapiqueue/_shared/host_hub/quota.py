@@ -399,7 +399,7 @@ class HubQuota:
             waited: seconds that it has waited already; default 0.
         """
         dispatcher = self.dispatcher
-        call = ClientCall(client, ticket, dispatcher, keys, priority)
+        call = ClientCall.of_client(client, ticket, dispatcher, keys, priority)
         if amounts is not None or len(dispatcher.units) > 1:
             call.costs = self.costs_of(amounts)
         call.place, call.before = place, waited
@@ -450,7 +450,7 @@ class HubQuota:
     ) -> ClientCall:
         """Count a call that an earlier hub has granted, and that still runs."""
         dispatcher = self.dispatcher
-        call = ClientCall(client, ticket, dispatcher, keys, 0)
+        call = ClientCall.of_client(client, ticket, dispatcher, keys, 0)
         call.costs = self.costs_of(amounts)
         call.joined_at = call.waited_until = dispatcher.bind()
         call.claim()
@@ -491,7 +491,7 @@ class HubQuota:
         """Return how long a newcomer like this call would wait; inf: it would be refused."""
         now = self.dispatcher.loop.now()
         # A copy of the call, as `estimate` sets the limits of the call that it gets.
-        newcomer = ClientCall(call.client, 0, self.dispatcher, call.keys, call.priority)
+        newcomer = ClientCall.of_client(call.client, 0, self.dispatcher, call.keys, call.priority)
         newcomer.costs = call.costs
         try:
             return max(0.0, self.limiter.estimate(newcomer, now) - now)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from aioapiqueue._shared.clock import TICK
 from aioapiqueue._shared.lateness import Lateness
@@ -42,20 +42,19 @@ class Lease(NamedTuple):
 
 
 class LeasedCall(DetailedCall):
-    """A call whose slot an authority grants.
-
-    Args:
-        details: as of `DetailedCall`.
-    """
+    """A call whose slot an authority grants."""
 
     __slots__ = ("lease",)
 
     lease: Lease | None
     """The lease that it started on; None: it waits, or started at the fallback rate."""
 
-    def __init__(self, *details: Any) -> None:  # noqa: ANN401 - as `Args` says
-        super().__init__(*details)
-        self.lease = None
+    @classmethod
+    def new(cls, *details: Any) -> Self:  # noqa: ANN401 - as of `DetailedCall`
+        """Make a call without a lease; see `DetailedCall.new`."""
+        call = super().new(*details)
+        call.lease = None
+        return call
 
 
 @dataclass(eq=False, slots=True)
