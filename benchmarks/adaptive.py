@@ -38,6 +38,8 @@ FREE = REFILL - BYSTANDER
 BESIDE = 20.0
 """The bucket that the other strategies get, too: botocore's mode takes twenty times as long as
 ours, and 40/s has the same results with each bucket."""
+SEEDS, SEEDS_BESIDE = 5, 3
+"""Runs of ours, and of the others."""
 
 
 class _LoopClock:
@@ -118,7 +120,7 @@ def until_taken_up(ours: Log) -> float:
 
 def shared(report: Report, *, quick: bool) -> None:
     """Share one bucket (20/s) with a bystander (5/s) who leaves and comes back."""
-    seeds = range(1 if quick else 5)
+    seeds, beside = (1, 1) if quick else (SEEDS, SEEDS_BESIDE)
     capacities = (20.0,) if quick else (5.0, 20.0, 100.0)
     every = [
         (capacity, strategy)
@@ -127,14 +129,20 @@ def shared(report: Report, *, quick: bool) -> None:
         if capacity == BESIDE or strategy == "adaptive"
     ]
     with ProcessPoolExecutor() as pool:  # on virtual time, plays do not disturb each other
-        played = {one: pool.map(partial(play, *one), seeds) for one in every}
+        played = {
+            (capacity, strategy): pool.map(
+                partial(play, capacity, strategy),
+                range(seeds if strategy == "adaptive" else beside),
+            )
+            for capacity, strategy in every
+        }
     for capacity in capacities:
         rows = []
         for strategy in (strategy for size, strategy in every if size == capacity):
             plays = list(played[capacity, strategy])
             settled = [ours.refused(300, AWAY) for ours, _ in plays]
             used = [ours.rate(300, AWAY) / FREE for ours, _ in plays]
-            beside = [theirs.refused(300, AWAY) for _, theirs in plays]
+            bystander = [theirs.refused(300, AWAY) for _, theirs in plays]
             alone = [ours.rate(AWAY + 120, BACK) / REFILL for ours, _ in plays]
             back = [theirs.refused(BACK, END) for _, theirs in plays]
             rows.append(
@@ -142,7 +150,7 @@ def shared(report: Report, *, quick: bool) -> None:
                     strategy,
                     f"{max(settled):.2%}",
                     f"{statistics.median(used):.2f}",
-                    f"{max(beside):.2%}",
+                    f"{max(bystander):.2%}",
                     f"{statistics.median(alone):.2f}",
                     f"{max(back):.2%}",
                 )
@@ -156,7 +164,7 @@ def shared(report: Report, *, quick: bool) -> None:
                 report.target(f"bystander's failures, back again {where}", max(back), most=0.01)
         report.table(
             f"Server bucket of {capacity:g}, 20/s; minutes 5-10, 12-15 (alone), 15-20 (back); "
-            f"{len(seeds)} runs, worst of shares refused, median of rates",
+            f"{seeds} runs of ours, {beside} of others; worst of shares refused, median of rates",
             ("", "throttled", "used", "bystander", "alone", "back"),
             rows,
         )
