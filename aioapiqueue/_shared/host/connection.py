@@ -7,12 +7,12 @@ import math
 import os
 import random
 import sys
+import threading
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-
-from anyio import CapacityLimiter, to_thread
 
 from aioapiqueue._shared.host.messages import PROTOCOL, decode, encode, own_version
 from aioapiqueue._shared.host.reach import Reached, reach
@@ -21,7 +21,7 @@ from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue.exceptions import SharedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from aioapiqueue._shared.host.messages import Message, Terms
     from aioapiqueue.spi import Host
@@ -66,18 +66,60 @@ class LinkOwner(Protocol):
 
 
 class _Attempt:
-    """An attempt to reach the hub in a thread; it can be given up meanwhile."""
+    """An attempt to reach the hub, in a thread; it can be given up meanwhile.
+
+    It has a thread of its own, because the program's threads may all be waiting for a slot. That is
+    not one of anyio's worker threads: if the loop is closed before such a thread has finished,
+    anyio keeps the task that waits for it, and so the loop and all its tasks, for ever.
+    """
 
     def __init__(self) -> None:
-        self.given_up = False
+        self._given_up = False
+        self._reached: Reached | None = None
+        """The connection, until the task has taken it."""
 
-    def run(self, first: dict[str, Any], override: str | None) -> Reached | None:
-        """Reach the hub; None: the attempt was given up."""
-        reached = reach(first, override=override)
-        if self.given_up:  # no task waits for the result: nothing else would close the socket
-            reached.sock.close()
-            return None
+    def give_up(self) -> None:
+        """Close the connection: now, or as soon as the thread has made it."""
+        # The thread sets `_reached`, and then reads `_given_up`: one of the two closes it.
+        self._given_up = True
+        if self._reached is not None:
+            self._reached.sock.close()
+
+    async def reach(self, hello: Mapping[str, Any], override: str | None) -> Reached:
+        """Reach the hub, and start it if none runs; raises what `reach` does."""
+        ended: asyncio.Future[Reached] = asyncio.get_running_loop().create_future()
+        work = partial(self._work, ended, hello, override)
+        try:
+            # A daemon: the program must be able to exit while a hub is silent.
+            threading.Thread(target=work, name="aioapiqueue hub", daemon=True).start()
+            # Cancelled here: the thread continues by itself, and closes what it has opened.
+            reached = await ended
+        except BaseException:
+            self.give_up()
+            raise
+        self._reached = None
         return reached
+
+    def _work(
+        self, ended: asyncio.Future[Reached], hello: Mapping[str, Any], override: str | None
+    ) -> None:
+        try:
+            self._reached = reach(hello, override=override)
+        except BaseException as error:  # noqa: BLE001 - no call may wait without a reported reason
+            end = partial(ended.set_exception, error)
+        else:
+            end = partial(ended.set_result, self._reached)
+        if self._given_up:
+            self.give_up()
+        try:
+            ended.get_loop().call_soon_threadsafe(_unless_cancelled, ended, end)
+        except RuntimeError:  # the loop is closed
+            self.give_up()
+
+
+def _unless_cancelled(ended: asyncio.Future[Reached], end: Callable[[], None]) -> None:
+    if not ended.done():
+        end()
 
 
 class HubLink:
@@ -148,8 +190,6 @@ class HubLink:
             self.open()
 
     async def _run(self) -> None:
-        # A thread of its own: the program's threads may all be waiting for a slot.
-        threads = CapacityLimiter(1)
         while True:
             if self._delay:
                 await asyncio.sleep(self._delay * random.uniform(0.5, 1))  # noqa: S311 - so that not all come at once
@@ -157,14 +197,8 @@ class HubLink:
             # As of now: this may be a forked child, and decisions may have been made since.
             first = self._first | {"pid": os.getpid(), "newest": self._owner.newest}
             try:
-                # Cancelled here: the thread continues by itself, and closes what it has opened.
-                reached = await to_thread.run_sync(
-                    attempt.run,
-                    first,
-                    self._directory,
-                    abandon_on_cancel=True,
-                    limiter=threads,
-                )
+                # Cancelled here: the attempt is given up, and this task ends.
+                reached = await attempt.reach(first, self._directory)
             except SharedError as error:
                 self._task = None  # so that the next call of a caller that fails can try again
                 self._owner.refused(error)
@@ -173,13 +207,9 @@ class HubLink:
                 known = isinstance(error, Unreachable)
                 why = str(error) if known else f"cannot reach the host hub: {error!r}"
                 self._owner.disconnected(why)
-            except BaseException:
-                attempt.given_up = True
-                raise
             else:
                 self._task = None
-                if reached is not None:
-                    self._begin(reached)
+                self._begin(reached)
                 return
             if not self._owner.is_needed:
                 self._task = None
@@ -231,7 +261,7 @@ class HubLink:
 
     def drop(self) -> None:
         """Forget the connection: this is another loop or process."""
-        self._attempt.given_up = True
+        self._attempt.give_up()
         self._task = None  # not cancelled: it belongs to the other loop, or to the parent process
         if self._socket is not None:
             self._socket.drop()
@@ -245,7 +275,7 @@ class HubLink:
             # Cancelled here: nothing is closed yet, and `aclose` can be called again.
             await asyncio.wait([self._task], timeout=_CLOSING)
         self._closed = True
-        self._attempt.given_up = True
+        self._attempt.give_up()
         if self._socket is not None:
             # Cancelled here: the socket is closed all the same.
             taken, self._socket = self._socket, None

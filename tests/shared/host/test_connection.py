@@ -9,7 +9,10 @@ import json
 import os
 import signal
 import socket
+import sys
+import threading
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,18 +48,28 @@ def silent_hub(directory: Path) -> Iterator[socket.socket]:
     path.unlink()
 
 
+def hub_threads() -> set[threading.Thread]:
+    """Return the threads in which queues are reaching a hub."""
+    return {thread for thread in threading.enumerate() if thread.name == "aioapiqueue hub"}
+
+
 async def take(queue: ApiQueue) -> None:
     """Take a slot, and end at once."""
     async with queue.slot():
         pass
 
 
-async def is_closed(connection: socket.socket) -> bool:
-    """Answer the queue at the other end; return whether it has gone all the same."""
+async def answer(connection: socket.socket) -> None:
+    """Read the first message of the queue at the other end, and answer it as a hub does."""
     connection.settimeout(10)
-    await asyncio.to_thread(connection.recv, 65536)  # its first message
+    await asyncio.to_thread(connection.recv, 65536)
     welcome = {"welcome": "0", "now": time.monotonic(), "pid": 1}
     connection.sendall(json.dumps(welcome).encode() + b"\n")
+
+
+async def is_closed(connection: socket.socket) -> bool:
+    """Answer the queue at the other end; return whether it has gone all the same."""
+    await answer(connection)
     return await asyncio.to_thread(connection.recv, 1) == b""
 
 
@@ -76,6 +89,33 @@ async def test_cancelled_while_connecting(hub: Path, blockbuster: object) -> Non
     await queue.aclose()
 
 
+@pytest.mark.parametrize("first", ["answer", "cancellation"])
+async def test_cancelled_as_answer_arrives(hub: Path, first: str) -> None:
+    """The connection is closed, although the task was cancelled before it could take it."""
+    queue = ApiQueue("100/s", schedule=HostSchedule("crm"))
+    loop, before = asyncio.get_running_loop(), hub_threads()
+    with silent_hub(hub) as listener:
+        waiting = asyncio.create_task(take(queue))
+        connection, _ = await asyncio.to_thread(listener.accept)
+        (connecting,) = [one for one in asyncio.all_tasks() if one.get_name() == "aioapiqueue hub"]
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await answer(connection)
+        if first == "cancellation":
+            loop.call_soon(connecting.cancel)
+        for thread in hub_threads() - before:
+            thread.join(60)  # blocks the loop, which then finds the answer beside the cancellation
+        if first == "answer":
+            loop.call_soon(connecting.cancel)
+        await asyncio.wait([connecting])
+    with connection:
+        connection.settimeout(0)
+        assert connecting.cancelled()
+        assert connection.recv(1) == b""
+    gc.collect()  # of a socket that nobody has closed, Python warns then
+    await queue.aclose()
+
+
 @pytest.mark.flaky(reruns=2)
 async def test_closed_while_connecting(hub: Path, blockbuster: object) -> None:
     """`aclose` does not wait for a hub that says nothing, and leaves no connection to it.
@@ -92,6 +132,69 @@ async def test_closed_while_connecting(hub: Path, blockbuster: object) -> None:
     with connection:
         assert await is_closed(connection)
     assert not [one for one in asyncio.all_tasks() if one.get_name() == "aioapiqueue hub"]
+
+
+@pytest.mark.parametrize("hub_does", ["answer", "exit"])
+async def test_loop_closed_while_connecting_is_collected(
+    hub: Path, blockbuster: object, hub_does: str
+) -> None:
+    """A loop that is closed while its queue connects is not kept, and neither are its callers.
+
+    The connection is closed by the thread, which finds no loop to give it to.
+    """
+    queue = ApiQueue("100/s", schedule=HostSchedule("crm"))
+    before = hub_threads()
+    with silent_hub(hub) as listener:
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda *_: None)  # of tasks that are destroyed while they wait
+        ended = weakref.ref(loop)
+        waiting = loop.create_task(take(queue))
+        caller = weakref.ref(waiting)
+        connection = await asyncio.to_thread(accept_beside, listener, loop)
+        loop.close()
+        del loop, waiting
+        with connection:
+            if hub_does == "answer":
+                assert await is_closed(connection)
+    for thread in hub_threads() - before:  # after an exit, it starts a real hub
+        await asyncio.to_thread(thread.join, 60)
+        assert not thread.is_alive()
+    queue.malformed()  # the least use on this loop, which makes the queue forget the other one
+    gc.collect()
+    assert (ended(), caller()) == (None, None)
+
+
+def accept_beside(listener: socket.socket, loop: asyncio.AbstractEventLoop) -> socket.socket:
+    """Run a loop until its queue has connected, and return the hub's end of the connection."""
+
+    async def connected() -> socket.socket:
+        connection, _ = await asyncio.to_thread(listener.accept)
+        return connection
+
+    return loop.run_until_complete(connected())
+
+
+PROGRAM = """
+import asyncio, aioapiqueue
+
+async def main():
+    queue = aioapiqueue.ApiQueue("1/s", schedule=aioapiqueue.HostSchedule("crm"))
+    await asyncio.wait([queue.enqueue()], timeout=0.1)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.flaky(reruns=2)
+async def test_program_exits_while_hub_is_silent(hub: Path) -> None:
+    """It does not wait for the thread, which would take five seconds."""
+    with silent_hub(hub) as listener:
+        begun = time.monotonic()
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", PROGRAM)
+        connection, _ = await asyncio.to_thread(listener.accept)
+        with connection:
+            assert await process.wait() == 0
+        assert time.monotonic() - begun < 5
 
 
 @pytest.mark.flaky(reruns=2)
