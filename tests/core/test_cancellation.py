@@ -291,6 +291,21 @@ async def test_ticker_cancelled_before_it_began(limiter):
         assert now() == pytest.approx(0.1, abs=0.01)
 
 
+async def test_joined_after_ticker_was_cancelled():
+    """A call that joins behind others replaces the ticker at once, and not a millisecond later."""
+    queue = ApiQueue("10/s")
+    futures = [queue.enqueue() for _ in range(3)]
+    await asyncio.sleep(0.05)
+    ticker = introspect.ticker_of(queue)
+    ticker.cancel()
+    await asyncio.wait([ticker])
+    assert introspect.ticker_of(queue) is None
+    futures.append(queue.enqueue())
+    assert introspect.ticker_of(queue) is not None
+    waited = [(await future).waited for future in futures]
+    assert waited == pytest.approx([0, 0.1, 0.2, 0.25])
+
+
 async def test_the_ticker_cancelled_while_aclose_drains(limiter):
     """Draining goes on: nobody is refused who had been promised a turn."""
     queue = limiter.queue("10/s")
