@@ -66,11 +66,11 @@ class LinkOwner(Protocol):
 
 
 class _Attempt:
-    """An attempt to reach the hub, in a thread; it can be given up meanwhile.
+    """One attempt to reach the hub, which you can give up before it ends.
 
-    It has a thread of its own, because the program's threads may all be waiting for a slot. That is
-    not one of anyio's worker threads: if the loop is closed before such a thread has finished,
-    anyio keeps the task that waits for it, and so the loop and all its tasks, for ever.
+    It runs in a thread of its own, because the program's threads may all be waiting for a slot. It
+    does not use anyio's worker threads: if the loop is closed before such a thread has finished,
+    anyio keeps a reference to the waiting task, and so to the loop and all its tasks.
     """
 
     def __init__(self) -> None:
@@ -79,14 +79,23 @@ class _Attempt:
         """The connection, until the task has taken it."""
 
     def give_up(self) -> None:
-        """Close the connection: now, or as soon as the thread has made it."""
+        """Close the connection now, or as soon as the thread has made it."""
         # The thread sets `_reached`, and then reads `_given_up`: one of the two closes it.
         self._given_up = True
         if self._reached is not None:
             self._reached.sock.close()
 
     async def reach(self, hello: Mapping[str, Any], override: str | None) -> Reached:
-        """Reach the hub, and start it if none runs; raises what `reach` does."""
+        """Connect to the hub, and start it if none runs.
+
+        Args:
+            hello: the first message.
+            override: the hub's directory; None: the user's own.
+
+        Raises:
+            Unreachable: there is no hub for now.
+            SharedError: the hub refuses, or cannot be started, until the user corrects the cause.
+        """
         ended: asyncio.Future[Reached] = asyncio.get_running_loop().create_future()
         work = partial(self._work, ended, hello, override)
         try:

@@ -112,7 +112,7 @@ async def test_cancelled_as_answer_arrives(hub: Path, first: str) -> None:
         connection.settimeout(0)
         assert connecting.cancelled()
         assert connection.recv(1) == b""
-    gc.collect()  # of a socket that nobody has closed, Python warns then
+    gc.collect()  # Python warns when it collects a socket that is still open
     await queue.aclose()
 
 
