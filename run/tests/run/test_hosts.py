@@ -164,7 +164,7 @@ def at_once(host, first, *paths):
         return [*answers, *pool.map(lambda path: call(host, path), paths)]
 
 searches = [f"/search/{number}?q=/other" for number in range(5)]
-repos = [f"/users/{number}/repos" for number in range(4)]
+repos = [f"/users/{number}/repos" for number in range(6)]
 with ThreadPoolExecutor(16) as pool:
     done = [
         *(pool.submit(one_by_one, form, *["/"] * 3) for form in sys.argv[1:]),
@@ -252,10 +252,10 @@ def test_lanes_by_method_and_path(many):
     arrivals, begun = many.came["lanes"], many.begun["lanes"]
     searches = [one for one in arrivals if "search" in one.target]
     assert_at_limit(searches, 0.25, number=5, begun=begun)
-    assert_at_limit([one for one in arrivals if "users" in one.target], 0.2, number=4, begun=begun)
+    assert_at_limit([one for one in arrivals if "users" in one.target], 0.2, number=6, begun=begun)
     others = [one.at for one in arrivals if one.target == "/other"]
     assert max(others) < searches[-1].at - 0.4  # they did not wait in its lane
-    counted = {".GET /search/*": 5, ".GET /users/*/repos": 4, ".GET": 3}
+    counted = {".GET /search/*": 5, ".GET /users/*/repos": 6, ".GET": 3}
     assert calls_to(many.figures, LANES) == counted
     assert f"limits that applied to no call: POST {LANES} 1/h" in many.ended.words
 
@@ -480,9 +480,13 @@ while not os.path.exists(other):
 
 @pytest.mark.flaky(reruns=2)  # a first call that comes late is real time
 def test_two_runs_share_the_limit_of_a_host(network, run, python):
-    """As those of services: what is of the whole host, and lanes that both name."""
+    """As those of services: what is of the whole host, and lanes that both name.
+
+    A quarter of the time may be lost to the first call, which makes its connection beside nine
+    others. With a limit for each run, all would come in less than half of the time.
+    """
     program = script(run, TOGETHER + GET, "get.py")
-    options = ["--limit", f"{URL}=40/s", "--limit", f"{URL}/search/*=16/s", "--no-live"]
+    options = ["--limit", f"{URL}=20/s", "--limit", f"{URL}/search/*=8/s", "--no-live"]
     ready = [run.folder / "one", run.folder / "two"]
     runs = [
         run.start(*options, "--", python, program, *names, *paths, env=network.environment)
@@ -496,10 +500,10 @@ def test_two_runs_share_the_limit_of_a_host(network, run, python):
         assert ended.code == 0, ended.err
     came = network.aws.arrivals
     searches = sorted(one.at for one in came if "search" in one.target)
-    assert searches[-1] - searches[0] >= 5 / 16 - 2 * EARLY
+    assert searches[-1] - searches[0] >= 0.75 * 5 / 8
     times = sorted(one.at for one in came)
     assert len(times) == 10
-    assert times[-1] - times[0] >= 9 / 40 - 2 * EARLY
+    assert times[-1] - times[0] >= 0.75 * 9 / 20
 
 
 PORTS = {"": 443, ":8443": 8443}
