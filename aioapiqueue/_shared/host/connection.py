@@ -86,15 +86,9 @@ class _Attempt:
             self._reached.sock.close()
 
     async def reach(self, hello: Mapping[str, Any], override: str | None) -> Reached:
-        """Connect to the hub, and start it if none runs.
+        """Run the function `reach` in the thread; see there for the arguments and the errors.
 
-        Args:
-            hello: the first message.
-            override: the hub's directory; None: the user's own.
-
-        Raises:
-            Unreachable: there is no hub for now.
-            SharedError: the hub refuses, or cannot be started, until the user corrects the cause.
+        If the caller is cancelled, the attempt is given up.
         """
         ended: asyncio.Future[Reached] = asyncio.get_running_loop().create_future()
         work = partial(self._work, ended, hello, override)
