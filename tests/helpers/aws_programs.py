@@ -77,9 +77,9 @@ def assert_spaced(times, interval, *, begun, late):
 
     On a busy machine, the first one may come much later, and this bound says little. So the median
     pace of all pairs of calls has to be the interval, too: a few that are late do not change it.
-    Calls that begin together make their connections together, which can delay the first ones by
-    more than an interval, so that they come too close to the next: the pace is too fast only if
-    that of the last calls, down to three of them, is too fast as well.
+    Calls that begin together make their connections together. That can delay the first ones by
+    more than an interval, so that they arrive too close to the next: so the pace is too fast only
+    if it is too fast among the last calls, down to three of them, as well.
 
     Args:
         times: when they came.

@@ -480,10 +480,10 @@ while not os.path.exists(other):
 
 @pytest.mark.flaky(reruns=2)  # a first call that comes late is real time
 def test_two_runs_share_the_limit_of_a_host(network, run, python):
-    """As those of services: what is of the whole host, and lanes that both name.
+    """Two runs share the limit of the whole host, and that of a lane that both name.
 
-    A quarter of the time may be lost to the first call, which makes its connection beside nine
-    others. With a limit for each run, all would come in less than half of the time.
+    The first call makes its connection beside nine others, and may lose a quarter of the time. If
+    each run had limits of its own, all calls would arrive in less than half of the time.
     """
     program = script(run, TOGETHER + GET, "get.py")
     options = ["--limit", f"{URL}=20/s", "--limit", f"{URL}/search/*=8/s", "--no-live"]
