@@ -15,6 +15,7 @@ __all__ = [
     "HOST",
     "SIGNED",
     "as_monotonic",
+    "assert_none_early",
     "assert_paced",
     "assert_spaced",
     "calls_of",
@@ -73,13 +74,14 @@ def assert_paced(aws, number, interval=0.1, *, at_once=True, begun=None, signed=
 
 
 def assert_spaced(times, interval, *, begun, late):
-    """Some calls came at a limit: each no sooner than it allows if the first came at `begun`.
+    """At least five calls came at a limit: none too early, and one each `interval`.
 
-    On a busy machine, the first one may come much later, and this bound says little. So the median
-    pace of all pairs of calls has to be the interval, too: a few that are late do not change it.
-    Calls that begin together make their connections together. That can delay the first ones by
-    more than an interval, so that they arrive too close to the next: so the pace is too fast only
-    if it is too fast among the last calls, down to three of them, as well.
+    On a busy machine, the first one may come much later than `begun`, and then the bound of
+    `assert_none_early` says little. So the median pace of all pairs of calls has to be the
+    interval, too: a few that are late do not change it. Calls that begin together make their
+    connections together. That can delay the first ones by more than an interval, so that they
+    arrive too close to the next: so the pace is too fast only if it is too fast among the last
+    calls, down to three of them, as well.
 
     Args:
         times: when they came.
@@ -88,12 +90,25 @@ def assert_spaced(times, interval, *, begun, late):
         late: by how many seconds all of them may take longer than 5 % above the limit.
     """
     times = sorted(times)
-    for position, at in enumerate(times):
-        assert at >= begun + position * interval - EARLY, f"call {position} of {times}"
-    paces = [_pace(times[first:]) for first in range(max(1, len(times) - 2))]
+    assert len(times) >= 5, "the pace of fewer calls is that of the machine"
+    assert_none_early(times, interval, begun=begun)
+    paces = [_pace(times[first:]) for first in range(len(times) - 2)]
     longest = 1.05 * interval + late / (len(times) - 1)
     assert paces[0] <= longest, f"one each {paces[0]:.3f} s, and not {interval}"
     assert max(paces) >= 0.85 * interval, f"one each {max(paces):.3f} s, and not {interval}"
+
+
+def assert_none_early(times, interval, *, begun):
+    """Each call came no sooner than a limit allows if the first came at `begun`.
+
+    Args:
+        times: when they came.
+        interval: seconds between two, at the limit.
+        begun: a time before the first call, as `time.monotonic()` counts.
+    """
+    times = sorted(times)
+    for position, at in enumerate(times):
+        assert at >= begun + position * interval - EARLY, f"call {position} of {times}"
 
 
 def _pace(times):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.helpers.aws_programs import CURL, assert_paced, calls_of
+from tests.helpers.aws_programs import CURL, as_monotonic, assert_none_early, calls_of
 
 pytestmark = [
     pytest.mark.real,
@@ -101,11 +101,16 @@ def test_without_proc(paced, network, run, temporary):
     hide = 'mount -t tmpfs none /proc && exec "$@"'
     run.within = lambda command: ["unshare", "--mount", "sh", "-c", hide, "sh", *command]
     script = run.folder / "calls.sh"
-    script.write_text(f"test ! -e /proc/self || exit 9\n{CURL}\n{CURL}\n")
-    ended, figures = paced("sh", script)
-    assert (ended.code, ended.out) == (0, b"200\n200\n"), ended.err
-    assert_paced(network.aws, 2, at_once=False)
-    assert calls_of(figures) == {"ec2.DescribeVolumes": 2}
+    three = "\n".join([CURL] * 3)
+    script.write_text(f"test ! -e /proc/self || exit 9\ndate +%s.%N\n{three}\n")
+    ended, figures = paced("sh", script, limit="ec2=2/s")
+    assert ended.code == 0, ended.err
+    began, *answers = ended.out.split()
+    assert answers == [b"200"] * 3
+    came = [one.at for one in network.aws.arrivals]
+    assert_none_early(came, 0.5, begun=as_monotonic(began))
+    assert not network.aws.wrong
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 3}
     assert not run.leftovers
 
 

