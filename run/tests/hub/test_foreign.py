@@ -155,7 +155,9 @@ async def test_gevent_stops_no_other_greenlet(bench, tools, environments):
     async with bench.hub(limits) as hub:
         assert await bench.run(source, hub, python=python) == (0, "", "")
         assert hub.figures[0].calls == 12
-        assert hub.figures[0].longest_wait > 0.5
+        # One after the other, each would wait for 0.05 at most. The last one joins late, by as long
+        # as the program takes to sign twelve calls.
+        assert hub.figures[0].longest_wait > 0.25
 
 
 @pytest.mark.slow
@@ -174,4 +176,6 @@ async def test_eventlet_program_is_paced(bench, tools, environments):
         code, _, err = await bench.run(source, hub, python=python)
         assert code == 0, err
         assert hub.figures[0].calls == 12
-        assert hub.figures[0].longest_wait > 0.5
+        # One after the other, each would wait for 0.05 at most. The last one joins late, by as long
+        # as the program takes to sign twelve calls.
+        assert hub.figures[0].longest_wait > 0.25
