@@ -90,7 +90,7 @@ def assert_spaced(times, interval, *, begun, late):
         late: by how many seconds all of them may take longer than 5 % above the limit.
     """
     times = sorted(times)
-    assert len(times) >= 5, "the pace of fewer calls is that of the machine"
+    assert len(times) >= 5, "make five calls or more: the pace of fewer depends on the machine"
     assert_none_early(times, interval, begun=begun)
     paces = [_pace(times[first:]) for first in range(len(times) - 2)]
     longest = 1.05 * interval + late / (len(times) - 1)

@@ -557,7 +557,7 @@ def test_isolated(isolated, port):
     figures, arrivals, begun = isolated
     number = str(PORTS[port])
     came = [one for one in arrivals if one.target == f"/{number}"]
-    # Each makes a connection of its own after the one before, as slowly as the machine does that.
+    # Each call makes its own connection once the one before has ended. That may take any time.
     assert_at_limit(came, 0.1, number=5, begun=as_monotonic(begun[number]), late=math.inf)
     assert calls_to(figures, f"{URL}{port}.") == {"GET": 5}
 

@@ -781,5 +781,5 @@ def test_line_each_minute_without_terminal(run, python, tmp_path, monkeypatch):
         assert all(rate <= 200 for rate in rates)
         if wanted:
             mean = 40 / json.loads((tmp_path / "figures.json").read_text())["seconds"]
-            assert max(rates) >= 0.5 * mean  # the last line is older than the last calls
+            assert max(rates) >= 0.5 * mean  # the last line comes before the last calls
             assert len(rates) >= 3
