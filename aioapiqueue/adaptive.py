@@ -283,6 +283,8 @@ class AdaptiveRate(algorithms.TokenBucket):
         "slowed",
     )
 
+    counts = False  # the limits themselves do
+
     def __init__(
         self,
         adaptive: Adaptive,
@@ -461,6 +463,8 @@ class FollowingRate(algorithms.TokenBucket):
     """
 
     __slots__ = ("accepted", "ceiling", "since")
+
+    counts = False  # as above
 
     def __init__(self, ceiling: float, *, unit: int, catch_up: float) -> None:
         super().__init__(Rate(1), catch_up=catch_up, unit=unit)

@@ -51,6 +51,8 @@ class TokenBucket(LimitState):
         "used",
     )
 
+    counts = True
+
     def __init__(self, rate: Rate, *, catch_up: float, unit: int = 0) -> None:
         super().__init__(unit)
         self.interval = rate.interval

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from aioapiqueue._limits.checks import LARGEST, positive
-from aioapiqueue._limits.grammar import CALLS
+from aioapiqueue._limits.grammar import CALLS, MONEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,6 +23,8 @@ _LARGEST = int(LARGEST)
 """The same as an integer: comparing an integer with a float takes longer."""
 _NO_UNIT = object()
 """A placeholder that no cost names."""
+BILLIONTHS = 10**9
+"""The parts of a unit of money that are counted."""
 UNSTATED = math.nan
 """The amount of a unit that a cost does not name. It is one object, so that `in` finds it."""
 
@@ -30,6 +32,14 @@ UNSTATED = math.nan
 def is_stated(costs: Sequence[float], unit: int) -> bool:
     """Return whether costs state the amount of a unit."""
     return unit < len(costs) and costs[unit] == costs[unit]  # NaN is not itself
+
+
+def whole_billionths(amount: float) -> float:
+    """Return an amount rounded up to a whole number of billionths, but for its rounding error."""
+    scaled = amount * BILLIONTHS
+    whole = round(scaled)
+    is_whole = abs(scaled - whole) <= max(1e-3, scaled * 1e-15)
+    return (whole if is_whole else math.ceil(scaled)) / BILLIONTHS
 
 
 class Units:
@@ -117,6 +127,8 @@ class Units:
             amount = cost[unit]
             if type(amount) is not int or not 0 <= amount <= _LARGEST:  # else it is valid
                 positive(amount, of=f"cost[{unit!r}]", least=0)
+                if unit == MONEY:
+                    amount = whole_billionths(amount)
             try:
                 costs[places[unit]] = amount
             except KeyError:

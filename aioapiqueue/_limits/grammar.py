@@ -8,11 +8,13 @@ It is the same wherever a limit is written: in code, in limits.toml, after `--li
     number [unit] in any [number] time    5000 in any 1h
     number [unit] in each period          1500 in each day of America/Los_Angeles
     number at once                        5 at once
+    number [unit] in all                  5 usd in all
 
-A rate may have a `burst number`. Commas separate limits, so a number cannot have one; "unlimited"
-stands alone. Words of time and of the grammar are read in any case. Units are also names in code,
-so they are in lower case, with a space before them: `1e3` is a number, and neither `Tokens` and
-`tokens` nor `3k` and `3 k` can be mistaken for each other.
+A rate may have a `burst number`, and every form but the last may end with `or raise`. Commas
+separate limits, so a number cannot have one; "unlimited" stands alone. Words of time and of the
+grammar are read in any case. Units are also names in code, so they are in lower case, with a space
+before them: `1e3` is a number, and neither `Tokens` and `tokens` nor `3k` and `3 k` can be mistaken
+for each other.
 
 Text that is written here reads back as exactly the same numbers: a float has the fewest digits for
 that, and a time has the largest unit of which it is a whole number. This file knows words and
@@ -30,10 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_UNITS", "REMEDY", "LimitTextError", "check_unit", "count_text", "duration_text"]
 
-Kind: TypeAlias = Literal["rate", "window", "calendar", "concurrency"]
+Kind: TypeAlias = Literal["rate", "window", "calendar", "concurrency", "budget"]
 
 CALLS = "calls"
 """The unit of limits that name none."""
+MONEY = "usd"
+"""The unit that is counted in whole billionths."""
 NO_UNITS = {"call", "rq", "rqs", "req", "reqs", "request", "requests"}
 """Words for calls: a limit that counted one of them would refuse each call that does not."""
 UNLIMITED = "unlimited"
@@ -77,7 +81,8 @@ _AT_ONCE = (
 _WRITTEN = (("d", 86400), ("h", 3600), ("min", 60))
 """The units of time for whole numbers of seconds, the largest first."""
 _TIME_WORDS = {word + plural for word in (*_SECONDS, "month") for plural in ("", "s")}
-_RESERVED = _TIME_WORDS | {"in", "per", "at", "burst", "of", "each", "any", "once", UNLIMITED}
+_GRAMMAR_WORDS = {"in", "per", "at", "burst", "ramp", "of", "each", "any", "all", "once"}
+_RESERVED = _TIME_WORDS | _GRAMMAR_WORDS | {"or", "raise", UNLIMITED}
 
 _NEVER_UNITS = NO_UNITS | _RATES.keys()
 
@@ -135,10 +140,12 @@ def _patterns() -> Mapping[Kind | Literal["interval"], re.Pattern[str]]:
         "interval": rf"(?P<of>{_NUMBER})\s*{word}{burst}",
         "window": rf"{count}\s+(?i:in\s+any)\s+{time}",
         "calendar": rf"{count}\s+(?i:in\s+each\s+(?P<each>{'|'.join(PERIODS)}))"
-        r"(?:\s+(?i:of)\s+(?P<zone>\S.*))?",
+        r"(?:\s+(?i:of)\s+(?P<zone>\S.*?))?",
         "concurrency": rf"{count}\s+(?i:at\s+once)",
+        "budget": rf"{count}\s+(?i:in\s+all)",
     }
-    return {kind: re.compile(text, _FLAGS) for kind, text in texts.items()}
+    or_raise = r"(?P<raises>\s+(?i:or\s+raise))?"
+    return {kind: re.compile(text + or_raise, _FLAGS) for kind, text in texts.items()}
 
 
 def split(text: str) -> list[str]:
@@ -187,12 +194,27 @@ def read(text: str) -> tuple[Kind, dict[str, Any]]:
     found = match.groupdict() if match else {}
     if match is None or found.get("unit") in _NEVER_UNITS:
         raise LimitTextError.of(text, _problem(stripped))
+    arguments: dict[str, Any] = {}
+    if found["raises"] and kind != "budget":  # a budget always raises
+        arguments["on_empty"] = "raise"
     unit = found.get("unit") or CALLS
+    amount = _value(text, found.get("number") or "1")
     if kind == "concurrency":
         if unit != CALLS:
             raise LimitTextError.of(text, f'"at once" counts calls, not {unit}')
-        return kind, {"number": _value(text, found["number"])}
-    arguments: dict[str, Any] = {"calls": _value(text, found.get("number") or "1"), "unit": unit}
+        return kind, arguments | {"number": amount}
+    if kind == "budget":
+        return kind, {"amount": amount, "unit": unit}
+    return _read_calls(text, kind, found, arguments | {"calls": amount, "unit": unit})
+
+
+def _read_calls(
+    text: str,
+    kind: Kind | Literal["interval"],
+    found: Mapping[str, str],
+    arguments: dict[str, Any],
+) -> tuple[Kind, dict[str, Any]]:
+    """Add the arguments of a limit that counts calls, or a unit, in some time."""
     if kind == "calendar":
         arguments["each"] = found["each"].lower()
         if found["zone"]:
@@ -236,6 +258,8 @@ def _problem(text: str) -> str:
     if match is None:
         if most := re.fullmatch(rf"max\s+({_NUMBER})(?:\s+{_AT_ONCE})?", text, _WORDS):
             return f'write "{most[1]} at once"'
+        if money := re.fullmatch(rf"\$\s*({_NUMBER})(.*)", text, _WORDS):
+            return _advice(f"{money[1]} usd{money[2] or ' in all'}")
         negative = re.match(rf"-\s*{_NUMBER}", text, _FLAGS)
         return _ABOVE_ZERO if negative else ""
     number, blank, rest = match.groups()
@@ -285,7 +309,10 @@ def _problem_of_unit(number: str, blank: str, unit: str, form: str) -> str:
     except ValueError as error:
         return str(error)
     if not form:
-        return f'it has no time: write "{number} {unit}/min" or "{number} {unit} in any 1h"'
+        return (
+            f'it has no time: write "{number} {unit}/min", "{number} {unit} in any 1h" or, for a '
+            f'budget, "{number} {unit} in all"'
+        )
     if not blank:
         return f'write a space before the unit: "{number} {unit}"'
     return _problem_of_form(number, form)
@@ -303,8 +330,8 @@ def _problem_of_calls(number: str, word: str, form: str) -> str:
 
 def _problem_of_form(number: str, form: str) -> str:
     """Return what is wrong after a number and its unit, if that is known."""
-    if re.match(r"in\s+each\s", form, _WORDS):
-        return 'write "in each hour", "in each day" or "in each month"'
+    if problem := _problem_of_words(form):
+        return problem
     if match := re.search(r"\bburst\b\s*(.*)", form, _WORDS):
         if form[:2].lower() == "in":
             return (
@@ -321,6 +348,17 @@ def _problem_of_form(number: str, form: str) -> str:
         return f"{word!r} is not a unit of time: write ms, s, min, h or day"
     match = re.match(r"in\s+(?!any\b)(\S.*)", form, _WORDS)
     return f'write "in any {match[1]}"' if match else ""
+
+
+def _problem_of_words(form: str) -> str:
+    """Return what is wrong with words that none of the forms has."""
+    if re.match(r"in\s+each\s", form, _WORDS):
+        return 'write "in each hour", "in each day" or "in each month"'
+    if re.match(r"in\s+(?:total|sum)\b", form, _WORDS):
+        return 'write "in all"'
+    if (match := re.search(r"\bor\b\s*(.*)", form, _WORDS)) and match[1].lower() != "raise":
+        return 'only "or raise" may end a limit: remove "or", or write "or raise" at the end'
+    return ""
 
 
 def check_unit(unit: object) -> None:

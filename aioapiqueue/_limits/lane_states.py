@@ -232,6 +232,13 @@ def takes_one(states: Sequence[LimitState]) -> bool:
     return all(state.unit == 0 and state.largest >= 1 for state in states)
 
 
+def with_spent(old: Sequence[LimitState], new: tuple[LimitState, ...]) -> tuple[LimitState, ...]:
+    """Return new states of the same limits; those of budgets stay, as they know no instants."""
+    pairs = zip(old, new, strict=False)  # some of the old ones are not of these limits
+    kept = [before if before.lasts else state for before, state in pairs]
+    return (*kept, *new[len(kept) :])
+
+
 def _without_callers(states: Sequence[LimitState]) -> tuple[LimitState, ...]:
     return tuple(one.empty_copy() if isinstance(one, Permits) else one for one in states)
 
@@ -290,10 +297,16 @@ class Lanes:
         self._count = 0
 
     def empty_copy(self) -> Lanes:
-        """Return the same limits, with no lane in memory."""
+        """Return the same limits, with no lane in memory but those of budgets."""
         lanes = Lanes(self.limits, self.maker, in_use=self.in_use)
         lanes.on_new = self.on_new
         lanes.altered = self.altered
+        for key in self.by_key:
+            before = self.get(key, -math.inf)  # as of the latest limits
+            if before is not None and any(state.lasts for state in before.kept):
+                lane = lanes.get(key, -math.inf)
+                assert lane is not None  # noqa: S101 - the key had one
+                lane.set(lane.name, lane.limits, with_spent(before.kept, lane.kept))
         return lanes
 
     def find(self, key: Hashable, now: float) -> Lane | None:

@@ -39,6 +39,14 @@ class LimitState:
     """The largest cost that could ever start."""
     optional: bool = False
     """Whether a call that does not name the unit is not charged."""
+    counts: bool = False
+    """Whether it counts what calls cost, for a limit that users or servers have stated."""
+    knows_instants: bool = True
+    """Whether it knows when the calls that it counts have started."""
+    lasts: bool = False
+    """Whether what it counts never recovers."""
+    raises: bool = False
+    """Whether a call for which it has no room raises `LimitExceeded`, instead of waiting."""
 
     def __init__(self, unit: int = 0) -> None:
         self.unit = unit
@@ -60,6 +68,14 @@ class LimitState:
         The result is infinite if a body has to end first.
         """
         return self.held
+
+    def lacks_room(self, now: float, costs: Sequence[float]) -> bool:  # noqa: ARG002 - if it `raises`
+        """Return whether a call with these costs must raise `LimitExceeded` now."""
+        return False
+
+    def resets_in(self, now: float, costs: Sequence[float]) -> float | None:  # noqa: ARG002 - as above
+        """Return the seconds until there is room for `costs`; None: time alone makes no room."""
+        return None
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
         """Charge `costs`, which start now; the caller has checked that they are due."""
@@ -84,6 +100,9 @@ class LimitState:
     def release(self, at: float) -> bool:  # noqa: ARG002 - only a hold counts here
         """Note that the body of a call has ended; return whether another call may start sooner."""
         return False
+
+    def end_reservation(self, cost: float) -> None:
+        """Note that a call with this cost has ended, or has settled for the first time."""
 
     def forget_callers(self) -> None:
         """Note that all waiting and running calls ended with their loop."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields
 from functools import wraps
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from aioapiqueue._limits.checks import LONGEST, positive, whole
 from aioapiqueue._limits.grammar import (
     CALLS,
     EXAMPLES,
+    MONEY,
     PERIODS,
     UNLIMITED,
     LimitTextError,
@@ -28,9 +29,18 @@ if TYPE_CHECKING:
 
     from aioapiqueue._limits.grammar import Kind
 
-__all__ = ["LearntRate", "as_limit", "parse_limits", "period_of", "rate_of", "unit_of"]
+__all__ = [
+    "LearntRate",
+    "as_limit",
+    "parse_limits",
+    "period_of",
+    "rate_of",
+    "unit_of",
+]
 
 L = TypeVar("L")
+OnEmpty: TypeAlias = Literal["wait", "raise"]
+"""What a call does for which a limit has no room."""
 
 
 class _Validated:
@@ -38,8 +48,8 @@ class _Validated:
 
     __slots__ = ()
 
-    __match_args__: ClassVar[tuple[str, ...]]
-    """The names of all values; set by `dataclass`."""
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    """All values by name; set by `dataclass`."""
 
     # Written once here: a dataclass would make both for each class, at every import. A `LearntRate`
     # is not equal to a `Rate`, as it is optional for calls that do not name its unit.
@@ -52,7 +62,7 @@ class _Validated:
         return hash(self._values())
 
     def _values(self) -> tuple[object, ...]:
-        return tuple(getattr(self, name) for name in self.__match_args__)
+        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
 
     def __post_init__(self) -> None:
         try:
@@ -72,12 +82,17 @@ class _Validated:
         return _remedy_for(first) if isinstance(first, str) else ""
 
     def __repr__(self) -> str:
-        """Return what a dataclass would, without the default unit."""
-        values = dict(zip(self.__match_args__, self._values(), strict=True))
-        if values.get("unit") == CALLS:
-            del values["unit"]
+        """Return what a dataclass would, without what few limits state."""
+        values = dict(zip(self.__dataclass_fields__, self._values(), strict=True))
+        for name, default in (("unit", CALLS), ("on_empty", "wait")):
+            if values.get(name) == default:
+                del values[name]
         shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
         return f"{type(self).__qualname__}({shown})"
+
+    def _or_raise(self, text: str) -> str:
+        """Return the text of this limit with its last clause, from the text without that."""
+        return f"{text} or raise" if raises(self) else text
 
 
 def _remedy_for(text: str) -> str:
@@ -104,8 +119,8 @@ def _refuses_text(cls: type[L]) -> type[L]:
     @wraps(plain)
     def init(self: L, *args: object, **kwargs: object) -> None:
         if len(args) == 1 and isinstance(args[0], str) and not kwargs:
-            made = f"{cls.__name__}({args[0]!r})"
-            raise TypeError(f"{made}: calls must be a number, not a string{_remedy_for(args[0])}")
+            made, first = f"{cls.__name__}({args[0]!r})", next(iter(cls.__annotations__))
+            raise TypeError(f"{made}: {first} must be a number, not a string{_remedy_for(args[0])}")
         plain(self, *args, **kwargs)
 
     cls.__init__ = init  # type: ignore[assignment]  # it takes the same
@@ -123,6 +138,8 @@ class Rate(_Validated):
             evenly spaced; more is a token bucket of that capacity (GCRA).
         unit: what the rate counts: `"calls"`, the default, or a name of lower-case letters, digits
             and `_`, which the `cost` of a call uses.
+        on_empty: what a call does for which there is no room: `"wait"`, the default, or `"raise"`
+            `LimitExceeded`, as in the text `"10/s or raise"`.
 
     Raises:
         ValueError: a value is zero, negative, infinite or NaN, `burst` is below 1, a number is
@@ -144,6 +161,8 @@ class Rate(_Validated):
     per: float = 1.0
     burst: float = 1
     unit: str = CALLS
+    _: KW_ONLY
+    on_empty: OnEmpty = "wait"
 
     def _check(self) -> None:
         positive(self.calls, of="calls")
@@ -152,6 +171,7 @@ class Rate(_Validated):
         # Of two valid values, the quotient may still be 0 or too large.
         positive(self.interval, of="the interval", most=LONGEST)
         check_unit(self.unit)
+        _check_on_empty(self.on_empty)
 
     @property
     def interval(self) -> float:
@@ -178,9 +198,11 @@ class Rate(_Validated):
 
     def __str__(self) -> str:
         if self.calls == 1 and self.per < 1 and (self.burst, self.unit) == (1, CALLS):
-            return time_text(self.per)  # "100ms", as one would write it
+            return self._or_raise(time_text(self.per))  # "100ms", as one would write it
         text = count_text(self.calls, self.unit) + per_text(self.per)
-        return text if self.burst == 1 else f"{text} burst {number_text(self.burst)}"
+        if self.burst != 1:
+            text += f" burst {number_text(self.burst)}"
+        return self._or_raise(text)
 
 
 class LearntRate(Rate):
@@ -206,9 +228,11 @@ class Window(_Validated):
     `Rate`. The window remembers each call within it.
 
     Args:
-        calls: largest number of calls (or of `unit`); a whole number above 0.
+        calls: largest number of calls (or of `unit`), above 0; whole, unless the unit is `usd`.
         per: seconds, above 0. A call that started exactly `per` seconds ago no longer counts.
         unit: what the window counts, as in `Rate`; default `"calls"`.
+        on_empty: what a call does for which there is no room: `"wait"`, the default, or `"raise"`
+            `LimitExceeded`, as in the text `"5000 in any 1h or raise"`.
 
     Raises:
         ValueError: a value is zero, negative, infinite or NaN, `calls` is above 1e15, or `per` is
@@ -219,17 +243,20 @@ class Window(_Validated):
     '5000 in any 1h'
     """
 
-    calls: int
+    calls: float
     per: float
     unit: str = CALLS
+    _: KW_ONLY
+    on_empty: OnEmpty = "wait"
 
     def _check(self) -> None:
-        whole(self.calls, of="calls")
+        _check_amount(self.calls, self.unit, of="calls")
         positive(self.per, of="per", most=LONGEST)
         check_unit(self.unit)
+        _check_on_empty(self.on_empty)
 
     def __str__(self) -> str:
-        return f"{count_text(self.calls, self.unit)} in any {time_text(self.per)}"
+        return self._or_raise(f"{count_text(self.calls, self.unit)} in any {time_text(self.per)}")
 
 
 @_refuses_text
@@ -240,10 +267,12 @@ class Calendar(_Validated):
     All of a day's calls may start at midnight. Setting the clock back never reopens a period.
 
     Args:
-        calls: largest number of calls (or of `unit`); a whole number above 0.
+        calls: largest number of calls (or of `unit`), above 0; whole, unless the unit is `usd`.
         each: `"hour"`, `"day"` or `"month"`.
         zone: name of a time zone in the IANA database; default `"UTC"`.
         unit: what the calendar counts, as in `Rate`; default `"calls"`.
+        on_empty: what a call does for which there is no room: `"wait"`, the default, or `"raise"`
+            `LimitExceeded`, as in the text `"1500 in each day or raise"`.
 
     Raises:
         ValueError: `calls` is zero, negative or above 1e15, `each` or `unit` is invalid, the zone
@@ -254,13 +283,15 @@ class Calendar(_Validated):
     '1500 in each day of America/Los_Angeles'
     """
 
-    calls: int
+    calls: float
     each: Literal["hour", "day", "month"]
     zone: str = "UTC"
     unit: str = CALLS
+    _: KW_ONLY
+    on_empty: OnEmpty = "wait"
 
     def _check(self) -> None:
-        whole(self.calls, of="calls")
+        _check_amount(self.calls, self.unit, of="calls")
         each: object = self.each
         if each not in PERIODS:
             kind = ValueError if isinstance(each, str) else TypeError
@@ -268,6 +299,7 @@ class Calendar(_Validated):
         if not isinstance(self.zone, str):
             raise TypeError(f'zone must be a name such as "Europe/Paris", not {self.zone!r}')
         check_unit(self.unit)
+        _check_on_empty(self.on_empty)
         from aioapiqueue._limits import zones  # noqa: PLC0415 - see there
 
         zones.zone_called(self.zone)  # refuses an unknown zone now, and not at the first call
@@ -294,7 +326,7 @@ class Calendar(_Validated):
 
     def __str__(self) -> str:
         text = f"{count_text(self.calls, self.unit)} in each {self.each}"
-        return text if self.zone == "UTC" else f"{text} of {self.zone}"
+        return self._or_raise(text if self.zone == "UTC" else f"{text} of {self.zone}")
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -303,6 +335,8 @@ class Concurrency(_Validated):
 
     Args:
         number: a whole number above 0. A call counts as one, whatever it costs.
+        on_empty: what a call does for which there is no room: `"wait"`, the default, or `"raise"`
+            `LimitExceeded`, as in the text `"5 at once or raise"`.
 
     Raises:
         ValueError: `number` is zero, negative or above 1e15.
@@ -313,21 +347,77 @@ class Concurrency(_Validated):
     """
 
     number: int
+    _: KW_ONLY
+    on_empty: OnEmpty = "wait"
 
     def _check(self) -> None:
         whole(self.number, of="number")
+        _check_on_empty(self.on_empty)
 
     def __str__(self) -> str:
-        return f"{number_text(self.number)} at once"
+        return self._or_raise(f"{number_text(self.number)} at once")
 
 
-Limit: TypeAlias = Rate | Window | Calendar | Concurrency
+@_refuses_text
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Budget(_Validated):
+    """A limit that never recovers: at most `amount` in all, such as 5 USD for one run.
+
+    What a call is charged stays charged, except for what it settles below its cost, for the life of
+    the queue; with `schedule=`, until the quota is reset. A call for which the budget has no room
+    raises `LimitExceeded`, before it starts; while other calls run that may settle at a lower cost,
+    it waits for them (not in the unit `calls`). `set_rate` can change the amount: what was spent
+    stays.
+
+    Args:
+        amount: the largest sum of the costs of all calls; above 0. Of `usd`, the queue counts whole
+            billionths, and rounds each cost up.
+        unit: what the budget counts, as in `Rate`; default `"calls"`.
+
+    Raises:
+        ValueError: `amount` is zero, negative, infinite, NaN or above 1e15; or `unit` is invalid.
+        TypeError: `amount` is not a number, or `unit` is not a string.
+
+    >>> str(Budget(5, "usd"))           # a text that parses to an equal budget
+    '5 usd in all'
+    """
+
+    amount: float
+    unit: str = CALLS
+
+    def _check(self) -> None:
+        positive(self.amount, of="amount")
+        check_unit(self.unit)
+
+    def __str__(self) -> str:
+        return f"{count_text(self.amount, self.unit)} in all"
+
+
+def _check_on_empty(on_empty: object) -> None:
+    if on_empty not in ("wait", "raise"):
+        raise ValueError(f'on_empty must be "wait" or "raise", not {on_empty!r}')
+
+
+def _check_amount(amount: float, unit: str, *, of: str) -> None:
+    """Refuse an amount that is not whole, unless it is of money."""
+    positive(amount, of=of, least=None if unit == MONEY else 1)
+    if unit != MONEY and not isinstance(amount, int):
+        raise TypeError(f"{of} must be a whole number, not {amount!r}")
+
+
+Limit: TypeAlias = Rate | Window | Calendar | Concurrency | Budget
 _TYPES: Mapping[Kind, Callable[..., Limit]] = {
     "rate": Rate,
     "window": Window,
     "calendar": Calendar,
     "concurrency": Concurrency,
+    "budget": Budget,
 }
+
+
+def raises(limit: object) -> bool:
+    """Return whether a call for which a limit has no room raises `LimitExceeded`."""
+    return isinstance(limit, Budget) or getattr(limit, "on_empty", "wait") == "raise"
 
 
 def unit_of(limit: Limit) -> str | None:
@@ -342,7 +432,7 @@ _LENGTHS = {"hour": 3600.0, "day": 86_400.0, "month": 31 * 86_400.0}
 
 
 def period_of(limit: Limit) -> float:
-    """Return the seconds in which an exhausted limit recovers fully; permits: 0."""
+    """Return the seconds in which an exhausted limit recovers fully; permits: 0; never: inf."""
     match limit:
         case Rate():
             return max(limit.per, limit.burst * limit.interval)
@@ -350,14 +440,19 @@ def period_of(limit: Limit) -> float:
             return limit.per
         case Calendar():
             return _LENGTHS[limit.each]
+        case Budget():
+            return math.inf
         case _:
             return 0.0
 
 
 def rate_of(limit: Limit) -> float:
-    """Return the units per second that a limit admits in the long run; permits: inf."""
+    """Return the units per second that a limit admits in the long run.
+
+    Permits and a budget, whose room does not depend on time: inf.
+    """
     match limit:
-        case Concurrency():
+        case Concurrency() | Budget():
             return math.inf
         case Calendar():
             return limit.calls / _LENGTHS[limit.each]
@@ -463,5 +558,6 @@ def _no_limit(value: object) -> TypeError:
     if isinstance(value, list | tuple) and value:
         remedy = f"write {', '.join(map(repr, value))} without the brackets"
     return TypeError(
-        f"a limit must be a string, Rate, Window, Calendar or Concurrency, not {value!r}: {remedy}"
+        "a limit must be a string, Rate, Window, Calendar, Concurrency or Budget, not "
+        f"{value!r}: {remedy}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.lane_states import bounds_of, takes_one
+from aioapiqueue._limits.lane_states import bounds_of, takes_one, with_spent
 from aioapiqueue._limits.windows import Permits
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ class OwnLimits:
         self.held = -math.inf
         # The other permanent states are reports of servers, which are not valid any more.
         self.permanent = tuple(one for one in self.permanent if isinstance(one, Permits))
-        self.states = (*self.maker.states_of(self.limits), *self.permanent)
+        new = with_spent(self.states, self.maker.states_of(self.limits))
+        self.states = (*new, *self.permanent)
         self._since = {}
 
     def set(self, limits: tuple[Limit, ...], now: float) -> bool:

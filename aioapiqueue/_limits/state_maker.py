@@ -11,7 +11,16 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 from aioapiqueue._limits.algorithms import LearntBucket, TokenBucket
-from aioapiqueue._limits.limit_types import Calendar, Concurrency, LearntRate, Limit, Rate
+from aioapiqueue._limits.limit_types import (
+    Budget,
+    Calendar,
+    Concurrency,
+    LearntRate,
+    Limit,
+    Rate,
+    Window,
+    raises,
+)
 from aioapiqueue._limits.windows import CalendarWindow, Permits, SlidingWindow
 
 if TYPE_CHECKING:
@@ -83,12 +92,27 @@ class StateMaker:
         if isinstance(limit, Concurrency):  # the only kind without a unit
             return self._permits(limit)
         unit = self._units.place_of(limit.unit)
+        if isinstance(limit, Budget) or raises(limit):
+            return self._raising(limit, unit)
         if isinstance(limit, Rate):
             bucket = LearntBucket if isinstance(limit, LearntRate) else TokenBucket
             return bucket(limit, catch_up=self.catch_up, unit=unit)
         if isinstance(limit, Calendar):
             return CalendarWindow(limit, to_wall=self._to_wall, unit=unit)
         return SlidingWindow(limit, unit=unit)
+
+    def _raising(self, limit: Rate | Window | Calendar | Budget, unit: int) -> LimitState:
+        from aioapiqueue._limits import raising  # noqa: PLC0415 - few queues have such limits
+
+        match limit:
+            case Rate():
+                return raising.RaisingBucket(limit, catch_up=self.catch_up, unit=unit)
+            case Calendar():
+                return raising.RaisingCalendar(limit, to_wall=self._to_wall, unit=unit)
+            case Window():
+                return raising.RaisingWindow(limit, unit=unit)
+            case Budget():
+                return raising.BudgetState(limit, unit=unit)
 
     def _adaptive_states(self, limits: Sequence[Limit]) -> Sequence[LimitState]:
         if self.adaptive is None:
@@ -116,7 +140,7 @@ class StateMaker:
         """
         held = max((one.held for one in old), default=-math.inf)
         # Before any state changes: a window that becomes shorter forgets calls as it does so.
-        charges_of = {one: one.charges(now) for one in old if type(one) in _COUNTING}
+        charges_of = {one: one.charges(now) for one in old if one.counts}
         rest, states = list(old), [*map(self._state_of, limits)]
         # `kept` are the states of limits that count as before, `changed` those of the same kind but
         # other numbers; all others are fresh. Those that count as before are matched first, as two
@@ -132,14 +156,15 @@ class StateMaker:
         for state in states:
             is_fresh = state not in kept and state not in changed
             # A limit of which only the numbers change has counted its calls itself, except those
-            # that another one forgets by its change. A calendar that stays one forgets none.
-            stay = kept | {one for one in changed if isinstance(one, CalendarWindow)}
+            # that another one forgets by its change. A calendar or budget that stays one forgets
+            # none.
+            stay = kept | {one for one in changed if not one.knows_instants}
             sources = charges_of if is_fresh else charges_of.keys() - stay - {state}
             for one in sources if state not in kept else ():
                 if one.unit == state.unit:
-                    # A calendar does not know when its calls started. Charged now, all calls of a
-                    # day would be hours of debt for a rate.
-                    replaces = is_fresh and one in rest and not isinstance(one, CalendarWindow)
+                    # A calendar does not know when its calls started, nor does a budget. Charged
+                    # now, all calls of a day would be hours of debt for a rate.
+                    replaces = is_fresh and one in rest and one.knows_instants
                     state.take_over(charges_of[one], now, beside=not replaces)
         # Always new ones, as the limits are their ceilings; they keep what the old ones measured.
         for state in self._adaptive_states(limits):
@@ -179,7 +204,3 @@ def _match(
                 states[place] = one
                 break
     return found
-
-
-_COUNTING = (TokenBucket, LearntBucket, SlidingWindow, CalendarWindow)
-"""The states that count calls. (Those of `adaptive` are not the state of a limit.)"""

@@ -30,6 +30,8 @@ class SlidingWindow(LimitState):
 
     __slots__ = ("calls", "log", "per", "total")
 
+    counts = True
+
     def __init__(self, window: Window, *, unit: int = 0) -> None:
         super().__init__(unit)
         self.calls = window.calls
@@ -172,6 +174,9 @@ class CalendarWindow(LimitState):
 
     __slots__ = ("calendar", "end", "end_wall", "start_wall", "to_wall", "used")
 
+    counts = True
+    knows_instants = False
+
     def __init__(
         self, calendar: Calendar, *, to_wall: Callable[[float], float], unit: int = 0
     ) -> None:
@@ -272,10 +277,11 @@ class CalendarWindow(LimitState):
 class Permits(LimitState):
     """A `Concurrency`. When a body will end, and free its permit, is not known in advance."""
 
-    __slots__ = ("most", "number", "used")
+    __slots__ = ("most", "number", "raises", "used")
 
     def __init__(self, concurrency: Concurrency) -> None:
         super().__init__()
+        self.raises = concurrency.on_empty == "raise"
         self.number: float = concurrency.number  # inf once they no longer limit anything
         self.most: float = concurrency.number
         """Number of permits in force: less than `number` after a slow-down."""
@@ -286,6 +292,7 @@ class Permits(LimitState):
         """Return the same permits, all of them free."""
         copy = Permits(Concurrency(1))
         copy.number, copy.most, copy.held = self.number, self.most, self.held
+        copy.raises = self.raises
         return copy
 
     def in_use(self) -> int:
@@ -297,6 +304,9 @@ class Permits(LimitState):
 
     def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - each body takes one
         return self.held if self.in_use() < self.most else math.inf
+
+    def lacks_room(self, now: float, costs: Sequence[float]) -> bool:  # noqa: ARG002 - each body takes one
+        return self.in_use() >= self.most
 
     def consume(self, now: float, costs: Sequence[float]) -> None:  # noqa: ARG002 - each body takes one
         self.used += 1
@@ -323,10 +333,11 @@ class Permits(LimitState):
         return math.inf if self.used else self.held
 
     def counts_like(self, limit: Concurrency) -> bool:
-        return self.number == limit.number
+        return (self.number, self.raises) == (limit.number, limit.on_empty == "raise")
 
     def change(self, limit: Concurrency, now: float) -> None:  # noqa: ARG002 - takes effect at once
         self.most = self.number = limit.number
+        self.raises = limit.on_empty == "raise"
 
 
 class QueuePermits(Permits):

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aioapiqueue import Concurrency, Rate
+from aioapiqueue import Budget, Concurrency, Rate
 from aioapiqueue.integrations._advice import MAX_HOLD
 from aioapiqueue.spi import grammar, limit_types, printable
 
@@ -196,8 +196,8 @@ class Settling:
         excess = {}
         charged, costs = reporter.costs_of(slot), reporter.settled(slot, cost)
         for limit in reporter.limits_of(slot):
-            # Permits have no cost.
-            if isinstance(limit, Concurrency) or limit.unit not in costs:
+            # Permits have no cost, and what a budget has left says nothing of one answer.
+            if isinstance(limit, Concurrency | Budget) or limit.unit not in costs:
                 continue
             unit, amount = limit.unit, costs[limit.unit]
             # Allowed in any case: the cost that the user has reserved, and what the user's limit

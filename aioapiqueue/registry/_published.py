@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aioapiqueue import Concurrency, Limit, Rate
+from aioapiqueue import Budget, Concurrency, Limit, Rate
 from aioapiqueue.registry._buckets import Cost, VariantKey, lane_key, read_costs
 from aioapiqueue.registry._fields import expects
 from aioapiqueue.registry._names import matches_any
@@ -147,7 +147,9 @@ def scaled(limit: Limit, share: float) -> Limit:
     Any other limit stays at least one call.
     """
     if isinstance(limit, Concurrency):
-        return Concurrency(max(1, int(limit.number * share)))
+        return dataclasses.replace(limit, number=max(1, int(limit.number * share)))
+    if isinstance(limit, Budget):
+        return dataclasses.replace(limit, amount=limit.amount * share)
     if not isinstance(limit, Rate):
         return dataclasses.replace(limit, calls=max(1, int(limit.calls * share)))
     per_second = limit.calls / limit.per  # the period stays as it is published

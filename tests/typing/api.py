@@ -128,7 +128,7 @@ ApiQueue("1/s").acquire()  # type: ignore[attr-defined]
 assert_type(Rate.parse("10/s"), Rate)
 assert_type(Rate(10).interval, float)
 Rate(10).calls = 11  # type: ignore[misc]
-Window(1.5, 1)  # type: ignore[arg-type]
+Window("1", 1)  # type: ignore[arg-type]
 assert_type(Calendar(1500, "day", "Asia/Kathmandu", unit="tokens").period(0), tuple[float, float])
 Calendar(1500, "week")  # type: ignore[arg-type]
 Concurrency("5")  # type: ignore[arg-type]
