@@ -7,7 +7,7 @@ from aioapiqueue._core.decorator import rate_limited
 from aioapiqueue._core.queue import ApiQueue
 from aioapiqueue._core.quota_policy import policy as _quota_policy
 from aioapiqueue._core.slot import Slot
-from aioapiqueue._limits.limit_types import Calendar, Concurrency, Limit, Rate, Window
+from aioapiqueue._limits.limit_types import Budget, Calendar, Concurrency, Limit, Rate, Window
 from aioapiqueue.exceptions import (
     ApiQueueError,
     LimitsError,
@@ -24,6 +24,7 @@ if _typing.TYPE_CHECKING:
     from aioapiqueue._core.events import Event
     from aioapiqueue._core.observers import Observer
     from aioapiqueue._core.quota_policy import QuotaPolicy as _QuotaPolicy
+    from aioapiqueue._core.refusals import LimitExceeded
     from aioapiqueue._core.stats import LaneStats, Stats
     from aioapiqueue._core.view import LimiterView
     from aioapiqueue.adaptive import Adaptive
@@ -34,12 +35,14 @@ __all__ = [
     "Adaptive",
     "ApiQueue",
     "ApiQueueError",
+    "Budget",
     "Calendar",
     "Concurrency",
     "Event",
     "HostSchedule",
     "LaneStats",
     "Limit",
+    "LimitExceeded",
     "LimiterView",
     "LimitsError",
     "NestedSlotWarning",
@@ -66,6 +69,7 @@ _LAZY = {
     **dict.fromkeys(("Adaptive", "adaptive"), "adaptive"),
     **dict.fromkeys(("LaneStats", "Stats"), "_core.stats"),
     "Event": "_core.events",
+    "LimitExceeded": "_core.refusals",
     "Observer": "_core.observers",
     "LimiterView": "_core.view",
     **dict.fromkeys(("HostSchedule", "schedules"), "schedules"),

@@ -27,7 +27,7 @@ from aioapiqueue._limits.algorithms import (
 from aioapiqueue._limits.cost_units import ONE_CALL, UNSTATED, LateCosts, is_stated
 from aioapiqueue._limits.lane_states import Lanes, check_costs, limits_charged_by
 from aioapiqueue._limits.limit_state import LimitState
-from aioapiqueue._limits.limit_types import PERMITS, Concurrency
+from aioapiqueue._limits.limit_types import PERMITS, Concurrency, raises
 from aioapiqueue._limits.own_limits import OwnLimits
 from aioapiqueue._limits.windows import Permits, QueuePermits
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from aioapiqueue._core.quota_policy import LimiterQuotas
+    from aioapiqueue._core.refusals import Refusals
     from aioapiqueue._core.seam import FastAcquire, Host, LimitSettings
     from aioapiqueue._core.statements import Statement
     from aioapiqueue._core.wait_queue import Line
@@ -62,6 +63,8 @@ class LocalLimiter:
     traits = LimiterTraits((Call, DetailedCall), alone=True)
     server_quotas: LimiterQuotas | None = None
     """The policy for servers' reports, attached by the first of them."""
+    refusals: Refusals | None = None
+    """Raises `LimitExceeded`; attached by the first limit that needs it."""
 
     def __init__(self, host: Host, settings: LimitSettings) -> None:
         self._host = host
@@ -85,6 +88,7 @@ class LocalLimiter:
         self._paused = self._held = -math.inf
         """The instants until which a pause and a hold of the whole queue last."""
         self._rounds = SlowDownRounds(host)
+        self._raise_at(limits, *lanes.values())
 
     def reset(self, *, clock_changed: bool) -> None:
         """Start on another loop; charges still count, unless its clock is another one."""
@@ -98,12 +102,31 @@ class LocalLimiter:
         # All heaps and wait lists are made again: those of before hold calls of the old loop.
         self._sorter = Sorter(self._host, self.own, self.lanes, self._find_again)
         self._scheduler = self._sorter.scheduler
+        if self.refusals is not None:
+            self.refusals.reset()
+
+    def _raise_at(self, *limits: Sequence[Limit]) -> None:
+        """Have calls raise `LimitExceeded` from now on, if one of these limits asks for it."""
+        if self.refusals is None and any(raises(one) for its in limits for one in its):
+            from aioapiqueue._core.refusals import Refusals  # noqa: PLC0415 - few queues need it
+
+            self.refusals = before = Refusals(self, self._host)
+            # In front of these methods, so that other queues do nothing for it.
+            self.try_acquire = before.try_acquire  # type: ignore[method-assign]  # the same type
+            self.release_due = before.release_due  # type: ignore[method-assign]  # as above
+            self.estimate = before.estimate  # type: ignore[method-assign]  # as above
+            self.ended = before.ended  # type: ignore[method-assign]  # as above
 
     def _own_permits(self, concurrency: Concurrency) -> Permits:
         host = self._host
         return QueuePermits(lambda: host.started - host.ended, concurrency)
 
     # The limits that apply to a call.
+
+    @property
+    def sorter(self) -> Sorter:
+        """Sorts the waiting calls into lines; replaced by each `reset`."""
+        return self._sorter
 
     def states_of(self, call: Call) -> States:
         """Return the states of the limits that apply to a call."""
@@ -184,8 +207,9 @@ class LocalLimiter:
         # A step in advance is only for queues where every call is charged to the same limits, and
         # nothing happens at its end.
         own = self.own.states
-        if not own or self.lanes.limits or self.counts_permits or self.own.has_optional:
-            return None, None, self.counts_permits
+        ends = self.counts_permits or self.refusals is not None
+        if not own or self.lanes.limits or ends or self.own.has_optional:
+            return None, None, ends
         one = None if any(state.unit for state in own) else default_step(own)
         return one, consume_two_full_buckets(own, totals), False
 
@@ -360,13 +384,13 @@ class LocalLimiter:
                 self._scheduler.changed(limit)
         self._look_again([limit for limit in own.states if isinstance(limit, Permits)])
 
-    def _charged(self, call: Call) -> States:
+    def charged(self, call: Call) -> States:
         """Return the states that a call was charged to, less those that have been replaced."""
         return self.own.charged(call.waited_until) if call.limits is None else call.limits
 
     def _refund(self, call: Call) -> None:
         now, at = self._host.loop.now(), call.waited_until
-        charged = self._charged(call)
+        charged = self.charged(call)
         if self.server_quotas is not None:
             charged = self.server_quotas.refunded(charged, call, now)
         for limit in charged:
@@ -387,7 +411,7 @@ class LocalLimiter:
         """Charge the difference to the true costs."""
         call, costs = settled.call, settled.costs
         now, at = self._host.loop.now(), call.waited_until
-        charged = self._charged(call)
+        charged = self.charged(call)
         if self.server_quotas is not None:
             charged = self.server_quotas.settled(charged, call, now)
         # A higher cost is charged to all limits in force: also to one whose unit the call was not
@@ -413,6 +437,8 @@ class LocalLimiter:
             if cost > before or (cost < before and limit in charged):
                 limit.adjust(now, at, before, cost)
                 self._scheduler.changed(limit)
+        if self.refusals is not None:
+            self.refusals.settled(call, charged)
         self._host.wake()
 
     # Decisions and reports.
@@ -498,6 +524,7 @@ class LocalLimiter:
         """Replace the limits of the queue (None), or of a key or pattern."""
         self._sorter.set_limits(changed.key, changed.limits, self._host.loop.now())
         self.counts_permits |= _has_permits(changed.limits)
+        self._raise_at(changed.limits)
         self._host.wake()
 
     # Figures, and the end.

@@ -104,6 +104,9 @@ class Scheduler:
         self._timed = 0
         """Number of wait lists with a timer; the other entries of `_timers` are stale."""
         self._count = 0
+        self.without_room: dict[WaitList, None] = {}
+        """Wait lists of limits that raise, with a first call for which there is no room: see
+        `Refusals`."""
         self._touched: dict[WaitList, None] = {}
         """Wait lists to look at again, in the order in which something changed there."""
         self.active = False
@@ -124,6 +127,7 @@ class Scheduler:
         """Forget all lines: no call waits, or all are sorted into lines again."""
         self.active = False
         self._touched.clear()
+        self.without_room.clear()
         # Wait lists live as long as their limits. What they note of timers and heaps must go, too.
         for _, _, wait_list in self._timers:
             self._drop_timer(wait_list)
@@ -365,8 +369,11 @@ class Scheduler:
         return line
 
     def _set_timer(self, wait_list: WaitList, at: float) -> None:
+        if at == math.inf:
+            if wait_list.limit.raises:
+                self.without_room[wait_list] = None
         # A later instant needs no new timer: the present one is only too early (`_next_timer`).
-        if at < math.inf and (wait_list.timer is None or at < wait_list.timer):
+        elif wait_list.timer is None or at < wait_list.timer:
             self._timed += wait_list.timer is None
             wait_list.timer = at
             self._count += 1

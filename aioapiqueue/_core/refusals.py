@@ -1,0 +1,285 @@
+"""Raises `LimitExceeded` in the calls for which a budget, or a limit with `or raise`, has no room.
+
+A call is looked at when it joins, and whenever it is the first of its line and has to wait. What it
+must wait for, and when it must raise, is up to the states of the limits (`_limits/raising.py`).
+
+This is attached to a limiter by the first limit that raises, and stands before some of its methods.
+A queue without such a limit does nothing for it.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from aioapiqueue._limits.cost_units import is_stated
+from aioapiqueue._limits.grammar import CALLS, duration_text, number_text
+from aioapiqueue._limits.limit_types import Budget, Concurrency, unit_of
+from aioapiqueue.exceptions import ApiQueueError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+    from aioapiqueue._core.resorting import Sorter
+    from aioapiqueue._core.seam import Host
+    from aioapiqueue._core.slot import Call
+    from aioapiqueue._limits.lane_states import Lanes
+    from aioapiqueue._limits.limit_state import LimitState
+    from aioapiqueue._limits.limit_types import Limit
+    from aioapiqueue._limits.own_limits import OwnLimits
+__all__ = ["LimitExceeded", "Refusals"]
+
+_AT_ONCE = 200
+"""Largest number of looks in one step; each refuses one call, or several of other lines."""
+
+
+class LimitExceeded(ApiQueueError):  # noqa: N818 - a public name fixed by the design
+    """Raised by a call for which a budget, or a limit with `or raise`, has no room.
+
+    The call has not started, and was charged to no limit.
+
+    Attributes:
+        limit: the limit, such as `Budget(5, "usd")`.
+        cost: what the call would have cost, in the unit of the limit.
+        remaining: how much the limit has left.
+        resets_in: seconds until the limit has room for the call, if no other call starts; None for
+            a `Budget` and a `Concurrency`, which do not recover by themselves, and for a cost
+            that the limit can never admit.
+
+    Args:
+        message: the text of the error.
+        limit: see the attribute.
+        cost: see the attribute.
+        remaining: see the attribute.
+        resets_in: see the attribute.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: Limit,
+        cost: float,
+        remaining: float,
+        resets_in: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.cost = cost
+        self.remaining = remaining
+        self.resets_in = resets_in
+
+    # As of `WouldWait`.
+    def __reduce__(self) -> tuple[Callable[..., LimitExceeded], tuple[Any, ...], dict[str, Any]]:
+        made = partial(
+            type(self),
+            limit=self.limit,
+            cost=self.cost,
+            remaining=self.remaining,
+            resets_in=self.resets_in,
+        )
+        return made, self.args, self.__dict__
+
+
+class RaisingLimiter(Protocol):
+    """The part of a local limiter that is used here."""
+
+    own: OwnLimits
+    lanes: Lanes
+
+    @property
+    def sorter(self) -> Sorter:
+        """Sorts the waiting calls into lines."""
+
+    def find_limits(self, call: Call, now: float) -> Sequence[LimitState]:
+        """Find the limits of a new call."""
+
+    def states_of(self, call: Call) -> Sequence[LimitState]:
+        """Return the limits of a call that were found before."""
+
+    def charged(self, call: Call) -> Sequence[LimitState]:
+        """Return the states that a call was charged to."""
+
+    # The methods that it stands before; see `Limiter`.
+
+    def try_acquire(self, call: Call, now: float) -> bool: ...
+
+    def estimate(self, call: Call | None, now: float, *, alone: bool = False) -> float: ...
+
+    def release_due(self, now: float, *, planned: float = -math.inf) -> float | None: ...
+
+    def ended(self, call: Call, *, used: bool) -> None: ...
+
+
+class Refusals:
+    """Refuses calls for which there is no room.
+
+    Args:
+        limiter: the limiter.
+        host: the queue's dispatcher.
+    """
+
+    def __init__(self, limiter: RaisingLimiter, host: Host) -> None:
+        self._limiter = limiter
+        self._host = host
+        self._settled: set[Call] = set()
+        """The running calls that have settled: they are no reservations any more."""
+        # Before they are replaced by the methods of this class.
+        self._try_acquire, self._estimate = limiter.try_acquire, limiter.estimate
+        self._release_due, self._ended = limiter.release_due, limiter.ended
+
+    def reset(self) -> None:
+        """Note that all calls have ended with their loop."""
+        self._settled.clear()
+
+    # In front of methods of the limiter.
+
+    def try_acquire(self, call: Call, now: float) -> bool:
+        """Do what the limiter does, unless there is no room for the call.
+
+        Raises:
+            LimitExceeded: there is none.
+        """
+        state = self._without_room(self._limiter.find_limits(call, now), call, now)
+        if state is not None:
+            self._host.emit("refused", call)
+            raise self._error(state, call, now)
+        return self._try_acquire(call, now)
+
+    def estimate(self, call: Call | None, now: float, *, alone: bool = False) -> float:
+        """Return what the limiter does; inf: the call would be refused."""
+        if call is not None and not alone:
+            limits = self._limiter.find_limits(call, now)
+            if self._without_room(limits, call, now) is not None:
+                return math.inf
+        return self._estimate(call, now, alone=alone)
+
+    def release_due(self, now: float, *, planned: float = -math.inf) -> float | None:
+        """Do what the limiter does, and refuse the first calls for which there is no room."""
+        for _ in range(_AT_ONCE):
+            wake = self._release_due(now, planned=planned)
+            if wake is None or not self._refuse_first(now):
+                return wake
+        return now  # other tasks run before the next ones are refused
+
+    def ended(self, call: Call, *, used: bool) -> None:
+        """Do what the limiter does, after the reservation of the call has ended."""
+        if call in self._settled:
+            self._settled.remove(call)
+        else:
+            self._end_reservations(call, self._limiter.charged(call))
+        self._ended(call, used=used)
+
+    # Refusing.
+
+    @staticmethod
+    def _without_room(limits: Iterable[LimitState], call: Call, now: float) -> LimitState | None:
+        """Return the first of these limits at which a call has to raise."""
+        for state in limits:
+            if state.raises and state.lacks_room(now, call.costs):
+                return state
+        return None
+
+    def _refuse_first(self, now: float) -> bool:
+        """Refuse calls that are first in their lines; return whether any was."""
+        sorter = self._limiter.sorter
+        if not sorter.is_settled:
+            return False  # the limits of some calls are not known yet
+        scheduler, refused = sorter.scheduler, False
+        if not scheduler.active:
+            for line in list(self._host.waiters.lines.values()):  # there is at most one
+                if (call := line.first()) is not None:
+                    refused = self._refuse(call, self._limiter.states_of(call), now)
+            return refused
+        while scheduler.without_room:
+            wait_list, _ = scheduler.without_room.popitem()
+            first = wait_list.first_line()
+            if first is not None and first.head is not None:
+                refused |= self._refuse(first.head, (wait_list.limit,), now)
+        return refused
+
+    def _refuse(self, call: Call, limits: Iterable[LimitState], now: float) -> bool:
+        """Refuse a waiting call, if one of these limits has no room for it."""
+        state = self._without_room(limits, call, now)
+        if state is None:
+            return False
+        self._host.fail(call, "refused", self._error(state, call, now))
+        return True
+
+    # Reservations.
+
+    def settled(self, call: Call, charged: Iterable[LimitState]) -> None:
+        """Note that a call has settled; `call.costs` are still what it was charged before."""
+        if call.holds and call not in self._settled:
+            self._settled.add(call)
+            self._end_reservations(call, charged)
+
+    def _end_reservations(self, call: Call, charged: Iterable[LimitState]) -> None:
+        for state in charged:
+            if state.raises and is_stated(call.costs, state.unit):
+                state.end_reservation(call.costs[state.unit])
+                # A call that has waited for it may have to raise now.
+                self._limiter.sorter.scheduler.changed(state)
+        self._host.wake()
+
+    # Errors.
+
+    def _error(self, state: LimitState, call: Call, now: float) -> LimitExceeded:
+        limit, lane = self._limit_of(state, call, now)
+        cost = 1 if isinstance(limit, Concurrency) else call.costs[state.unit]
+        remaining, resets_in = state.room(now), state.resets_in(now, call.costs)
+        return LimitExceeded(
+            f"{_problem(limit, lane, cost, remaining)}: {_remedy(limit, cost, resets_in)}",
+            limit=limit,
+            cost=cost,
+            remaining=remaining,
+            resets_in=resets_in,
+        )
+
+    def _limit_of(self, state: LimitState, call: Call, now: float) -> tuple[Limit, str]:
+        """Return the limit of a state, and in words whose it is; "": it is the queue's own."""
+        own, lanes = self._limiter.own, self._limiter.lanes
+        for limit, one in zip(own.limits, own.states, strict=False):
+            if one is state:
+                return limit, ""
+        for key in call.keys:
+            if (lane := lanes.get(key, now)) is None:
+                continue
+            for limit, one in zip(lane.limits, lane.kept, strict=False):
+                if one is state:
+                    of_key = "" if lane.name == key else f", for the key {key!r}"
+                    return limit, f" of the lane {lane.name!r}{of_key}"
+        raise AssertionError("a limit of no lane of the call")
+
+
+def _amount(limit: Limit, amount: float) -> str:
+    unit = unit_of(limit)
+    if unit is None or unit == CALLS:
+        return "1 call" if amount == 1 else f"{number_text(amount)} calls"
+    return f"{number_text(round(amount, 9))} {unit}"
+
+
+def _problem(limit: Limit, lane: str, cost: float, remaining: float) -> str:
+    """Return why a call is refused."""
+    if isinstance(limit, Concurrency):
+        return f'the limit "{limit}"{lane} is used up'
+    what = "budget" if isinstance(limit, Budget) else "limit"
+    return (
+        f'the {what} "{limit}"{lane} has {_amount(limit, remaining)} left, and this call would '
+        f"cost {_amount(limit, cost)}"
+    )
+
+
+def _remedy(limit: Limit, cost: float, resets_in: float | None) -> str:
+    """Return what a user can do."""
+    if isinstance(limit, Concurrency):
+        return 'call again when a running call has ended, or remove "or raise" to wait for that'
+    if isinstance(limit, Budget):
+        if cost > limit.amount:
+            return "split the call, or set a larger budget with set_rate()"
+        return "set a larger budget with set_rate(), or make no further calls"
+    if resets_in is None:
+        return "split the call, or raise the limit: it never has room for so much at once"
+    return f'call again in {duration_text(resets_in)}, or remove "or raise" from the limit to wait'
