@@ -203,13 +203,18 @@ class LocalLimiter:
 
     # From arrival to release.
 
+    @property
+    def follows_ends(self) -> bool:
+        """Whether `ended` must be called at the end of every body."""
+        return self.counts_permits or self.refusals is not None
+
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:
         # A step in advance is only for queues where every call is charged to the same limits, and
         # nothing happens at its end.
         own = self.own.states
-        ends = self.counts_permits or self.refusals is not None
-        if not own or self.lanes.limits or ends or self.own.has_optional:
-            return None, None, ends
+        follows_ends = self.follows_ends
+        if not own or self.lanes.limits or follows_ends or self.own.has_optional:
+            return None, None, follows_ends
         one = None if any(state.unit for state in own) else default_step(own)
         return one, consume_two_full_buckets(own, totals), False
 

@@ -19,7 +19,7 @@ from aioapiqueue._limits.limit_types import Budget, Concurrency, unit_of
 from aioapiqueue.exceptions import ApiQueueError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
     from typing import Any
 
     from aioapiqueue._core.resorting import Sorter
@@ -47,6 +47,7 @@ class LimitExceeded(ApiQueueError):  # noqa: N818 - a public name fixed by the d
         resets_in: seconds until the limit has room for the call, if no other call starts; None for
             a `Budget` and a `Concurrency`, which do not recover by themselves, and for a cost
             that the limit can never admit.
+        key: key of the lane that has the limit; None: the queue itself has it.
 
     Args:
         message: the text of the error.
@@ -54,6 +55,7 @@ class LimitExceeded(ApiQueueError):  # noqa: N818 - a public name fixed by the d
         cost: see the attribute.
         remaining: see the attribute.
         resets_in: see the attribute.
+        key: see the attribute.
     """
 
     def __init__(
@@ -64,22 +66,42 @@ class LimitExceeded(ApiQueueError):  # noqa: N818 - a public name fixed by the d
         cost: float,
         remaining: float,
         resets_in: float | None = None,
+        key: Hashable = None,
     ) -> None:
         super().__init__(message)
         self.limit = limit
         self.cost = cost
         self.remaining = remaining
         self.resets_in = resets_in
+        self.key = key
+
+    @classmethod
+    def of(
+        cls,
+        limit: Limit,
+        *,
+        cost: float,
+        remaining: float,
+        resets_in: float | None,
+        key: Hashable = None,
+    ) -> LimitExceeded:
+        """Return the error with a message that says what is wrong, and what to do.
+
+        Args:
+            limit: see the attribute.
+            cost: see the attribute.
+            remaining: see the attribute.
+            resets_in: see the attribute.
+            key: see the attribute.
+        """
+        message = f"{_problem(limit, key, cost, remaining)}: {_remedy(limit, cost, resets_in)}"
+        return cls(
+            message, limit=limit, cost=cost, remaining=remaining, resets_in=resets_in, key=key
+        )
 
     # As of `WouldWait`.
     def __reduce__(self) -> tuple[Callable[..., LimitExceeded], tuple[Any, ...], dict[str, Any]]:
-        made = partial(
-            type(self),
-            limit=self.limit,
-            cost=self.cost,
-            remaining=self.remaining,
-            resets_in=self.resets_in,
-        )
+        made = partial(type(self), limit=self.limit, cost=self.cost, remaining=self.remaining)
         return made, self.args, self.__dict__
 
 
@@ -227,31 +249,28 @@ class Refusals:
     # Errors.
 
     def _error(self, state: LimitState, call: Call, now: float) -> LimitExceeded:
-        limit, lane = self._limit_of(state, call, now)
-        cost = 1 if isinstance(limit, Concurrency) else call.costs[state.unit]
-        remaining, resets_in = state.room(now), state.resets_in(now, call.costs)
-        return LimitExceeded(
-            f"{_problem(limit, lane, cost, remaining)}: {_remedy(limit, cost, resets_in)}",
-            limit=limit,
-            cost=cost,
-            remaining=remaining,
-            resets_in=resets_in,
+        limit, key = self._limit_of(state, call, now)
+        return LimitExceeded.of(
+            limit,
+            cost=1 if isinstance(limit, Concurrency) else call.costs[state.unit],
+            remaining=state.room(now),
+            resets_in=state.resets_in(now, call.costs),
+            key=key,
         )
 
-    def _limit_of(self, state: LimitState, call: Call, now: float) -> tuple[Limit, str]:
-        """Return the limit of a state, and in words whose it is; "": it is the queue's own."""
+    def _limit_of(self, state: LimitState, call: Call, now: float) -> tuple[Limit, Hashable]:
+        """Return the limit of a state, and the key of its lane; None: it is the queue's own."""
         own, lanes = self._limiter.own, self._limiter.lanes
-        for limit, one in zip(own.limits, own.states, strict=False):
-            if one is state:
-                return limit, ""
-        for key in call.keys:
-            if (lane := lanes.get(key, now)) is None:
-                continue
-            for limit, one in zip(lane.limits, lane.kept, strict=False):
-                if one is state:
-                    of_key = "" if lane.name == key else f", for the key {key!r}"
-                    return limit, f" of the lane {lane.name!r}{of_key}"
-        raise AssertionError("a limit of no lane of the call")
+        found = {key: lane for key in call.keys if (lane := lanes.get(key, now)) is not None}
+        tables: list[tuple[Hashable, Sequence[Limit], Sequence[LimitState]]]
+        tables = [(None, own.limits, own.states)]
+        tables += [(key, lane.limits, lane.kept) for key, lane in found.items()]
+        return next(
+            (limit, key)
+            for key, limits, states in tables
+            for limit, one in zip(limits, states, strict=False)
+            if one is state
+        )
 
 
 def _amount(limit: Limit, amount: float) -> str:
@@ -261,15 +280,14 @@ def _amount(limit: Limit, amount: float) -> str:
     return f"{number_text(round(amount, 9))} {unit}"
 
 
-def _problem(limit: Limit, lane: str, cost: float, remaining: float) -> str:
+def _problem(limit: Limit, key: Hashable, cost: float, remaining: float) -> str:
     """Return why a call is refused."""
+    whose = "" if key is None else f" of {key!r}"
     if isinstance(limit, Concurrency):
-        return f'the limit "{limit}"{lane} is used up'
+        return f'the limit "{limit}"{whose} is used up'
     what = "budget" if isinstance(limit, Budget) else "limit"
-    return (
-        f'the {what} "{limit}"{lane} has {_amount(limit, remaining)} left, and this call would '
-        f"cost {_amount(limit, cost)}"
-    )
+    left, needed = _amount(limit, remaining), _amount(limit, cost)
+    return f'the {what} "{limit}"{whose} has {left} left, and this call would cost {needed}'
 
 
 def _remedy(limit: Limit, cost: float, resets_in: float | None) -> str:
@@ -277,9 +295,8 @@ def _remedy(limit: Limit, cost: float, resets_in: float | None) -> str:
     if isinstance(limit, Concurrency):
         return 'call again when a running call has ended, or remove "or raise" to wait for that'
     if isinstance(limit, Budget):
-        if cost > limit.amount:
-            return "split the call, or set a larger budget with set_rate()"
-        return "set a larger budget with set_rate(), or make no further calls"
+        too_large = cost > limit.amount
+        return f"{'split the call' if too_large else 'stop'}, or raise the budget with set_rate()"
     if resets_in is None:
-        return "split the call, or raise the limit: it never has room for so much at once"
-    return f'call again in {duration_text(resets_in)}, or remove "or raise" from the limit to wait'
+        return "split the call, or raise the limit: it never has room for so much"
+    return f'call again in {duration_text(resets_in)}, or remove "or raise" to wait'

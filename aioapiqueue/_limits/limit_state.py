@@ -101,6 +101,9 @@ class LimitState:
         """Note that the body of a call has ended; return whether another call may start sooner."""
         return False
 
+    def begin_reservation(self, cost: float) -> None:
+        """Note that a call runs which was charged this cost before, in another process."""
+
     def end_reservation(self, cost: float) -> None:
         """Note that a call with this cost has ended, or has settled for the first time."""
 

@@ -46,15 +46,17 @@ class _Reservations(LimitState):
         raise NotImplementedError
 
     def next_at(self, now: float, costs: Sequence[float]) -> float:
+        if now < self.held:
+            return self.held
         # A call that has to raise starts at no instant: see `lacks_room`.
         return math.inf if self.lacks_room(now, costs) else super().next_at(now, costs)
 
     def lacks_room(self, now: float, costs: Sequence[float]) -> bool:
-        cost, due = costs[self.unit], super().next_at(now, costs)
+        cost = costs[self.unit]
         if cost > self.whole * (1 + ROUNDING):
             return True
-        # A call that waits for the end of a hold is looked at again then.
-        if due <= max(now, self.held):
+        # During a hold, what there will be room for at its end is not known.
+        if now < self.held or super().next_at(now, costs) <= now:
             return False
         return not (self.unit and self.could_fit(now, cost - self.reserved))
 
@@ -66,8 +68,11 @@ class _Reservations(LimitState):
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
         super().consume(now, costs)
+        self.begin_reservation(costs[self.unit])
+
+    def begin_reservation(self, cost: float) -> None:
         if self.unit:  # a reservation of calls makes no room: their number is known
-            self.reserved += costs[self.unit]
+            self.reserved += cost
 
     def end_reservation(self, cost: float) -> None:
         self.reserved = max(0, self.reserved - cost)

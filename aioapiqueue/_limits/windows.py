@@ -306,7 +306,7 @@ class Permits(LimitState):
         return self.held if self.in_use() < self.most else math.inf
 
     def lacks_room(self, now: float, costs: Sequence[float]) -> bool:  # noqa: ARG002 - each body takes one
-        return self.in_use() >= self.most
+        return self.held <= now and self.in_use() >= self.most
 
     def consume(self, now: float, costs: Sequence[float]) -> None:  # noqa: ARG002 - each body takes one
         self.used += 1

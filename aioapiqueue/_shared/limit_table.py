@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable  # noqa: TC003 - of a NamedTuple
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from aioapiqueue import Calendar, Concurrency, Window
+from aioapiqueue import Budget, Calendar, Concurrency, Window
 from aioapiqueue._shared.options import yielding
 from aioapiqueue._shared.statement_json import check_key
 from aioapiqueue.spi import CALLS, cost_units, lane_states, limit_types, statements
@@ -189,6 +189,12 @@ class LimitTable:
     def has(self, lanes: Iterable[Hashable], kind: type[Limit]) -> bool:
         """Return whether these lanes have a limit of a kind."""
         return any(isinstance(limit, kind) for lane in lanes for limit in self.limits_of(lane))
+
+    def has_budget(self, keys: Iterable[Hashable]) -> bool:
+        """Return whether a call with these keys comes under a `Budget`."""
+        return self.has(
+            (None, *(lane for lane in map(self.lane_of, keys) if lane is not None)), Budget
+        )
 
     def work_of(self, lane: Hashable) -> float:
         """Return how much work a lane (None: the queue) causes the authority, in lanes of one rate.

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from aioapiqueue import LimitExceeded
 from aioapiqueue._shared.clock import ROUNDING
 from aioapiqueue._shared.decisions import Decision, Decisions, Limiting, newest_from
 from aioapiqueue._shared.host.messages import end_text, transit
@@ -26,7 +27,7 @@ from aioapiqueue._shared.lateness import Stalls
 from aioapiqueue._shared.limit_table import key_to_send, throttled_key
 from aioapiqueue._shared.outage import Outage
 from aioapiqueue._shared.statement_json import as_key, key_from
-from aioapiqueue.spi import cost_units, seam, statements
+from aioapiqueue.spi import cost_units, limit_types, seam, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -191,6 +192,8 @@ class HostLimiter:
         if fallback is None:
             return math.inf
         while (call := waiters.first()) is not None:
+            if self._limits.has_budget(call.keys):
+                return math.inf  # only the hub knows what is left of it
             if self._host.started - self._host.ended >= self._limits.concurrency:
                 return math.inf  # `ended` wakes the ticker
             due = fallback.next_at(now, call.costs)
@@ -422,14 +425,24 @@ class HostLimiter:
         changed = self._apply_decisions(effective, made_elsewhere=True)
         self._limits.changed_elsewhere({key: self.limits_of(key) or () for key in changed})
 
-    def _refuse(self, ticket: int, text: str) -> None:
-        """Fail a call that the hub will never grant."""
+    def _refuse(self, ticket: int, text: str, exceeded: list[Any] | None) -> None:
+        """Fail a call that the hub will never grant, or for which there is no room."""
         call = self._requests.calls.get(ticket)
         if call is not None:
             line = line_of(call)
             self._requests.forget(call, None if line is None else line.name)
             call.ticket = 0
-            self._host.fail(call, "refused", ValueError(text))
+            error: Exception = ValueError(text)
+            if exceeded is not None:
+                limit, cost, remaining, resets_in, key = exceeded
+                error = LimitExceeded.of(
+                    limit_types.as_limit(limit),
+                    cost=cost,
+                    remaining=remaining,
+                    resets_in=resets_in,
+                    key=key_from(key),
+                )
+            self._host.fail(call, "refused", error)
 
     def _slow_down(self, ticket: int | None, keys: list[Any], seconds: float | None) -> None:
         """Count a slow-down.

@@ -28,7 +28,9 @@ From the hub                                    meaning
 `["grant", ticket, at, until or null]`          The call may start, from `at` until `until`.
 `["delayed", lane, limit, whose, seconds]`      A limit of another program made a call wait.
 `["shared", whose]`                             Another run uses the quota.
-`["refuse", ticket, text]`                      The call can never start.
+`["refuse", ticket, text, exceeded]`            The call can never start; or there is no room for
+                                                it: then `exceeded` is [limit, cost, remaining,
+                                                resets_in, key], and else null.
 `["backed_off", ticket or null, key, seconds]`  The rate was lowered for that call; `seconds` as in
                                                 `due`.
 `["decided", decisions, newest]`                Other processes have decided something.
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit
 
-PROTOCOL = 7
+PROTOCOL = 8
 """Raise it with each change of what is sent."""
 
 

@@ -6,13 +6,14 @@ import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from aioapiqueue import LimitExceeded
 from aioapiqueue._shared.decisions import newest_from
 from aioapiqueue._shared.host.messages import grant_text, text_of, transit
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
 from aioapiqueue._shared.host_hub.exchange import read_unknown, welcome
 from aioapiqueue._shared.host_hub.quota import is_real_time
-from aioapiqueue._shared.statement_json import amounts_to, as_key, from_json, span_to
-from aioapiqueue.spi import CALLS, Call, checks, statements
+from aioapiqueue._shared.statement_json import amounts_to, as_key, from_json, key_to, span_to
+from aioapiqueue.spi import Call, checks, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -185,7 +186,11 @@ class HubClient:
     def refused(self, call: ClientCall, error: BaseException) -> None:
         """Report to the queue that a call can never start."""
         self._waiting.pop(call.ticket, None)
-        self.send("refuse", call.ticket, str(error))
+        exceeded: list[Any] | None = None
+        if isinstance(error, LimitExceeded):
+            limit = str(self._quota.limits.as_given(error.limit))
+            exceeded = [limit, error.cost, error.remaining, error.resets_in, key_to(error.key)]
+        self.send("refuse", call.ticket, str(error), exceeded)
 
     def entered(self, call: ClientCall) -> None:
         """Note that a call waits again, under other limits."""
@@ -221,13 +226,9 @@ class HubClient:
     ) -> None:
         """Count a call that an earlier hub has granted: it takes permits, and uses nothing else."""
         self._check_new(ticket)
-        # At a cost of 0: the journal has counted what it used.
-        units = dict.fromkeys(amounts or (), 0)
         several = tuple(map(as_key, keys)) if keys else Call.keys
         self.started += 1
-        self._running[ticket] = self._quota.count_running(
-            self, ticket, several, {CALLS: 0, **units}
-        )
+        self._running[ticket] = self._quota.count_running(self, ticket, several, amounts)
 
     def _on_late(self, seconds: float) -> None:
         """Note how late the queue uses its grants, as its loop is too busy to use them in time."""

@@ -3,10 +3,12 @@
 The file is written ahead: not for each call, but with a point up to which calls may start before
 the file is written again. The next hub counts everything up to that point as used. So a hub that is
 killed, or a machine that restarts, never grants a fresh burst or window. This costs at most a
-second of a rate, or a hundredth of a window.
+second of a rate, a hundredth of a window, or a thousandth of a budget.
 
 - For a `Rate`, the file has the instant at which everything up to that point has recovered.
 - For a `Window` or `Calendar`, it has what is used, and how much more may be used.
+- For a `Budget`, the same, but at most a thousandth more. Its row is never deleted, except by
+  `forget`.
 - Each row belongs to one limit. It stays when the limit is replaced, and counts again if the limit
   is set again. A limit without a row starts with the charges of the limits that it replaces.
 - Instants are kept on two clocks, see `saved_states.py`.
@@ -29,7 +31,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aioapiqueue import Calendar, Rate, Window
+from aioapiqueue import Budget, Calendar, Rate, Window
 from aioapiqueue._shared.host_hub.saved_states import (
     Clocks,
     Record,
@@ -52,7 +54,7 @@ _LONG = 86_400.0
 """Seconds: for limits with such a period or a longer one, the file is synchronized."""
 Rows = dict[str, tuple[str, bool]]
 """The rows of a lane's limits, by the limits' texts: the data, and whether it was replaced."""
-_LAYOUT = 2
+_LAYOUT = 3
 """The version of the file's contents: raise it with each change of their form or meaning."""
 _LOCKED = 0.05
 """Seconds to wait while a backup, say, has the file locked: no client is served meanwhile."""
@@ -217,7 +219,7 @@ class Journal:
             carried = carried_to(former, kept, in_force, clocks)
         records = []
         for limit, state in states:
-            if isinstance(limit, Rate | Window | Calendar):
+            if isinstance(limit, Rate | Window | Calendar | Budget):
                 row, is_long = (quota, lane, str(limit)), limit_types.period_of(limit) >= _LONG
                 # -inf: the first call has the record written.
                 record = Record(row, state, -math.inf, is_long)

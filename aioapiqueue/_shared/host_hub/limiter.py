@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from aioapiqueue.adaptive import Adaptive
-    from aioapiqueue.spi import Call, cost_units, events, lane_states
+    from aioapiqueue.spi import Call, cost_units, events, lane_states, statements
 
 
 class QuotaLimiter:
@@ -42,21 +42,30 @@ class QuotaLimiter:
         # The rest of a `Limiter` is the local one's own, without a further call for each slot.
         self.limits_of = local.limits_of
         self.check = local.check
-        self.try_acquire = local.try_acquire
         self.joined = local.joined
         self.left = local.left
-        self.estimate = local.estimate
-        self.ended = local.ended
-        self.apply = local.apply
         self.snapshot = local.snapshot
         self.reset = local.reset
         self.aclose = local.aclose
         self.states_of = local.states_of
         self.idle_at = local.idle_at
+        self._find_methods()
+
+    def _find_methods(self) -> None:
+        """Use the methods that the local limiter has now: a limit that raises replaces them."""
+        local = self._local
+        self.try_acquire = local.try_acquire
+        self.estimate = local.estimate
+        self.ended = local.ended
+
+    def apply(self, *given: statements.Statement) -> None:
+        """Apply statements, as the local limiter does."""
+        self._local.apply(*given)
+        self._find_methods()
 
     def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
         """Return no step: a quota's limits change while they are in use."""
-        return None, None, self._local.counts_permits
+        return None, None, self._local.follows_ends
 
     def release_due(self, now: float, *, planned: float = -math.inf) -> float | None:
         """Grant all due calls, then send the grants of each client in one message."""
@@ -68,12 +77,21 @@ class QuotaLimiter:
 
     # What only a quota calls.
 
-    def take_permits(self, call: Call, now: float) -> None:
-        """Charge permits to a call that runs already, even if none is free."""
-        # Only permits: what the call was charged to rates and windows is in the journal.
-        for state in self._local.find_limits(call, now):
+    def count_running(self, call: Call, now: float) -> None:
+        """Note a call that runs already: it takes permits, even if none is free."""
+        # What it was charged to all other limits is in the journal. A settlement can give back only
+        # what has not recovered since: that is known of budgets alone.
+        lanes = self.lanes.find_all(call.keys, now)
+        states = (*self.own.states, *(state for lane in lanes for state in lane.states))
+        kept: list[algorithms.LimitState] = []
+        for state in states:
             if isinstance(state, windows.Permits):
                 state.consume(now, call.costs)
+                kept.append(state)
+            elif state.lasts:
+                state.begin_reservation(call.costs[state.unit])
+                kept.append(state)
+        call.limits = tuple(kept)
 
     def set_adaptive(self, adaptive: Adaptive | None) -> None:
         """Set the slow-down of states that are made from now on."""

@@ -7,6 +7,7 @@ removed, only the limits of the names that they contain, or may match, are deter
 
 from __future__ import annotations
 
+from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -228,7 +229,7 @@ class LimitsInForce:
         # A window counts a call at its grant, but the client may start the call so much later.
         for one in limits:
             if isinstance(one, Window) and self._lateness:
-                longer = Window(one.calls, one.per + self._lateness, unit=one.unit)
+                longer = replace(one, per=one.per + self._lateness)
                 self._plain_of[longer] = one
                 yield longer
             else:

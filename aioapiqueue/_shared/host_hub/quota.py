@@ -13,7 +13,7 @@ from collections import OrderedDict
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
-from aioapiqueue import Concurrency
+from aioapiqueue import Budget, Concurrency, LimitExceeded
 from aioapiqueue._shared.decisions import Decisions, Limiting
 from aioapiqueue._shared.host.messages import transit
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
@@ -166,10 +166,10 @@ class HubQuota:
         )
 
     @property
-    def has_permits(self) -> bool:
-        """Whether any limit is a `Concurrency`."""
+    def depends_on_running(self) -> bool:
+        """Whether any limit depends on which calls run: on their permits or reservations."""
         limits = (one for its in self.limits.by_name.values() for one in its)
-        return any(isinstance(one, Concurrency) for one in limits)
+        return any(isinstance(one, Concurrency | Budget) for one in limits)
 
     @property
     def is_idle(self) -> bool:
@@ -415,7 +415,7 @@ class HubQuota:
             dispatcher.join(call, PendingGrant(call, client, loop))
             if len(self._clients_of) > 1:  # else all limits are its client's own
                 call.delayed_by = self._foreign_limit(call, client)
-        except (ValueError, TypeError) as error:
+        except (LimitExceeded, ValueError, TypeError) as error:
             client.refused(call, error)
             return None
         return call
@@ -446,7 +446,7 @@ class HubQuota:
         client: QuotaClient,
         ticket: int,
         keys: tuple[Hashable, ...],
-        amounts: dict[str, float],
+        amounts: Mapping[str, float] | None,
     ) -> ClientCall:
         """Count a call that an earlier hub has granted, and that still runs."""
         dispatcher = self.dispatcher
@@ -454,7 +454,7 @@ class HubQuota:
         call.costs = self.costs_of(amounts)
         call.joined_at = call.waited_until = dispatcher.bind()
         call.claim()
-        self.limiter.take_permits(call, call.joined_at)
+        self.limiter.count_running(call, call.joined_at)
         dispatcher.started += 1
         return call
 

@@ -62,14 +62,14 @@ class HubQuotas:
         return client
 
     def _wait_for_clients(self, quota: HubQuota) -> None:
-        """Hold a quota with permits for a moment, if clients of a killed hub may connect again."""
-        # They have to report first which of their calls hold permits.
+        """Hold a quota for a moment, if clients of a killed hub may connect again."""
+        # They have to report first which of their calls hold permits, or reserve a budget.
         now = quota.dispatcher.bind()
         if self._began is None:
             self._began = now
         rest = self._began + _GRACE - now
         came_back = self._journal is not None and self._journal.was_in_use
-        if came_back and rest > 0 and quota.has_permits:
+        if came_back and rest > 0 and quota.depends_on_running:
             # Not a pause, which a resume of any client would end.
             quota.limiter.apply(statements.Hold(None, now + rest))
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SHARE = 100
 """A window is written each time that a hundredth of it has been used, with about 100 entries."""
+_SHARE_OF_BUDGET = 1000
+"""The same for a budget, which never recovers what a crash costs."""
 _FOREVER = 366 * 86_400.0
 """Seconds after which every limit has recovered, as no period is longer."""
 Carried = tuple[Sequence[algorithms.Charge], float]
@@ -68,7 +70,9 @@ class Clocks:
 
     def to_wall(self, at: float) -> float:
         """Convert an instant to seconds since the epoch."""
-        # Bounded, as the instant may be infinite, and rows are deleted by it.
+        if at == math.inf:
+            return at
+        # Bounded, as rows are deleted by it.
         return self._wall + min(_FOREVER, at - self.now)
 
     def both(self, at: float) -> list[float]:
@@ -99,11 +103,21 @@ def data_of(record: Record, clocks: Clocks, *, exact: bool) -> tuple[dict[str, A
         record.bound = more  # the next `Journal.note` counts down from here
         log = [[*clocks.both(at), cost] for at, cost in _coarse(state.log, state.calls)]
         return data | {"log": log, "more": more}, clocks.now + state.per
+    if state.lasts:
+        spent = _spent(state, clocks.now)
+        more = 0 if exact else math.floor((spent + state.room(clocks.now)) / _SHARE_OF_BUDGET)
+        record.bound = more
+        return data | {"spent": spent, "more": more}, math.inf
     assert isinstance(state, windows.CalendarWindow)  # noqa: S101 - `Journal.adopt` makes no other records
     more = 0 if exact else max(1, math.floor(state.calendar.calls / SHARE))
     record.bound = more
     period = [state.start_wall, state.end_wall]
     return data | {"period": period, "used": state.used, "more": more}, state.end
+
+
+def _spent(state: algorithms.LimitState, now: float) -> float:
+    """Return what is spent of a budget."""
+    return sum(amount for _, amount in state.charges(now))
 
 
 def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
@@ -130,6 +144,8 @@ def restart(state: algorithms.LimitState) -> None:
         state.total = 0
     elif isinstance(state, windows.CalendarWindow):
         state.used = 0
+    elif state.lasts:
+        state.adjust(0, 0, _spent(state, 0), 0)
 
 
 def carried_to(
@@ -203,6 +219,8 @@ def restore(state: algorithms.LimitState, data: dict[str, Any], clocks: Clocks) 
         if more:  # perhaps used until this very moment
             log.append((clocks.now, more))
         state.take_over(log, clocks.now)
+    elif state.lasts:
+        state.take_over([(clocks.now, float(data["spent"]) + more)], clocks.now)
     elif isinstance(state, windows.CalendarWindow):
         start, end = map(float, data["period"])
         used = float(data["used"]) + more
