@@ -207,12 +207,12 @@ class HostLimiter:
             self._start(one, one.ticket, now)
         return math.inf if waiters.live else None
 
-    def _granted(self, ticket: int, at: float, until: float | None) -> None:
+    def _granted(self, ticket: int, at: float | None, until: float | None) -> None:
         """Start the first call of a line, as the hub has granted one of its calls.
 
         Args:
             ticket: of the call that made the request.
-            at: when the hub granted it.
+            at: when the hub granted it; None: it may start at any later instant, too.
             until: when it is too late to start; None: `at` alone decides.
         """
         call, now = self._requests.calls.get(ticket), self._host.loop.now()
@@ -253,7 +253,9 @@ class HostLimiter:
             self._requests.cancel_timer()
             self._host.wake()
 
-    def _is_late(self, now: float, at: float, until: float) -> bool:
+    def _is_late(self, now: float, at: float | None, until: float) -> bool:
+        if at is None:
+            return False
         if now <= at + self._lateness + ROUNDING and now < until:
             self._stalls.used()
             return False
@@ -324,7 +326,7 @@ class HostLimiter:
         key = key_to_send(key, self._scopes.lane_of)
         self._session.report(count._replace(call=call, key=key))
 
-    def _report(self, report: statements.Answered | statements.Settled) -> None:
+    def _report(self, report: statements.Answered) -> None:
         """Pass on what is reported about a call, if the hub knows the call."""
         if HostCall.of(report.call).ticket:
             self._session.report(report)
@@ -336,7 +338,8 @@ class HostLimiter:
             if cost_units.is_stated(costs, state.unit):
                 before = call.costs[state.unit]
                 state.adjust(now, call.waited_until, before, costs[state.unit])
-        self._report(settled)
+        if HostCall.of(call).ticket:
+            self._session.settle(settled)
 
     # What servers report, and what users decide.
 

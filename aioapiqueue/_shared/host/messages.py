@@ -25,7 +25,9 @@ From a queue                                    meaning
 `["late", seconds]`                             The queue uses its grants this late.
 
 From the hub                                    meaning
-`["grant", ticket, at, until or null]`          The call may start, from `at` until `until`.
+`["grant", ticket, at or null, until or null]`  The call may start, from `at` until `until`; null:
+                                                none of its limits recovers with time, so that it
+                                                may start at any later instant, too.
 `["delayed", lane, limit, whose, seconds]`      A limit of another program made a call wait.
 `["shared", whose]`                             Another run uses the quota.
 `["refuse", ticket, text, exceeded]`            The call can never start; or there is no room for

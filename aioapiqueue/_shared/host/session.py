@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue._shared.decisions import newest_from
-from aioapiqueue._shared.host.messages import keys_to, text_of
+from aioapiqueue._shared.host.messages import end_text, keys_to, text_of
 from aioapiqueue._shared.host.scopes import HostCall
 from aioapiqueue._shared.statement_json import amounts_to, span_from, to_json
 from aioapiqueue.spi import cost_units, statements
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from aioapiqueue.exceptions import SharedError
     from aioapiqueue.spi import Call, Host
 
+_MOST_SETTLED = 10_000
+"""Number of calls whose settlements are kept while there is no hub."""
 _MOST_DELAYS = 1000
 """Most limits of other programs whose delays are counted, and most other runs that are listed. With
 a lane for each user id, there would be as many as users, and a person reads a few."""
@@ -83,6 +85,10 @@ class HubSession:
         """The calls that a hub granted and that run, by ticket: the next hub has to know them."""
         self.rate = math.inf
         """Calls per second after slow-downs; inf: the limits apply unchanged."""
+        self._settled: dict[int, tuple[HostCall, dict[str, float] | None]] = {}
+        """The calls that have settled while there was no hub, by ticket, and what they had been
+        charged before. A hub that was killed may have counted settlements that were sent to it, so
+        those are not sent again: it would give back twice."""
         self._learns = False
         self._made = self._sent = self._read = 0
         """Number of decisions made here, of those sent, and of those that a hub has surely read."""
@@ -99,6 +105,7 @@ class HubSession:
         self._link.drop()
         self.is_up = False
         self.running_calls = {}
+        self._settled.clear()
 
     async def aclose(self) -> None:
         """Close the connection: the hub takes back unused grants, and forgets these limits."""
@@ -162,6 +169,14 @@ class HubSession:
             self._learns = True
         self.send("reported", to_json(report, self._host.units, _ticket_of))
 
+    def settle(self, settled: statements.Settled) -> None:
+        """Pass on the true costs of a call, now or to the next hub."""
+        if self.is_up:
+            self.report(settled)
+        elif len(self._settled) < _MOST_SETTLED:
+            call = HostCall.of(settled.call)
+            self._settled.setdefault(call.ticket, (call, self.amounts(call)))
+
     # The connection.
 
     def connected(self, newest: Mapping[str, int]) -> None:
@@ -181,7 +196,14 @@ class HubSession:
             self.report(statements.Learn())
         # Before the requests: a running call holds permits of the new hub, too.
         for ticket, call in self.running_calls.items():
-            self.send("running", ticket, keys_to(call.keys), self.amounts(call))
+            if ticket not in self._settled:
+                self.send("running", ticket, keys_to(call.keys), self.amounts(call))
+        settled, self._settled = self._settled, {}
+        for ticket, (call, charged) in settled.items():
+            self.send("running", ticket, keys_to(call.keys), charged)
+            self.report(statements.Settled(call, call.costs))
+            if ticket not in self.running_calls:
+                self.send_text(end_text(ticket))
         self._on_connected()
 
     def _lose(self) -> None:

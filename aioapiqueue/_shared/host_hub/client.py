@@ -179,7 +179,8 @@ class HubClient:
         at = call.waited_until
         if at != self._granted_at[0]:  # one step grants many calls at one instant
             self._granted_at = at, repr(at)
-        self.send_text(grant_text(call.ticket, self._granted_at[1], self._quota.latest_start(call)))
+        text = "null" if self._quota.is_timeless(call) else self._granted_at[1]
+        self.send_text(grant_text(call.ticket, text, self._quota.latest_start(call)))
         if self._quota.is_adaptive:
             self.send_rate()
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from aioapiqueue import Calendar, Concurrency, Window
+from aioapiqueue import Budget, Calendar, Concurrency, Window
 from aioapiqueue._shared.host.messages import text_of
 from aioapiqueue.spi import lane_states, statements
 
@@ -100,13 +100,14 @@ class LimitsInForce:
         names_changed: whether the last `update` gave limits to a name that had none, or removed all
             limits of a name.
         has_calendars: whether any limit is a `Calendar`.
+        has_budgets: whether any limit is a `Budget`.
     """
 
     def __init__(self, first: Terms, lateness: float, decisions: Decisions) -> None:
         self.by_name: dict[Hashable, Limits] = {}
         self.names = NamesInForce()
         self.names_changed = False
-        self.has_calendars = False
+        self.has_calendars = self.has_budgets = False
         self._lateness = lateness
         self._decisions = decisions
         self._plain_of: dict[Limit, Limit] = {}
@@ -119,6 +120,7 @@ class LimitsInForce:
         self._stale: dict[Hashable, None] = {}
         """The names whose limits may have changed."""
         self._with_calendars: set[Hashable] = set()
+        self._with_budgets: set[Hashable] = set()
         self.add(first)
         self.update()
 
@@ -200,13 +202,13 @@ class LimitsInForce:
             if limits == before:
                 continue
             changes[name] = self.by_name[name] = limits
-            if any(isinstance(one, Calendar) for one in limits):
-                self._with_calendars.add(name)
-            else:
-                self._with_calendars.discard(name)
+            for kind, names in ((Calendar, self._with_calendars), (Budget, self._with_budgets)):
+                names.discard(name)
+                if any(isinstance(one, kind) for one in limits):
+                    names.add(name)
             if bool(limits) != bool(before) and name is not QUEUE:
                 (added if limits else removed).append(name)
-        self.has_calendars = bool(self._with_calendars)
+        self.has_calendars, self.has_budgets = bool(self._with_calendars), bool(self._with_budgets)
         self.names_changed = bool(added or removed)
         if self.names_changed:
             self.names.change(added, removed)

@@ -165,6 +165,15 @@ class HubQuota:
             (one.end for one in states if isinstance(one, windows.CalendarWindow)), default=None
         )
 
+    def is_timeless(self, call: Call) -> bool:
+        """Return whether a call may start late: all its limits are permits or budgets."""
+        # A grant that a process returns while the hub is killed stays charged: rates recover from
+        # that, and budgets do not.
+        if not self.limits.has_budgets:
+            return False
+        states = self.limiter.states_of(call)
+        return all(one.lasts or isinstance(one, windows.Permits) for one in states)
+
     @property
     def depends_on_running(self) -> bool:
         """Whether any limit depends on which calls run: on their permits or reservations."""
@@ -454,6 +463,7 @@ class HubQuota:
         call.costs = self.costs_of(amounts)
         call.joined_at = call.waited_until = dispatcher.bind()
         call.claim()
+        self.records.prepare(call.keys)  # what it settles must change what the journal has counted
         self.limiter.count_running(call, call.joined_at)
         dispatcher.started += 1
         return call
