@@ -57,8 +57,8 @@ class Controls:
         The result is exact for a FIFO queue with one limit (with a `Window`, if all costs are
         equal). Otherwise it is an estimate: waiting for a permit (`concurrency`) adds nothing,
         because the end of running calls is unknown, and all waiting calls count as ahead, unless
-        all of them are less urgent. It is infinite while the queue is paused without an end. The
-        arguments are those of `ApiQueue.slot`.
+        all of them are less urgent. It is infinite while the queue is paused without an end, and if
+        the call would raise `LimitExceeded`. The arguments are those of `ApiQueue.slot`.
         """
         all_keys = keys_of(key, keys)
         check_place(priority, None)
@@ -116,6 +116,8 @@ class Controls:
         - A window or calendar that replaces a rate starts with what the rate has not recovered.
         - A rate that replaces a window starts as if it had always been in force.
         - A rate that replaces a calendar starts exhausted, if the period has seen a full burst.
+        - A budget of another amount keeps what was spent. A limit that replaces a budget starts
+          with all of it, because the queue does not know when it was spent.
 
         A limit of another kind refunds nothing for calls that started before it and are settled or
         cancelled afterwards. A new `Concurrency` of a lane counts the calls that start from now on;

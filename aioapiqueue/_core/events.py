@@ -70,7 +70,8 @@ class Event(NamedTuple):
     - `cancelled`: a waiting call was cancelled, or one that got its slot did not start, and the
       slot was refunded.
     - `timed_out`: the `timeout` of a waiting call passed.
-    - `refused`: the queue refused a call, because it is full or closed.
+    - `refused`: the queue refused a call, because it is full or closed, or because a budget or a
+      limit with `or raise` has no room.
     - `throttled`: the server throttled a call. Has `retry_after`.
     - `backed_off`: `Adaptive` lowered the rate. Has `rate`, if the limits are kept in this
       process.

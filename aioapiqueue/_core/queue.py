@@ -91,8 +91,8 @@ class ApiQueue(Controls, FanOut):
 
     Args:
         limits: any number of limits, which all apply: strings (`"10/s"`, `"100ms"`, several with
-            commas), `Rate`, `Window`, `Calendar`, `Concurrency`. Without limits, the queue only
-            orders and counts calls.
+            commas), `Rate`, `Window`, `Calendar`, `Concurrency`, `Budget`. Without limits, the
+            queue only orders and counts calls.
         name: name in `repr`, events and errors.
         lanes: limits of single keys, in addition to the queue's own, such as
             `{"ListKeys": "5/s", "*": "20/s"}`. Each is a string, a limit or a tuple of them. `"*"`
@@ -292,6 +292,7 @@ class ApiQueue(Controls, FanOut):
 
         Raises:
             SlotTimeout: no slot within `timeout`; raised at once if even the next one is too late.
+            LimitExceeded: a budget, or a limit with `or raise`, has no room for the call.
             QueueFull: too many calls are waiting.
             QueueClosed: the queue is closed, or was closed while this call waited.
             ValueError: the cost, priority or timeout is invalid; the cost names an unknown unit, or
@@ -382,6 +383,7 @@ class ApiQueue(Controls, FanOut):
 
         Raises:
             SlotTimeout: even the next slot comes too late. A later timeout is set on the Future.
+            LimitExceeded: as in `slot`. If room runs out later, the error is set on the Future.
             QueueFull: too many calls are waiting.
             QueueClosed: the queue is closed. If it closes later, the error is set on the Future.
             ValueError, TypeError: an argument is invalid, as in `slot`.
@@ -416,6 +418,7 @@ class ApiQueue(Controls, FanOut):
         Raises:
             WouldWait: the call would have to wait; `retry_in` is the estimated time in seconds, or
                 0.1 if it is unknown because a running call must end first.
+            LimitExceeded: as in `slot`; on a shared quota, `WouldWait` is raised instead.
             QueueClosed: the queue is closed.
             ValueError: the cost or priority is invalid.
 

@@ -40,7 +40,8 @@ class LaneStats:
         refunded: number of slots refunded because of a cancellation.
         cancelled: number of calls cancelled while waiting or before they used their slot.
         timed_out: number of calls whose `timeout` passed.
-        refused: number of calls refused because the queue was full or closed.
+        refused: number of calls refused because the queue was full or closed, or because a budget
+            or a limit with `or raise` had no room.
         throttled: number of times that the server throttled this lane.
         backed_off: number of times that `Adaptive` lowered the rate.
         costs: total cost of the calls that started, by unit.
@@ -98,7 +99,8 @@ class Stats:
         refunded: number of slots refunded because of a cancellation.
         cancelled: number of calls cancelled while waiting or before they used their slot.
         timed_out: number of calls whose `timeout` passed.
-        refused: number of calls refused because the queue was full or closed.
+        refused: number of calls refused because the queue was full or closed, or because a budget
+            or a limit with `or raise` had no room.
         throttled: number of times that the server throttled a call.
         backed_off: number of times that `Adaptive` lowered a rate.
         refused_by_server: number of calls that the server refused for good, such as for an

@@ -242,6 +242,18 @@ def only_calls(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple
     return ()
 
 
+def only_waiting(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[Limit, ...]:
+    """Return limits for which calls wait. If one raises instead, report it; return no limits."""
+    if all(getattr(one, "on_empty", "raise") == "wait" for one in limits):
+        return limits
+    report.add(
+        place,
+        'a quota that AWS grants is no budget and does not raise: write the quota without "or '
+        'raise", and put a budget or a limit of your own into limits or lanes',
+    )
+    return ()
+
+
 def unit_of(limit: Limit) -> str:
     """Return the unit that a limit counts; a `Concurrency` counts calls."""
     return CALLS if isinstance(limit, Concurrency) else limit.unit

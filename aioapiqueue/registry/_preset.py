@@ -24,6 +24,7 @@ from aioapiqueue.registry._fields import (
     key,
     keys_of,
     only_calls,
+    only_waiting,
     read_keys,
     read_limits,
     table_of,
@@ -171,6 +172,7 @@ def _quotas(
         # The name of a bucket may have a space, at which `lane_key` would cut it.
         lane = name if name in buckets else lane_key(name)
         figure = shared.get(name)
+        limits = only_waiting(limits, report, at)  # noqa: PLW2901 - empty after a problem
         if figure is None or not figure.cost:
             limits = only_calls(limits, report, at)  # noqa: PLW2901 - empty after a problem
         else:  # "4/s" counts the published unit, such as instances

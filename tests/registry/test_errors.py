@@ -76,6 +76,8 @@ def problems_of(text):
          "count calls, not tokens: put this limit into a bucket"),
         ('[ec2]\npreset = "aws"\nquotas = {CreateTags = "5 tags/s"}',
          "line 3: ec2.quotas.CreateTags", "count calls, not tags: put this limit into a bucket"),
+        ('[ec2]\npreset = "aws"\nquotas = {CreateTags = "5/s or raise"}',
+         "line 3: ec2.quotas.CreateTags", 'write the quota without "or raise"'),
         ('[ec2.buckets.a]\noperations = ["RunInstances"]\nrate = "5 tokens/s"',
          "line 1: ec2.buckets.a", "the cost in tokens is missing: write the parameter to count"),
         ('[ec2]\nbuckets.a = {operations = ["RunInstances"], rate = "1 a/s, 1 b/s", cost = {}}',
