@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from aioapiqueue._core.quota_policy import QueueQuotas
     from aioapiqueue._core.seam import Limiter, LimiterFactory, LimitSettings
     from aioapiqueue._core.stats import Stats
+    from aioapiqueue._core.weights import Weights
     from aioapiqueue._limits.cost_units import Cost
     from aioapiqueue._limits.limit_types import Limit
 
@@ -59,6 +60,7 @@ class Dispatcher:
             new one.
         factory: makes the limiter of a shared quota; None: the limits are this queue's alone.
         strict_lanes: refuse keys that fit no lane.
+        weights: of keys, which take turns; None: the turns of all keys are equal.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Dispatcher:
         drop_oldest: bool,
         factory: LimiterFactory | None,
         strict_lanes: bool = False,
+        weights: Weights | None = None,
     ) -> None:
         # At most 22 attributes (tests/core/test_hot_objects.py): what only some queues need is a
         # `Follower`. Beyond 29, CPython 3.11 stops sharing attribute names between instances, which
@@ -99,12 +102,13 @@ class Dispatcher:
         # The limiter is made before the wait queue, because it determines the kind of that.
         make = LocalLimiter if factory is None else factory.make_limiter
         self.limiter: Limiter = make(self, settings)
-        self.waiters: WaitQueue[Call] = WaitQueue(
-            wake_ticker=self._ticker.wake,
-            order=self.limiter.traits.order or order,
-            maxsize=maxsize,
-            ranked=drop_oldest and maxsize > 0,
-        )
+        options: Any = {"maxsize": maxsize, "ranked": drop_oldest and maxsize > 0}
+        if weights is None:
+            options["order"] = self.limiter.traits.order or order
+            self.waiters: WaitQueue[Call] = WaitQueue(self._ticker.wake, **options)
+        else:
+            make_waiters = weights.queue_type(self.units, settings.limits)
+            self.waiters = make_waiters(self._ticker.wake, **options)
         self.limits_follow_ends = False
         # A shared quota needs to know of each call that waits, and `maxsize` may refuse it.
         # Followers need to know, too: for them, `follow` chooses again.
@@ -117,6 +121,8 @@ class Dispatcher:
             self.follow(self.lanes)
         if self.nesting.of_lanes:
             self.follow(self.nesting)
+        if weights is not None:
+            self.follow(weights.follower(self))
         # The first reset also makes what is replaced with each loop, such as the fast steps.
         self._forget_callers(clock_changed=False)
 

@@ -11,6 +11,8 @@ from aioapiqueue._limits.limit_types import Limit, Rate, Window, as_limits
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
+    from aioapiqueue._core.orders import Order
+    from aioapiqueue._core.weights import Weights
 
 Limits: TypeAlias = (
     str
@@ -98,6 +100,22 @@ def parsed_lanes(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequ
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"lanes[{key!r}]: {error}") from None
     return found
+
+
+def checked_weights(
+    weights: Mapping[Hashable, float] | None, unit: str | None, order: Order
+) -> Weights | None:
+    """Return the weights of a queue; None: it has none.
+
+    Raises:
+        TypeError: as of `weights_of`.
+        ValueError: as of `weights_of`.
+    """
+    if weights is None and unit is None:
+        return None
+    from aioapiqueue._core.weights import weights_of  # noqa: PLC0415 - few queues have them
+
+    return weights_of(weights, unit, order)
 
 
 def _has(value: object, method: str) -> bool:

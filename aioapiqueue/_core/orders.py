@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
@@ -81,6 +81,12 @@ class Ordering(Generic[W]):
     step = 1
     """Difference between the numbers of a call and of the next one that joins; -1: newcomers go
     first. Users see the number of a call as `Event.call`."""
+    decides_late = False
+    """Whether it may change until a call starts which of several lines is next."""
+
+    def empty_copy(self) -> Self:
+        """Return the same order, in which no call waits."""
+        return type(self)()
 
     def name_of_line(self, call: W) -> Hashable:
         """Return the name of the line that a call belongs to."""

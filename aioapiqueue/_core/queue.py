@@ -30,6 +30,7 @@ from aioapiqueue._core.options import (
     check_parts,
     check_place,
     check_size,
+    checked_weights,
     parsed_lanes,
 )
 from aioapiqueue._core.orders import ORDERS, Order
@@ -115,6 +116,13 @@ class ApiQueue(Controls, FanOut):
         schedule: shares these limits between queues: a `HostSchedule` between the processes on one
             host, a `SharedSchedule` (`aioapiqueue.integrations.redis`) between hosts.
         observers: objects that receive events; see `Observer`.
+        weights: shares of keys with `order="fair"`, by key or pattern, such as
+            `{"a": 3, "tenant:*": 2}`: while calls of both wait, three calls of `a` start for each
+            of a key with the weight 1, the default of all keys. What a key does not use, the others
+            share. A pattern gives its weight to each key. Weights are numbers above 0.
+        weights_unit: the unit in which keys have shares; default: that of the first limit. A turn
+            costs a key what its call is charged in this unit, corrected by `settle`; a call that is
+            charged none counts like an average one.
         strict_lanes: refuse keys without a lane in calls, `set_rate`, `hold` and similar methods.
             Calls without a key are accepted. Default: calls with such keys are subject only to the
             queue's own limits. If the queue has none, an `UnknownKeyWarning` is issued once (not
@@ -177,6 +185,8 @@ class ApiQueue(Controls, FanOut):
         adaptive: AdaptivePolicy | None = None,
         schedule: LimiterFactory | None = None,
         observers: Observers = (),
+        weights: Mapping[Any, float] | None = None,  # Any: as for lanes
+        weights_unit: str | None = None,
         strict_lanes: bool = False,
         **unknown: Never,
     ) -> None:
@@ -206,6 +216,7 @@ class ApiQueue(Controls, FanOut):
             drop_oldest=overflow == "drop_oldest",
             factory=schedule,
             strict_lanes=strict_lanes,
+            weights=checked_weights(weights, weights_unit, order),
         )
         if limits:
             self._dispatcher.unknown_keys.permit()  # the user says what paces every call

@@ -261,7 +261,7 @@ class WaitQueue(asyncio.Queue[W]):
         self,
         wake_ticker: Callable[[], None],
         *,
-        order: Order | type[Ordering[Any]] = "fifo",
+        order: Order | Callable[[], Ordering[Any]] = "fifo",
         maxsize: int = 0,
         ranked: bool = False,
     ) -> None:
@@ -293,9 +293,9 @@ class WaitQueue(asyncio.Queue[W]):
 
     def empty_copy(self) -> WaitQueue[W]:
         """Return an empty wait queue of the same kind."""
-        new: WaitQueue[W] = WaitQueue(
+        new: WaitQueue[W] = type(self)(
             self.wake_ticker,
-            order="fifo" if self.ordering is None else type(self.ordering),
+            order="fifo" if self.ordering is None else self.ordering.empty_copy,
             maxsize=self.maxsize,
             ranked=self._by_urgency is not None,
         )
