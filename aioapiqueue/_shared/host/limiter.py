@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from aioapiqueue import LimitExceeded
 from aioapiqueue._shared.clock import ROUNDING
 from aioapiqueue._shared.decisions import Decision, Decisions, Limiting, newest_from
+from aioapiqueue._shared.host.late_requests import LateRequests
 from aioapiqueue._shared.host.messages import end_text, transit
 from aioapiqueue._shared.host.requests import Estimates, Holds, Requests
 from aioapiqueue._shared.host.scopes import HostCall, Scopes, line_of
@@ -123,6 +124,11 @@ class HostLimiter:
             self._holds.reset()
         self._scopes.forget_callers()
         self._requests.reset()
+        ordering = self._host.waiters.ordering
+        if ordering is not None and ordering.decides_late and type(self._requests) is Requests:
+            # Only now is the order of the queue known: its wait queue is made after its limiter.
+            self._requests = LateRequests(self._host, self._session, self._holds)
+            self._estimates = Estimates(self._host, self._scopes, self._holds, self._requests)
         self._begin()
 
     def fast_acquire(self, totals: cost_units.CostTotals) -> seam.FastAcquire:  # noqa: ARG002 - as of `Limiter`
