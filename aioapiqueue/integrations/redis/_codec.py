@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import struct
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 _LATEST = 2**53
 """Stands for an infinite timestamp or priority: the server counts exactly up to this number."""
+
+_EXACT = 2**52
+_DOUBLE, _WHOLE = struct.Struct(">d"), struct.Struct(">q")
+(_BITS_OF_EXACT,) = _WHOLE.unpack(_DOUBLE.pack(_EXACT))
 
 
 class Unreadable(Exception):  # noqa: N818 - never leaves the package
@@ -265,7 +270,18 @@ def _micro(seconds: float) -> int:
 
 
 def _rank(rank: tuple[float, float]) -> list[float]:
-    return [min(_LATEST, max(-_LATEST, one)) for one in rank]
+    return [_counted(one) for one in rank]
+
+
+def _counted(figure: float) -> float:
+    """Return a figure that the server counts exactly. The order of figures stays."""
+    if -_EXACT <= figure <= _EXACT:
+        return figure
+    # Turns by weights are larger. From 2**52 on, the bits of a float, read as an integer, stand for
+    # it, without the last 7 of them: up to 2**180, none is above 2**53.
+    (bits,) = _WHOLE.unpack(_DOUBLE.pack(min(abs(figure), 2.0**180)))
+    counted: int = min(_LATEST, _EXACT + (bits - _BITS_OF_EXACT) // 2**7)
+    return counted if figure > 0 else -counted
 
 
 def _text(text: bytes | str) -> str:
