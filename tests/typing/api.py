@@ -100,6 +100,12 @@ queue = ApiQueue(
         LoggingObserver(calls=True),
     ],
 )
+shares: dict[str, int] = {"a": 3, "tenant:*": 2}
+ApiQueue("1/s", order="fair", weights=shares)
+ApiQueue("1/s", order="fair", weights={"a": 0.5, ("b", 1): 2}, weights_unit="calls")
+ApiQueue("1/s", order="fair", weights={"a": "3"})  # type: ignore[dict-item]
+ApiQueue("1/s", order="fair", weights={"a": 3}, weights_unit=3)  # type: ignore[arg-type]
+ServiceLimits("1/s", order="fair", weights={"Describe*": 3})
 by_host: dict[str, str] = {"example.com": "5/s"}
 ApiQueue("1/s", lanes=by_host)
 several: dict[str, list[str]] = {"example.com": ["5/s", "100/min"]}
