@@ -77,6 +77,19 @@ _read_order = expects(
     "{} is not an order: write " + " or ".join(f'"{word}"' for word in orders.ORDERS),
     "fifo",
 )
+_WEIGHTS_NEED_FAIR = 'weights are shares of turns: write order = "fair", too'
+
+
+def _read_weight(value: Any, report: Report, place: Place) -> float:  # noqa: ANN401 - of any type
+    try:
+        ApiQueue(order="fair", weights={place[-1]: value})  # a queue checks it
+    except (TypeError, ValueError) as error:
+        report.add(place, str(error))
+        return 1
+    return float(value)
+
+
+_read_weights = table_of(_read_weight, "{DescribeSnapshots = 3}")
 
 
 @dataclass(frozen=True, init=False, repr=False, slots=True)
@@ -97,6 +110,8 @@ class ServiceLimits:
             empty list, all calls share one queue.
         concurrency: largest number of calls in flight. Default: any number.
         order: `"fifo"`, or `"fair"` for operations to take turns.
+        weights: with `"fair"`, shares of operations while calls of them wait, such as
+            `{"Describe*": 3}`; default: 1 for each operation.
         adaptive: how to back off when calls are throttled; True for `Adaptive()`. Default: not at
             all.
         buckets: limits that operations share or that depend on parameters, by name, as in
@@ -112,6 +127,7 @@ class ServiceLimits:
     scope: tuple[Scope, ...] = key(_read_scope, SCOPES)
     concurrency: int | None = key(_read_concurrency, None)
     order: orders.Order = key(_read_order, "fifo")  # noqa: RUF009 - it makes a field
+    weights: Mapping[str, float] = key(_read_weights, EMPTY)
     adaptive: Adaptive | None = key(_read_adaptive, None)  # noqa: RUF009 - it makes a field
     buckets: Mapping[str, Bucket] = key(read_buckets, EMPTY)
     check: bool = key(flag(fallback=True), default=True)
@@ -124,18 +140,22 @@ class ServiceLimits:
         scope: Sequence[Scope] = ("account", "region"),
         concurrency: int | None = None,
         order: orders.Order = "fifo",
+        weights: Mapping[str, float] | None = None,
         adaptive: Adaptive | bool | None = None,
         buckets: Mapping[str, Bucket | Mapping[str, object]] | None = None,
         check: bool = True,
     ) -> None:
         report = Report("ServiceLimits", in_code=True)
-        given = (rate, lanes, scope, concurrency, order, adaptive, buckets, check)  # in their order
+        # In the order of the fields.
+        given = (rate, lanes, scope, concurrency, order, weights, adaptive, buckets, check)
         for one, value in zip(dataclasses.fields(self), given, strict=True):
             # `dataclasses.replace` passes values that have been read already, which readers return
             # unchanged.
             read = one.metadata["read"](value, report, (one.name,))
             object.__setattr__(self, one.name, read)  # how a frozen dataclass sets its own fields
         report.finish()
+        if self.weights and self.order != "fair":
+            raise LimitsError(f"ServiceLimits: {_WEIGHTS_NEED_FAIR}")
         if self.adaptive:
             try:  # a queue checks that it suits the limits
                 ApiQueue(
@@ -238,6 +258,11 @@ def add_layer(
     # A lane replaces buckets of the base, but not those of its own table.
     new, _ = with_lanes(buckets, every, [one for one in lanes if isinstance(one, VariantKey)])
     joined = {**fields, "lanes": remaining, "buckets": {**old, **new}}
+    if {"weights", "order"} & joined.keys():
+        order = joined.get("order", base.limits.order)
+        if order != "fair" and joined.get("weights", base.limits.weights):
+            report.add((*place, "weights"), _WEIGHTS_NEED_FAIR)
+            joined["weights"] = EMPTY
     try:
         limits = dataclasses.replace(base.limits, **joined)
     except LimitsError as error:

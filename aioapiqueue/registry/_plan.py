@@ -112,6 +112,7 @@ class QueuePlan:
             lanes=self.lanes,
             # "fair" if one of the services names it, as most of them name no order.
             order=max((limits.order for limits in several), key=orders.ORDERS.index),
+            weights={key: it for limits in several for key, it in limits.weights.items()} or None,
             # Not among the limits, which `set_rate` replaces.
             concurrency=None if alone is None else alone.concurrency,
             adaptive=next(filter(None, (limits.adaptive for limits in several)), None),

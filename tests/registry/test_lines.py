@@ -46,6 +46,8 @@ MISTAKES = [
     # Other settings.
     '[ec2]\nrate = "1/s"\nconcurrency = 0 # here',
     '[ec2]\nrate = "1/s"\norder = "last" # here',
+    '[ec2]\nrate = "1/s"\nweights = {a = 3} # here',
+    '[ec2]\nrate = "1/s"\norder = "fair"\nweights = {a = 0} # here',
     '[ec2]\nrate = "1/s"\nscope = ["zone"] # here',
     '[ec2]\nrate = "1/s"\ncheck = 0 # here',
     'check = 0 # here\n[ec2]\nrate = "1/s"',

@@ -122,6 +122,25 @@ def test_table_takes_burst_and_window():
     assert Registry.parse(text).services["ec2"].rate == (Rate(20, burst=100), Window(5000, 3600))
 
 
+async def test_weights_reach_the_queue():
+    """Operations of a service, and of services that share a queue, have the shares of the table."""
+    text = '[ec2]\nrate = "1000/s"\norder = "fair"\nweights = {"Describe*" = 3}'
+    registry = Registry.parse(text)
+    assert registry.services["ec2"] == ServiceLimits(
+        "1000/s", order="fair", weights={"Describe*": 3}
+    )
+    with pytest.raises(LimitsError, match='write order = "fair", too'):
+        ServiceLimits("1000/s", weights={"Describe*": 3})
+    queue, started = queue_of(registry, "ec2"), []
+    (await queue.enqueue()).release()
+    keys = ["RunInstances"] * 8 + ["DescribeImages"] * 8
+    futures = [queue.enqueue(key=key) for key in keys]
+    for future in futures:
+        future.add_done_callback(lambda done: started.append(done.result().key))
+    await asyncio.gather(*futures)
+    assert started[:8].count("DescribeImages") == 6
+
+
 async def test_every_key_reaches_the_queue():
     """Limits, lanes, order, concurrency and adaptive of a table are those of its queues."""
     registry = Registry.parse(
