@@ -27,6 +27,7 @@ if _typing.TYPE_CHECKING:
     from aioapiqueue._core.refusals import LimitExceeded
     from aioapiqueue._core.stats import LaneStats, Stats
     from aioapiqueue._core.view import LimiterView
+    from aioapiqueue._limits.ramp import Ramp
     from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.registry import Registry, ServiceLimits
     from aioapiqueue.schedules import HostSchedule
@@ -49,6 +50,7 @@ __all__ = [
     "Observer",
     "QueueClosed",
     "QueueFull",
+    "Ramp",
     "Rate",
     "Registry",
     "ServiceLimits",
@@ -72,6 +74,7 @@ _LAZY = {
     "LimitExceeded": "_core.refusals",
     "Observer": "_core.observers",
     "LimiterView": "_core.view",
+    "Ramp": "_limits.ramp",
     **dict.fromkeys(("HostSchedule", "schedules"), "schedules"),
 }
 """Public names that are imported at their first use, and the module that defines each.

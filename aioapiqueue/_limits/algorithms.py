@@ -358,6 +358,10 @@ class LearntBucket(TokenBucket):
     def concerns(self, costs: Sequence[float]) -> bool:
         return is_stated(costs, self.unit) and costs[self.unit] != 0
 
+    def is_of(self, limit: float | None) -> bool:
+        """Return whether the server's quota has this size."""
+        return self.burst == limit
+
     def follow(self, left: float, now: float) -> None:
         """Have at least as much left as the server reports for a quota of this size.
 

@@ -10,11 +10,11 @@ It is the same wherever a limit is written: in code, in limits.toml, after `--li
     number at once                        5 at once
     number [unit] in all                  5 usd in all
 
-A rate may have a `burst number`, and every form but the last may end with `or raise`. Commas
-separate limits, so a number cannot have one; "unlimited" stands alone. Words of time and of the
-grammar are read in any case. Units are also names in code, so they are in lower case, with a space
-before them: `1e3` is a number, and neither `Tokens` and `tokens` nor `3k` and `3 k` can be mistaken
-for each other.
+A rate may have a `burst number`, then a `ramp 2x per 2min`, which may name its floor at the end
+(`from 50/min`). Every form but the last may end with `or raise`. Commas separate limits, so a
+number cannot have one; "unlimited" stands alone. Words of time and of the grammar are read in any
+case. Units are also names in code, so they are in lower case, with a space before them: `1e3` is a
+number, and neither `Tokens` and `tokens` nor `3k` and `3 k` can be mistaken for each other.
 
 Text that is written here reads back as exactly the same numbers: a float has the fewest digits for
 that, and a time has the largest unit of which it is a whole number. This file knows words and
@@ -86,7 +86,7 @@ _RESERVED = _TIME_WORDS | _GRAMMAR_WORDS | {"or", "raise", UNLIMITED}
 
 _NEVER_UNITS = NO_UNITS | _RATES.keys()
 
-_LONGEST = 250
+_LONGEST = 400
 """Largest number of characters of one limit; `str` writes fewer. It bounds the time of reading."""
 _LONGEST_UNIT = 64
 _QUOTED = 60
@@ -95,6 +95,10 @@ _WHOLE = 10**16
 """A whole number from here on is read as a float, which is shorter in the error that refuses it."""
 
 _ABOVE_ZERO = "its numbers must be above 0"
+_NO_RAMP = (
+    "only a rate can have a ramp: remove it, or write it after a rate of its own, such as "
+    '"10/s ramp 2x per 2min"'
+)
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?"
 # ASCII: full-width digits look the same, but are mostly a slip of an input method.
 _FLAGS = re.ASCII
@@ -131,13 +135,22 @@ def _patterns() -> Mapping[Kind | Literal["interval"], re.Pattern[str]]:
     count = rf"(?P<number>{_NUMBER})(?:\s+(?P<unit>{unit}))?"
     word = rf"(?P<time>(?i:{'|'.join(_SECONDS)}))(?i:s?)"
     time = rf"(?P<of>{_NUMBER})?\s*{word}"
+
+    def named(pattern: str, prefix: str) -> str:  # a pattern cannot name two groups alike
+        return pattern.replace("(?P<", f"(?P<{prefix}")
+
     burst = (
         rf"(?:\s+(?i:burst)\s+(?P<burst>{_NUMBER})"
         rf"|\s*\(\s*(?i:burst)\s+(?P<burst_>{_NUMBER})\s*\))?"
     )
+    per = r"\s*(?:/|\b(?i:per)\b)\s*"
+    ramp = (
+        rf"(?:\s+(?i:ramp)\s+(?P<factor>{_NUMBER})\s*(?i:x){per}{named(time, 'ramp_')}"
+        rf"(?:\s+(?i:from)\s+{named(count + per + time, 'floor_')})?)?"
+    )
     texts: dict[Kind | Literal["interval"], str] = {
-        "rate": rf"{count}\s*(?:/|\b(?i:per)\b)\s*{time}{burst}",
-        "interval": rf"(?P<of>{_NUMBER})\s*{word}{burst}",
+        "rate": rf"{count}{per}{time}{burst}{ramp}",
+        "interval": rf"(?P<of>{_NUMBER})\s*{word}{burst}{ramp}",
         "window": rf"{count}\s+(?i:in\s+any)\s+{time}",
         "calendar": rf"{count}\s+(?i:in\s+each\s+(?P<each>{'|'.join(PERIODS)}))"
         r"(?:\s+(?i:of)\s+(?P<zone>\S.*?))?",
@@ -218,16 +231,36 @@ def _read_calls(
     if kind == "calendar":
         arguments["each"] = found["each"].lower()
         if found["zone"]:
+            if re.search(r"\sramp\b", found["zone"], _WORDS):
+                raise LimitTextError.of(text, _NO_RAMP)
             arguments["zone"] = found["zone"]
         return kind, arguments
-    arguments["per"] = float(
-        _value(text, found["of"] or "1", _SECONDS[found["time"].lower()], whole=False)
-    )
+    arguments["per"] = _time(text, found)
     if kind == "window":
         return kind, arguments
-    if burst := found["burst"] or found["burst_"]:  # a pattern cannot name two groups alike
+    if burst := found["burst"] or found["burst_"]:  # as in `named`
         arguments["burst"] = _value(text, burst)
+    if found["factor"]:
+        arguments["ramp"] = _read_ramp(text, found, arguments["unit"])
     return "rate", arguments
+
+
+def _read_ramp(text: str, found: Mapping[str, str], unit: str) -> dict[str, Any]:
+    """Return the arguments of a ramp; `floor` is None or those of a rate."""
+    floor = None
+    if found["floor_number"]:
+        calls = _value(text, found["floor_number"])
+        # As the rate itself, if it names none: "1000 tokens/min ramp 2x per 2min from 50/min".
+        floor_unit = found["floor_unit"] or unit
+        floor = {"calls": calls, "per": _time(text, found, "floor_"), "unit": floor_unit}
+    factor = _value(text, found["factor"])
+    return {"factor": factor, "per": _time(text, found, "ramp_"), "floor": floor}
+
+
+def _time(text: str, found: Mapping[str, str], prefix: str = "") -> float:
+    """Return the seconds of a time that was found."""
+    size = _SECONDS[found[f"{prefix}time"].lower()]
+    return float(_value(text, found[f"{prefix}of"] or "1", size, whole=False))
 
 
 def _value(text: str, number: str, times: tuple[int, int] = (1, 1), *, whole: bool = True) -> float:
@@ -330,7 +363,7 @@ def _problem_of_calls(number: str, word: str, form: str) -> str:
 
 def _problem_of_form(number: str, form: str) -> str:
     """Return what is wrong after a number and its unit, if that is known."""
-    if problem := _problem_of_words(form):
+    if problem := _problem_of_words(form) or _problem_of_ramp(form):
         return problem
     if match := re.search(r"\bburst\b\s*(.*)", form, _WORDS):
         if form[:2].lower() == "in":
@@ -352,6 +385,8 @@ def _problem_of_form(number: str, form: str) -> str:
 
 def _problem_of_words(form: str) -> str:
     """Return what is wrong with words that none of the forms has."""
+    if re.match(r"(?:in|at)\b.*\sramp\b", form, _WORDS):
+        return _NO_RAMP
     if re.match(r"in\s+each\s", form, _WORDS):
         return 'write "in each hour", "in each day" or "in each month"'
     if re.match(r"in\s+(?:total|sum)\b", form, _WORDS):
@@ -359,6 +394,23 @@ def _problem_of_words(form: str) -> str:
     if (match := re.search(r"\bor\b\s*(.*)", form, _WORDS)) and match[1].lower() != "raise":
         return 'only "or raise" may end a limit: remove "or", or write "or raise" at the end'
     return ""
+
+
+def _problem_of_ramp(form: str) -> str:
+    """Return what is wrong with the ramp of a limit, if it has one."""
+    match = re.search(r"\bramp\b\s*(.*)", form, _WORDS)
+    if match is None:
+        return ""
+    if burst := re.search(rf"\bburst\s+{_NUMBER}", match[1], _WORDS):
+        return f'the burst comes first: write "{burst[0]}" before "ramp"'
+    plain = re.fullmatch(rf"({_NUMBER})\s*(?:times\s*)?((?:/|per\b).*)", match[1], _WORDS)
+    if plain is not None:
+        space = "" if plain[2][0] == "/" else " "
+        return f'write "ramp {plain[1]}x{space}{plain[2]}"'
+    return (
+        'after "ramp", write a factor and a time, such as "ramp 2x per 2min", and perhaps a floor, '
+        'such as "ramp 2x per 2min from 50/min"'
+    )
 
 
 def check_unit(unit: object) -> None:

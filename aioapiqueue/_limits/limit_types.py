@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from aioapiqueue._limits.grammar import Kind
+    from aioapiqueue._limits.ramp import Ramp
 
 __all__ = [
     "LearntRate",
@@ -84,8 +85,8 @@ class _Validated:
     def __repr__(self) -> str:
         """Return what a dataclass would, without what few limits state."""
         values = dict(zip(self.__dataclass_fields__, self._values(), strict=True))
-        for name, default in (("unit", CALLS), ("on_empty", "wait")):
-            if values.get(name) == default:
+        for name, default in (("unit", CALLS), ("ramp", None), ("on_empty", "wait")):
+            if name in values and values[name] == default:
                 del values[name]
         shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
         return f"{type(self).__qualname__}({shown})"
@@ -138,14 +139,16 @@ class Rate(_Validated):
             evenly spaced; more is a token bucket of that capacity (GCRA).
         unit: what the rate counts: `"calls"`, the default, or a name of lower-case letters, digits
             and `_`, which the `cost` of a call uses.
+        ramp: a `Ramp`: the rate begins slowly, as in `"1000/min ramp 2x per 2min"`; default: None.
         on_empty: what a call does for which there is no room: `"wait"`, the default, or `"raise"`
             `LimitExceeded`, as in the text `"10/s or raise"`.
 
     Raises:
         ValueError: a value is zero, negative, infinite or NaN, `burst` is below 1, a number is
             above 1e15, or `per` or the interval is above 1e9 seconds; or `unit` is not such a
-            name, or has another meaning in limits, such as `"min"`.
-        TypeError: a value is not a number, or `unit` is not a string.
+            name, or has another meaning in limits, such as `"min"`; or the floor of the ramp does
+            not fit.
+        TypeError: a value is not a number, `unit` is not a string, or `ramp` is not a `Ramp`.
 
     >>> Rate(10)                        # one call every 100 ms
     Rate(calls=10, per=1.0, burst=1)
@@ -162,6 +165,7 @@ class Rate(_Validated):
     burst: float = 1
     unit: str = CALLS
     _: KW_ONLY
+    ramp: Ramp | None = None
     on_empty: OnEmpty = "wait"
 
     def _check(self) -> None:
@@ -171,6 +175,8 @@ class Rate(_Validated):
         # Of two valid values, the quotient may still be 0 or too large.
         positive(self.interval, of="the interval", most=LONGEST)
         check_unit(self.unit)
+        if self.ramp is not None:
+            _check_ramp(self.ramp, self)
         _check_on_empty(self.on_empty)
 
     @property
@@ -197,11 +203,13 @@ class Rate(_Validated):
         return limit
 
     def __str__(self) -> str:
-        if self.calls == 1 and self.per < 1 and (self.burst, self.unit) == (1, CALLS):
-            return self._or_raise(time_text(self.per))  # "100ms", as one would write it
         text = count_text(self.calls, self.unit) + per_text(self.per)
+        if self.calls == 1 and self.per < 1 and (self.burst, self.unit) == (1, CALLS):
+            text = time_text(self.per)  # "100ms", as one would write it
         if self.burst != 1:
             text += f" burst {number_text(self.burst)}"
+        if self.ramp is not None:
+            text += f" {self.ramp}"
         return self._or_raise(text)
 
 
@@ -393,6 +401,21 @@ class Budget(_Validated):
         return f"{count_text(self.amount, self.unit)} in all"
 
 
+def _check_ramp(ramp: object, rate: Rate) -> None:
+    from aioapiqueue._limits.ramp import Ramp  # noqa: PLC0415 - few rates have one
+
+    if not isinstance(ramp, Ramp):
+        raise TypeError(f"ramp must be a Ramp such as Ramp(2, per=120), not {ramp!r}")
+    ramp.check_for(rate)
+
+
+def _ramp_of(factor: float, per: float, floor: dict[str, Any] | None) -> Ramp:
+    """Return the ramp with these values of a text."""
+    from aioapiqueue._limits.ramp import Ramp  # noqa: PLC0415 - as above
+
+    return Ramp(factor, per, None if floor is None else Rate(**floor))
+
+
 def _check_on_empty(on_empty: object) -> None:
     if on_empty not in ("wait", "raise"):
         raise ValueError(f'on_empty must be "wait" or "raise", not {on_empty!r}')
@@ -492,9 +515,12 @@ def parse_limit(text: str) -> Limit:
 def _parse(text: str) -> Limit:
     kind, arguments = read(text)
     try:
+        if "ramp" in arguments:
+            arguments["ramp"] = _ramp_of(**arguments["ramp"])
         return _TYPES[kind](**arguments)
     except (TypeError, ValueError) as error:
-        problem = error.__context__  # without the repr and the forms that the error adds to it
+        # Without the repr and the forms that a limit adds to it; a ramp adds none.
+        problem = error.__context__ or error
         raise LimitTextError.of(text, str(problem)) from None
 
 

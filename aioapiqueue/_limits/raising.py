@@ -15,6 +15,7 @@ from aioapiqueue._limits.algorithms import TokenBucket
 from aioapiqueue._limits.cost_units import BILLIONTHS
 from aioapiqueue._limits.grammar import MONEY
 from aioapiqueue._limits.limit_state import ROUNDING, LimitState
+from aioapiqueue._limits.ramped import RampedBucket
 from aioapiqueue._limits.windows import CalendarWindow, SlidingWindow
 
 if TYPE_CHECKING:
@@ -23,7 +24,13 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.limit_state import Charge
     from aioapiqueue._limits.limit_types import Budget
 
-__all__ = ["BudgetState", "RaisingBucket", "RaisingCalendar", "RaisingWindow"]
+__all__ = [
+    "BudgetState",
+    "RaisingBucket",
+    "RaisingCalendar",
+    "RaisingRampedBucket",
+    "RaisingWindow",
+]
 
 
 class _Reservations(LimitState):
@@ -192,6 +199,19 @@ class RaisingBucket(_Reservations, TokenBucket):
     def could_fit(self, now: float, cost: float) -> bool:
         """Return whether there is room for a cost; below 0: other calls give back more."""
         return self.anchor + (self.used + cost - self.burst) * self.interval <= now
+
+
+class RaisingRampedBucket(_Reservations, RampedBucket):
+    """A `Rate` with a `Ramp`, and with `or raise`."""
+
+    @property
+    def whole(self) -> float:
+        """The largest cost for which it ever has room at once."""
+        return self.limit.burst
+
+    def could_fit(self, now: float, cost: float) -> bool:
+        """Return whether there is room for a cost; below 0: other calls give back more."""
+        return cost <= self.left(now)
 
 
 class RaisingWindow(_Reservations, SlidingWindow):

@@ -95,18 +95,29 @@ class StateMaker:
         if isinstance(limit, Budget) or raises(limit):
             return self._raising(limit, unit)
         if isinstance(limit, Rate):
+            if limit.ramp is not None:
+                return self._ramped(limit, unit)
             bucket = LearntBucket if isinstance(limit, LearntRate) else TokenBucket
             return bucket(limit, catch_up=self.catch_up, unit=unit)
         if isinstance(limit, Calendar):
             return CalendarWindow(limit, to_wall=self._to_wall, unit=unit)
         return SlidingWindow(limit, unit=unit)
 
+    def _ramped(self, limit: Rate, unit: int) -> LimitState:
+        from aioapiqueue._limits import ramped  # noqa: PLC0415 - few queues have such limits
+
+        learnt = isinstance(limit, LearntRate)
+        bucket = ramped.LearntRampedBucket if learnt else ramped.RampedBucket
+        return bucket(limit, catch_up=self.catch_up, unit=unit)
+
     def _raising(self, limit: Rate | Window | Calendar | Budget, unit: int) -> LimitState:
         from aioapiqueue._limits import raising  # noqa: PLC0415 - few queues have such limits
 
         match limit:
             case Rate():
-                return raising.RaisingBucket(limit, catch_up=self.catch_up, unit=unit)
+                plain = limit.ramp is None
+                bucket = raising.RaisingBucket if plain else raising.RaisingRampedBucket
+                return bucket(limit, catch_up=self.catch_up, unit=unit)
             case Calendar():
                 return raising.RaisingCalendar(limit, to_wall=self._to_wall, unit=unit)
             case Window():

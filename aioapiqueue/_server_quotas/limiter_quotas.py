@@ -99,9 +99,10 @@ class LocalQuotas:
             limiter.state_changed(bound)
             # A limit that was learnt with this quota must not be stricter than its latest report.
             for state in limiter.own.states if lane is None else lane.kept:
-                if isinstance(state, algorithms.LearntBucket) and (state.unit, state.burst) == (
-                    unit,
-                    count.limit,
+                if (
+                    isinstance(state, algorithms.LearntBucket)
+                    and state.unit == unit
+                    and state.is_of(count.limit)
                 ):
                     state.follow(bound.left, now)
                     limiter.state_changed(state)

@@ -137,7 +137,7 @@ class ServerQuotas(quota_policy.QueueQuotas):
         configured = [one for one in (*known, *(limits_of(None) or ())) if not _is_learnt(one)]
         units = {limit_types.unit_of(one) for one in configured}
         fresh = [
-            limit_types.LearntRate(x.calls, x.per, x.burst, x.unit)
+            limit_types.LearntRate(x.calls, x.per, x.burst, x.unit, ramp=x.ramp)
             for x in limits
             if x.unit not in units
         ]

@@ -209,7 +209,7 @@ def _limit_from(text: str) -> Limit:
         return limit
     if not isinstance(limit, Rate):
         raise ValueError(f"a learnt limit must be a rate, not {text!r}")  # noqa: TRY004 - malformed
-    return limit_types.LearntRate(limit.calls, limit.per, limit.burst, limit.unit)
+    return limit_types.LearntRate(limit.calls, limit.per, limit.burst, limit.unit, ramp=limit.ramp)
 
 
 def span_to(seconds: float) -> float | None:

@@ -372,7 +372,7 @@ def test_advice_is_a_limit(text):
         ("1e16/s", "calls must be at most 1e+15"),
         ("1e-400/s", "calls must be finite and above 0"),
         ("1 in each day of Los_Angeles", "did you mean 'America/Los_Angeles'?"),
-        ("1/s" + " " * 300 + "burst 5", "more than 250 characters"),
+        ("1/s" + " " * 450 + "burst 5", "more than 400 characters"),
     ],
 )  # fmt: skip
 def test_refusals_name_the_remedy(text, why):
