@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -74,6 +75,19 @@ class Ramp:
     def __str__(self) -> str:
         text = f"ramp {number_text(self.factor)}x{per_text(self.per)}"
         return text if self.floor is None else f"{text} from {_text_of(self.floor)}"
+
+    @property
+    def growth(self) -> float:
+        """Growth of the logarithm of a ceiling in each second of use."""
+        # Slower than the factor by a 25th, because calls are whole: a server that compares periods
+        # sees one call more or less in each.
+        return 24 / 25 * math.log(self.factor) / self.per
+
+    @property
+    def reach(self) -> float:
+        """The highest ceiling, as a multiple of the mean of what started in the last `per`."""
+        # As of a rate that grows by the factor in each `per`, and of its own mean.
+        return math.log(self.factor) / (1 - 1 / self.factor)
 
     def floor_of(self, rate: _Pace) -> float:
         """Return the interval of a rate at its floor."""

@@ -13,9 +13,6 @@ ceiling is at most `reach * n / per` then, and at most `factor * n` start in the
 (With `factor` itself in place of `reach`, that could be 2.89 times as many for a factor of 2: the
 ceiling would already be twice the mean, and still grow.)
 
-Growth is slower than `factor` by a 25th, on a logarithmic scale, because calls are whole: a server
-that compares minutes sees one call more or less in each.
-
 `RampedBucket` converts what the bucket has into units, and back at the new rate, whenever the
 ceiling has changed (as `TokenBucket.change` does): so the bucket's arithmetic stays as it is.
 """
@@ -39,7 +36,6 @@ __all__ = ["Ceiling", "LearntRampedBucket", "RampedBucket"]
 
 _STEPS = 8
 """Steps in each `per`."""
-_SLOWER = 24 / 25
 
 
 class Ceiling:
@@ -74,8 +70,7 @@ class Ceiling:
         self.top = 1 / limit.interval
         self.floor = 1 / ramp.floor_of(limit)
         self.per = ramp.per
-        self.growth = _SLOWER * math.log(ramp.factor) / ramp.per
-        self.reach = math.log(ramp.factor) / (1 - 1 / ramp.factor)
+        self.growth, self.reach = ramp.growth, ramp.reach
         self.start, self.end = -math.inf, math.inf
         """The step. Infinite: nothing has started for `per`, so the ceiling is at the floor."""
         self.value = self.cap = self.floor

@@ -20,7 +20,7 @@ from aioapiqueue.spi import CALLS, statements
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-    from aioapiqueue import Limit
+    from aioapiqueue import Limit, Ramp
     from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.spi import cost_units
 
@@ -177,9 +177,8 @@ class Codec:
         for limit in limits:
             unit = self._unit_spec(limit)
             if isinstance(limit, Rate):
-                specs.append(
-                    {"kind": "r", "interval": limit.interval * 1e6, "burst": limit.burst, **unit}
-                )
+                spec = {"kind": "r", "interval": limit.interval * 1e6, "burst": limit.burst, **unit}
+                specs.append(spec if limit.ramp is None else spec | _ramp_spec(limit, limit.ramp))
             elif isinstance(limit, Window):  # a `Concurrency` is `Envelope.concurrency`
                 named = f"{limit.unit}:" if unit else ""
                 keys.append(f"{key}:window:{named}{windows[limit.unit]}")
@@ -258,6 +257,17 @@ class Codec:
         except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
             what = f"{self.base} has unreadable limits (conf): {type(error).__name__}: {error}"
             raise Unreadable(what[:300]) from None
+
+
+def _ramp_spec(limit: Rate, ramp: Ramp) -> dict[str, Any]:
+    """Return what the script needs of a ramp, beside the rate; times in microseconds."""
+    return {
+        "kind": "p",
+        "floor": ramp.floor_of(limit) * 1e6,
+        "growth": ramp.growth / 1e6,
+        "reach": ramp.reach,
+        "per": ramp.per * 1e6,
+    }
 
 
 def _version(theirs: int, ours: int) -> str:

@@ -28,6 +28,7 @@ SCRIPT = "\n".join(
     for part in (
         "gcra_figures",
         "gcra_limits",
+        "gcra_ramp",
         "gcra_adaptive",
         "gcra_answers",
         "gcra_states",

@@ -1,6 +1,6 @@
 -- The adaptive rate: a token bucket whose rate falls when the API throttles calls. adaptive.py
--- gives the reasons; comments here explain the differences. The third part of the script:
--- gcra_limits.lua comes before it, gcra_answers.lua after.
+-- gives the reasons; comments here explain the differences. The fourth part of the script:
+-- gcra_ramp.lua comes before it, gcra_answers.lua after.
 
 -- The CubicCurve of adaptive.py. "v" is absent (NEVER) while the value is not lowered.
 local CURVE = {{'v', 'value', NEVER, 0}, {'s', 'start', nil, 0}, {'r', 'remembered', nil, 0}}

@@ -1,7 +1,7 @@
 -- The kinds of limits: token buckets (of a `Rate`) and sliding windows. They are those of
 -- _limits/algorithms.py and _limits/windows.py, which give the reasons; comments here explain the
 -- differences.
--- The second part of the script: gcra_figures.lua comes before it, gcra_adaptive.lua after.
+-- The second part of the script: gcra_figures.lua comes before it, gcra_ramp.lua after.
 
 local MEMORY = 3600e6     -- the constants of adaptive.py
 local ENOUGH, PROBING = 10, 3

@@ -1,6 +1,6 @@
 -- The state of the queue, and of each lane: its limits, the share of one process, the round
 -- positions of the processes that wait, and reservations.
--- The fifth part of the script: gcra_answers.lua comes before it, gcra_decisions.lua after.
+-- The sixth part of the script: gcra_answers.lua comes before it, gcra_decisions.lua after.
 
 local KEEP = 2e6          -- how long a key is kept after its state has become that of a new one
 local PAUSED = 86400e6    -- how long an endless pause is remembered without a caller
@@ -14,7 +14,7 @@ local PATIENCE = 20e3     -- a request that arrives within this time after its t
 
 -- The state of the queue's limits, or of a lane's.
 
-local KINDS = {r = TokenBucket, w = SlidingWindow, g = AdaptiveRate}
+local KINDS = {r = TokenBucket, p = RampedBucket, w = SlidingWindow, g = AdaptiveRate}
 local KEPT = {
   {'held', 'held_until', ALWAYS},         -- the end of a hold
   {'last', 'last', ALWAYS, nil, now + YEAR},  -- the latest slot
@@ -31,9 +31,9 @@ local RESERVED = {
 
 -- Return the charges of a limit that still count, by the name of its state; also its unit.
 local function charges_of(state, read, name)
-  local kind, unit, number = string.match(name, '^([rw])%[([%l%d_]+)%](%d+):$')
+  local kind, unit, number = string.match(name, '^([prw])%[([%l%d_]+)%](%d+):$')
   if not kind then
-    kind, number = string.match(name, '^([rw])(%d+):$')
+    kind, number = string.match(name, '^([prw])(%d+):$')
   end
   if not kind then
     refuse(state.key, 'kinds', state.fields.kinds)
@@ -152,7 +152,8 @@ local function load(spec)
   end
   for _, limit in ipairs(spec.limits) do
     limit:load(read, limit.name, state.key, fields)
-    local slowest = math.max(state.intervals[limit.place] or 0, limit.interval or 0)
+    local interval = limit.soonest or limit.interval or 0
+    local slowest = math.max(state.intervals[limit.place] or 0, interval)
     state.intervals[limit.place] = slowest
   end
   load_figures(state, KEPT, read, '')

@@ -181,6 +181,37 @@ async def test_no_figure_stops_anybody_silently(valkey, name, every):
     await first.aclose(drain=False)
 
 
+async def test_no_figure_of_a_ramp_stops_calls(valkey, name):
+    """The same for what only a rate with a ramp has."""
+    loop, key, wrong = asyncio.get_running_loop(), base(name), []
+
+    def ramped():
+        client = VirtualClient(valkey, latency=(0.001, 0.001), skew=filled_at - loop.time())
+        return ApiQueue("50/s burst 5 ramp 2x per 1s", schedule=SharedSchedule(client, name))
+
+    filled_at = loop.time()
+    async with ramped() as queue:
+        for _ in range(40):
+            async with queue.slot():
+                pass
+    filled_at, dump = loop.time(), valkey.sync().dump(key)
+    fields = {field for field in valkey.sync().hkeys(key) if field.startswith(b"p1:")}
+    fields.remove(b"p1:p")  # the peaks, as of any rate
+    for field in sorted(fields):
+        for value in [MISSING, *TEXTS, "0", *parts_of(valkey.sync().hget(key, field), 3)]:
+            valkey.sync().restore(key, 0, dump, replace=True)
+            plant(valkey.sync(), key, field, value)
+            queue = ramped()
+            outcome = await call(queue)
+            if outcome is None and not queue.stats.fault:
+                wrong.append(f"{field} = {value!r}: waits and says nothing")
+            if isinstance(outcome, SharedError) and "which aioapiqueue never" not in str(outcome):
+                wrong.append(f"{field} = {value!r}: {outcome}")
+            await asyncio.wait_for(queue.aclose(drain=False), 60)
+    assert not wrong, "\n".join(wrong)
+    assert {b"p1:step:u", b"p1:step:v", b"p1:o", b"p1:ramp:g"} <= fields
+
+
 @pytest.mark.parametrize("rev", ["1e300", "-1", "abc", "nan", "inf", "9007199254740994", "1.5"])
 async def test_a_planted_revision_is_named(valkey, name, rev):
     """The error says which key it is, and what to do; a deleted key is a quota like a new one."""
