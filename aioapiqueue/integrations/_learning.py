@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import Rate
 from aioapiqueue.integrations._header_values import ServerClock
+from aioapiqueue.integrations._learnt_ramp import check_ramp
 from aioapiqueue.integrations._quotas import rate_of
 from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
+    from aioapiqueue import Ramp
     from aioapiqueue.integrations._advice import Advice, Quota
 
 _DEFAULT_PERIOD = 60.0
@@ -49,9 +51,13 @@ class Learning:
             left for other users. Ignored while the server's resets contradict it. Default: False,
             the whole quota refills at its reset, and the queue leaves other users as much as their
             recent use suggests that they need.
+        ramp: a `Ramp` for learnt limits, for servers that also refuse a sharp rise. A limit whose
+            tenth admits less than one call in its `per` is learnt without. Default: None.
 
     Raises:
-        ValueError: a period is not positive and finite.
+        ValueError: a period is not positive and finite, or the ramp has a floor: limits of
+            different sizes are learnt.
+        TypeError: `ramp` is not a `Ramp`.
 
     Example:
         RateLimitedTransport(queue, learn=Learning(units=("tokens",), periods={"tokens": 60}))
@@ -60,10 +66,12 @@ class Learning:
     units: tuple[str, ...] = ()
     periods: Mapping[str, float] = field(default_factory=dict)
     refills: bool = False
+    ramp: Ramp | None = None
 
     def __post_init__(self) -> None:
         for unit, seconds in self.periods.items():
             checks.positive(seconds, of=f"periods[{unit!r}]", most=checks.LONGEST)
+        check_ramp(self.ramp)
 
 
 class _Observation(NamedTuple):
@@ -176,8 +184,7 @@ class Learner:
         history = self._quotas.get(_name_of(key, quota))
         return history is None or now >= history.contradicted + _CALM_PERIODS * quota.period
 
-    @staticmethod
-    def rates(advice: Advice, quotas: Iterable[Quota]) -> list[Rate]:
+    def rates(self, advice: Advice, quotas: Iterable[Quota]) -> list[Rate]:
         """Return the limits that a response states, in all units.
 
         Args:
@@ -192,7 +199,14 @@ class Learner:
             for one in quotas
             if (one.unit, one.limit) not in known
         )
-        return list(dict.fromkeys([*stated, *(rate for rate in rates if rate is not None)]))
+        found = dict.fromkeys([*stated, *(rate for rate in rates if rate is not None)])
+        return list(found) if self.learning.ramp is None else [*map(self._ramped, found)]
+
+    def _ramped(self, rate: Rate) -> Rate:
+        try:
+            return rate if rate.ramp else replace(rate, ramp=self.learning.ramp)
+        except ValueError:  # its floor would admit less than one call in `per`
+            return rate
 
 
 def _name_of(key: Hashable, quota: Quota) -> Hashable:

@@ -9,6 +9,7 @@ import math
 import pytest
 
 from aioapiqueue import ApiQueue, LimitExceeded, Rate
+from aioapiqueue.spi import Reporter
 from tests.helpers.instants import line_up, now, released
 
 SLOWER = 24 / 25  # growth leaves room for whole calls
@@ -158,6 +159,21 @@ async def test_set_rate_to_and_fro(limiter):
     await limiter.settled()
     starts = await released(queue, 3)
     assert [at - starts[0] for at in starts] == limiter.exactly([0, 0.1, 0.2])
+
+
+@pytest.mark.contract
+async def test_learnt_limit_may_ramp(limiter):
+    """The first answer's limit is begun slowly; the burst is the floor's share of it."""
+    queue = limiter.queue(lanes={"*": ()})
+    Reporter(queue).learn(())
+    slot = await limiter.take(queue, key="m")
+    Reporter(queue).answered(slot)
+    Reporter(queue).adopt(slot, [Rate.parse("10/s burst 20 ramp 2x per 4s")])
+    slot.release()
+    await limiter.settled()
+    assert [str(one) for one in queue.stats.learnt["m"]] == ["10/s burst 20 ramp 2x per 4s"]
+    starts = await released(queue, 5, key="m")
+    assert [at - starts[0] for at in starts] == limiter.exactly([0, 0, 1, 2, 3])
 
 
 async def test_changed_ramp_keeps_its_ceiling():

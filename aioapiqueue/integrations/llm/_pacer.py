@@ -61,7 +61,12 @@ class ProfiledPacer(HttpxPacer[Any]):
                 f"{profile!r} is for botocore clients: use pace_session(session, "
                 '{"bedrock-runtime": queue}, profile=llm.bedrock)'
             )
-        learning = Learning(units=profile.units, periods=profile.periods, refills=profile.refills)
+        learning = Learning(
+            units=profile.units,
+            periods=profile.periods,
+            refills=profile.refills,
+            ramp=profile.ramp,
+        )
         self.profile = profile
         self._has_warned = False
         """Whether the user has been warned of a wrong profile."""

@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from aioapiqueue.integrations._learnt_ramp import check_ramp
 from aioapiqueue.integrations._usage import MalformedUsageError
 from aioapiqueue.integrations.llm._request import (
     Endpoint,
@@ -21,6 +22,9 @@ from aioapiqueue.integrations.llm._request import (
 )
 from aioapiqueue.integrations.llm._tokens import counter_for, estimate_tokens
 from aioapiqueue.spi import CALLS, checks
+
+if TYPE_CHECKING:
+    from aioapiqueue import Ramp
 
 Costs: TypeAlias = Mapping[str, float]
 """Amounts by unit."""
@@ -93,11 +97,13 @@ class Profile:
             its tables are on this machine, else `estimate_tokens`.
         attachment_tokens: tokens to reserve for an image, audio file or document. Default: 1600, a
             large image at most providers.
+        ramp: a `Ramp` for limits that are learnt, if the provider also refuses a sharp rise: see
+            `Learning`. Default: None, as providers publish few figures.
 
     Raises:
-        ValueError: a unit is unknown, or a number is negative or infinite.
+        ValueError: a unit is unknown, a number is negative or infinite, or the ramp has a floor.
         TypeError: `key`, `count`, `reserve` or `output_weight` is not a plain function (or for
-            `key`, a mapping).
+            `key`, a mapping), or `ramp` is not a `Ramp`.
     """
 
     name: str
@@ -113,6 +119,7 @@ class Profile:
     key: Key = None
     count: Callable[[str], float] | None = None
     attachment_tokens: float = 1600
+    ramp: Ramp | None = None
 
     def __post_init__(self) -> None:
         for unit in self.units:
@@ -122,6 +129,7 @@ class Profile:
             checks.positive(seconds, of=f"periods[{unit!r}]", most=checks.LONGEST)
         for name in ("default_output", "attachment_tokens"):
             checks.positive(getattr(self, name), of=name, least=0)
+        check_ramp(self.ramp)
         for name in ("count", "reserve", "output_weight"):
             function = getattr(self, name)
             if function is not None and not callable(function):

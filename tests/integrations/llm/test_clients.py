@@ -15,8 +15,9 @@ import httpx
 import httpx2
 import pytest
 
-from aioapiqueue import ApiQueue, NestedSlotWarning, SlotTimeout
+from aioapiqueue import ApiQueue, NestedSlotWarning, Ramp, Rate, SlotTimeout
 from aioapiqueue.integrations import llm
+from aioapiqueue.integrations.http import Learning
 from tests.helpers.lazily import lazily
 from tests.helpers.llm_sdks import SDKS
 
@@ -350,6 +351,39 @@ def test_configured_tokens_without_learning(run_virtual):
             assert queue.stats.costs == {"calls": 2, "input_tokens": 18, "output_tokens": 600}
 
     run_virtual(main)
+
+
+def test_profile_with_a_ramp(run_virtual):
+    """What is learnt begins slowly; a limit that is too small for the ramp is learnt without."""
+
+    async def main():
+        headers = {"x-ratelimit-limit-requests": "5", "x-ratelimit-limit-tokens": "6000"}
+        transport = answering(httpx2, json=COMPLETION, headers=headers)
+        profile = llm.compatible.with_(ramp=Ramp(2, per=60), periods={"calls": 60, "tokens": 60})
+        async with (
+            ApiQueue(lanes={"*": ()}) as queue,
+            llm.client(queue, profile, transport=transport) as client,
+        ):
+            asked = {"model": "m", "messages": QUESTION, "max_tokens": 60}
+            await client.post("https://a.example/v1/chat/completions", json=asked)
+            learnt = {str(one) for one in queue.stats.learnt["m"]}
+            assert learnt == {"5/min burst 5", "6000 tokens/min burst 6000 ramp 2x/min"}
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize(
+    ("ramp", "error", "remedy"),
+    [
+        (Ramp(2, 60, Rate(1)), ValueError, r"write Ramp\(factor=2, per=60, floor=None\)"),
+        ("2x", TypeError, r"such as Ramp\(2, per=120\)"),
+    ],
+)
+@pytest.mark.parametrize("make", [llm.openai.with_, Learning])
+def test_ramps_that_fit_no_learnt_limit(make, ramp, error, remedy):
+    """Refused at once: the sizes of the limits are not known yet."""
+    with pytest.raises(error, match=remedy):
+        make(ramp=ramp)
 
 
 def test_bodies_that_cannot_be_read(run_virtual):
