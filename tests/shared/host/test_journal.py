@@ -711,3 +711,15 @@ def check(limit, starts):
                 assert within <= number or span >= per - 1e-9
             else:
                 assert within <= burst + (span + 0.01) * number / per + 1e-6
+
+
+async def test_killed_hub_starts_ramps_over(open_journal):
+    """The ceiling is at the floor again; what the rate has not recovered is kept."""
+    hub = VirtualHub(open_journal)
+    queue = ApiQueue("10/s burst 20 ramp 2x per 4s", schedule=hub.schedule("crm"))
+    first = await starts_of(queue, 300, 40)
+    assert first[-1] - first[-2] < 0.11
+    hub.kill()
+    again = await starts_of(queue, 300, 4)
+    # The burst is scaled to 2, and used up; of the rate, a second was written ahead.
+    assert 2 <= len(again) <= 5
