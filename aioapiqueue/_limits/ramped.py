@@ -287,8 +287,6 @@ class RampedBucket(TokenBucket):
         self._turn(now)
         super().consume(now, costs)
         cost = costs[self.unit]
-        if self.burst == 1:  # the burst may grow; but no earlier call of a pace is refunded
-            self.full_at = now
         self._note(now, cost)
         self.ceiling.last_cost = cost
 

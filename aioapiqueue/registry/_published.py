@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import tomllib
@@ -19,6 +20,7 @@ from aioapiqueue.registry._report import Report, quoted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from aioapiqueue import Ramp
     from aioapiqueue.registry._buckets import LaneKey
     from aioapiqueue.registry._report import Place
 
@@ -155,7 +157,20 @@ def scaled(limit: Limit, share: float) -> Limit:
     per_second = limit.calls / limit.per  # the period stays as it is published
     calls = max(per_second * share, min(LEAST, per_second)) * limit.per
     burst = _plain(max(1, limit.burst * share))
-    return dataclasses.replace(limit, calls=_plain(calls), burst=burst)
+    rate = dataclasses.replace(limit, calls=_plain(calls), burst=burst, ramp=None)
+    return rate if limit.ramp is None else _with_ramp(rate, limit.ramp, share)
+
+
+def _with_ramp(rate: Rate, ramp: Ramp, share: float) -> Rate:
+    """Return a rate with a ramp whose floor is a share of what it was."""
+    floor = ramp.floor
+    if isinstance(floor, Rate):
+        floor = dataclasses.replace(floor, calls=_plain(floor.calls * share))
+    # A floor has to admit a call in `per`. Without room for that below the rate, no ramp is left.
+    for one in (floor, Rate(1, ramp.per, unit=rate.unit)):
+        with contextlib.suppress(ValueError):
+            return dataclasses.replace(rate, ramp=dataclasses.replace(ramp, floor=one))
+    return rate
 
 
 def _plain(number: float) -> float:

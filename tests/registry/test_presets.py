@@ -635,6 +635,20 @@ def test_share_scales_refill_and_burst(published, share, left):
     assert found.burst == pytest.approx(left.burst)
 
 
+@pytest.mark.parametrize(
+    ("published", "left"),
+    [
+        ("20/s ramp 2x per 2min", "10/s ramp 2x per 2min"),
+        ("20/s burst 10 ramp 2x/min from 4/s", "10/s burst 5 ramp 2x/min from 2/s"),
+        ("10/min ramp 2x/min", "5/min ramp 2x/min from 1/min"),
+        ("6/min ramp 2x per 10s from 6/min", "3/min"),
+    ],
+)
+def test_share_scales_ramps(published, left):
+    """So is the floor, down to one call in each period of the ramp, or it could not be left."""
+    assert presets.scaled(Rate.parse(published), 0.5) == Rate.parse(left)
+
+
 def test_half_is_the_default():
     """A preset without a share leaves half of what is published to others."""
     assert (
