@@ -11,6 +11,7 @@ import pytest
 from aioapiqueue import ApiQueue, LimitExceeded, Rate
 from aioapiqueue.spi import Reporter
 from tests.helpers.instants import line_up, now, released
+from tests.helpers.introspect import own_states
 
 SLOWER = 24 / 25  # growth leaves room for whole calls
 RAMP = "10/s ramp 2x per 4s"  # from 1/s
@@ -176,6 +177,34 @@ async def test_learnt_limit_may_ramp(limiter):
     assert [at - starts[0] for at in starts] == limiter.exactly([0, 0, 1, 2, 3])
 
 
+async def test_recovered_window_owes_nothing():
+    """What the full rate has recovered by now does not count, although the floor would not have."""
+    queue = ApiQueue("10 in any 10s")
+    await released(queue, 10)
+    await asyncio.sleep(5)
+    queue.set_rate("10/s burst 10 ramp 2x per 4s")
+    begun = now()
+    assert await released(queue, 2) == pytest.approx([begun, begun + 1])
+
+
+async def test_busy_lane_keeps_its_ceiling():
+    """It stays in memory for as long as its ceiling is above the floor."""
+    queue = ApiQueue(lanes={"tenant:*": RAMP})
+    await released(queue, 80, key="tenant:a")
+    for number in range(10):
+        await asyncio.sleep(0.1)
+        await released(queue, 1, key=f"tenant:{number}")
+    starts = await released(queue, 5, key="tenant:a")
+    assert 4 / (starts[-1] - starts[0]) > 5
+
+
+async def test_reserved_room_grows_with_ceiling():
+    """A call leaves room for another one only as late as the ceiling will have it."""
+    (state,) = own_states(ApiQueue(RAMP))
+    assert not state.leaves_room(0, (1,), (1,), 0.9)
+    assert state.leaves_room(0, (1,), (1,), 1)
+
+
 async def test_changed_ramp_keeps_its_ceiling():
     """Another rate with a ramp goes on from the ceiling that was reached."""
     queue = ApiQueue(RAMP)
@@ -230,6 +259,17 @@ async def test_settlements_lower_the_ceiling():
     await asyncio.sleep(0.6)
     # The burst is scaled as the ceiling is; the use counts one call more than there was.
     assert 10 <= queue.stats.remaining["tokens"] < 20  # 100 if the whole costs counted
+
+
+async def test_late_refund_gives_no_more():
+    """What others found missing when they started is all that comes back, at any later ceiling."""
+    queue = ApiQueue("10 tokens/s burst 40 ramp 2x per 4s", catch_up=0)
+    first = await queue.enqueue(cost={"tokens": 4})
+    starts = await released(queue, 16, cost={"tokens": 1})
+    assert starts[-1] - starts[-2] < 0.6, "the ceiling has grown"
+    assert queue.stats.remaining["tokens"] == pytest.approx(0)
+    first.settle({"tokens": 0})
+    assert queue.stats.remaining["tokens"] == pytest.approx(3)  # one had come back by then
 
 
 async def test_ramped_rate_may_raise():
