@@ -196,6 +196,11 @@ class LimitTable:
             (None, *(lane for lane in map(self.lane_of, keys) if lane is not None)), Budget
         )
 
+    def keeps_charges(self, lanes: Iterable[Hashable]) -> bool:
+        """Return whether a slot that was missed stays charged to a limit of these lanes."""
+        lanes = tuple(lanes)
+        return self.has(lanes, Window) or self.has(lanes, Budget)
+
     def work_of(self, lane: Hashable) -> float:
         """Return how much work a lane (None: the queue) causes the authority, in lanes of one rate.
 

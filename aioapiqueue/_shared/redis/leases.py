@@ -84,12 +84,16 @@ class LeasedCosts:
     def add(self, scope: Scope, costs: Sequence[float]) -> None:
         """Count a slot for calls of a scope."""
         for lane in (None, *scope.lanes):
-            self._numbers[lane] = self._numbers.get(lane, 0) + 1
-            sums = self.sums.setdefault(lane, [])
-            sums.extend([0.0] * (len(costs) - len(sums)))
-            for unit, cost in enumerate(costs):
-                if cost_units.is_stated(costs, unit):
-                    sums[unit] += cost
+            self.add_to(lane, costs)
+
+    def add_to(self, lane: Hashable, costs: Sequence[float]) -> None:
+        """Count a slot in one lane; None: in the queue."""
+        self._numbers[lane] = self._numbers.get(lane, 0) + 1
+        sums = self.sums.setdefault(lane, [])
+        sums.extend([0.0] * (len(costs) - len(sums)))
+        for unit, cost in enumerate(costs):
+            if cost_units.is_stated(costs, unit):
+                sums[unit] += cost
 
     def remove(self, scope: Scope, costs: Sequence[float]) -> None:
         """Stop counting a slot that was added."""

@@ -13,11 +13,10 @@ processes. Each process reports its calls in flight, which the authority subtrac
 from __future__ import annotations
 
 import math
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aioapiqueue import Window
 from aioapiqueue._shared.clock import ROUNDING, Clock
 from aioapiqueue._shared.limit_table import key_to_send, throttled_key
 from aioapiqueue._shared.outage import Outage
@@ -25,6 +24,7 @@ from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.known_decisions import KnownDecisions
 from aioapiqueue._shared.redis.leases import LeasedCall, LeasedCosts
 from aioapiqueue._shared.redis.planner import Planner
+from aioapiqueue._shared.redis.refusals import LimiterSteps, SharedRefusals, raises
 from aioapiqueue._shared.redis.server_counts import ServerCounts
 from aioapiqueue._shared.redis.session import RedisSession
 from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
@@ -70,7 +70,9 @@ class SharedLimiter:
         self._outbox = self._session.outbox
         self._waiting = waiting = WaitingScopes(host)
         limits.waits_in = lambda lane: bool(waiting.scopes_of(lane))
+        self._started = self._counts.first.started
         self._begin(-math.inf, clock_changed=False)
+        self._raise_at(limits.limits, *limits.lanes.limits.values())
 
     def reset(self, *, clock_changed: bool) -> None:
         """Start on another event loop: what waited or ran on the old one is gone with it."""
@@ -97,6 +99,24 @@ class SharedLimiter:
         self._leases, self._statuses = self._planner.leases, self._planner.statuses
         self._statuses.whole.held_until = held_until
         self._counts.reset(self._leases, self._statuses, clock)
+        if self._session.refusals is not None:
+            self._session.refusals.reset(self._planner)
+
+    def _raise_at(self, *limits: Sequence[Limit]) -> None:
+        """Have calls raise `LimitExceeded` from now on, if one of these limits asks for it."""
+        before, session = self._session.refusals, self._session
+        if before is None and any(raises(one) for its in limits for one in its):
+            after = LimiterSteps(self._started, self._settle, self.ended)
+            before = SharedRefusals(self._host, self._limits, self._waiting, session, after)
+            before.reset(self._planner)
+            session.refusals = before
+            # In front of these methods, so that other queues do nothing for it.
+            self._started = before.started
+            self.ended = before.ended  # type: ignore[method-assign]  # the same type
+            own = {statements.Settled: before.settle}
+            self._handlers = self._handlers | own  # type: ignore[misc]  # of this queue alone
+        if before is not None:
+            before.note_limits(chain.from_iterable(limits))
 
     # From arrival to release.
 
@@ -213,17 +233,19 @@ class SharedLimiter:
             in_turns = False  # it is due, and this call is the first
             self._return([(scope, self._leases.take(scope))])
         planner.lacks(scope)
-        fallback = self._outage.fallback
-        running = self._host.started - self._host.ended
-        if fallback is None or running >= self._limits.concurrency:
+        if (fallback := self._outage.fallback) is None:
+            return math.inf
+        limits, running = self._limits, self._host.started - self._host.ended
+        # Of a budget, only the authority knows what is left.
+        if running >= limits.concurrency or limits.has_budget(call.keys):
             return math.inf
         # Holds and pauses apply at the fallback rate, too: the API asked for them.
         return max(fallback.next_at(now, call.costs), self._statuses.held_until_of(scope))
 
     def _next_lease(self, scope: Scope, now: float) -> Lease | None:
         lease, lost = self._leases.usable(scope, now)
-        # A rate has recovered meanwhile; a window, or a server's own count, gets the slot back.
-        if lost and (self._counts.follows or self._limits.has((None, *scope.lanes), Window)):
+        # A rate has recovered meanwhile; all others get the slot back.
+        if lost and (self._counts.follows or self._limits.keeps_charges((None, *scope.lanes))):
             self._return([(scope, one) for one in lost])
         return lease
 
@@ -237,7 +259,7 @@ class SharedLimiter:
             LeasedCall.of(call).lease = self._leases.use(scope, now)
         elif fallback is not None:
             fallback.consume(now, call.costs)
-        self._counts.first.started(call)
+        self._started(call)
 
     # Afterwards: what is reported to the authority.
 
@@ -389,6 +411,7 @@ class SharedLimiter:
         return change
 
     def _change_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
+        self._raise_at(limits)
         self._limits.change(key, limits, self._host.loop.now())
         if key is None:
             self._waiting.wake_all()
@@ -504,6 +527,8 @@ class SharedLimiter:
         self._outbox.charge(costs.sums)
         # A pause or hold that was decided while the request was under way applies to its slots.
         self._return(self._leases.take_all(self._recalled))
+        if granted.refusals and self._session.refusals is not None:
+            self._session.refusals.refuse(granted.refusals)
         if planner.short_of_permits and self._host.ended > self._ended_at_ask:
             planner.permit_freed()  # the reply does not know that yet
         for scope in dict.fromkeys(one.scope for one in message.requests):

@@ -41,10 +41,16 @@ class Message:
         return self
 
 
+@dataclass(frozen=True)
 class Renew(Message):
-    """A message that consists only of what every request contains."""
+    """A message that consists only of what every request contains.
+
+    Attributes:
+        lanes: the lanes whose reservations it reports.
+    """
 
     reports_permits = True
+    lanes: Sequence[Hashable] = ()
 
 
 class Count(NamedTuple):
@@ -294,6 +300,23 @@ class LaneReport(NamedTuple):
     first: int | None = None
 
 
+class Reserved(NamedTuple):
+    """What every request contains if a limit raises `LimitExceeded`.
+
+    Attributes:
+        costs: the cost, by unit, of running calls that have not settled, and of unused slots: in
+            the queue (None) and the lanes of the message that have such a limit.
+        sequence: the number of this request; a later one has a higher number.
+        answered: the number of the last request whose reply has arrived.
+        lasts: whether a limit is a `Budget`: what is spent of it must not be lost.
+    """
+
+    costs: Mapping[Hashable, Sequence[float]]
+    sequence: int
+    answered: int
+    lasts: bool
+
+
 @dataclass(frozen=True)
 class Envelope:
     """A message, and what every request contains.
@@ -310,6 +333,7 @@ class Envelope:
         limits: in force, of the queue (None), then of each lane of the message.
         follows: whether calls in flight are counted by lane.
         reports: of the queue (None) and, if `follows`, of each lane of the message.
+        reserved: what limits that raise need; None: there is none.
     """
 
     message: Message
@@ -322,6 +346,7 @@ class Envelope:
     limits: Mapping[Hashable, Sequence[Limit]]
     follows: bool
     reports: Mapping[Hashable, LaneReport]
+    reserved: Reserved | None = None
 
 
 class BoundStatus(NamedTuple):
@@ -403,6 +428,24 @@ class Postponement(NamedTuple):
     ask_at: int
 
 
+class Refusal(NamedTuple):
+    """A request whose calls have to raise `LimitExceeded`.
+
+    Attributes:
+        request: the request; calls that were granted a slot are not refused.
+        lane: the lane that has the limit; None: the queue.
+        limit: the limit that has no room.
+        remaining: what it has left.
+        resets_in: seconds until it has room; None: unknown, or never.
+    """
+
+    request: SlotRequest
+    lane: Hashable
+    limit: Limit
+    remaining: float
+    resets_in: float | None
+
+
 @dataclass(frozen=True)
 class Granted:
     """The answer to `Ask`.
@@ -414,6 +457,7 @@ class Granted:
         short_of_permits: whether permits are missing: ask when one may be free.
         round_position: the timestamp from which to ask for what was not granted; 0: when what was
             granted is nearly used up.
+        refusals: requests for which there is no room.
     """
 
     share: int
@@ -421,6 +465,7 @@ class Granted:
     postponements: Sequence[Postponement]
     short_of_permits: bool
     round_position: int
+    refusals: Sequence[Refusal] = ()
 
 
 class Differing(NamedTuple):

@@ -95,6 +95,19 @@ class Outbox:
         if last is None or last.under_way or not last.message.reports_permits:
             self.add(Renew())
 
+    def add_report(self, lanes: Sequence[Hashable]) -> None:
+        """Add a report of what is reserved in the queue and in these lanes."""
+        # As of permits: every message reports that of its lanes, as it is sent.
+        last = self.waiting[-1] if self.waiting else None
+        if last is not None and not last.under_way:
+            named = {*last.message.lanes, *lanes}
+            if len(named) == len(last.message.lanes):
+                return
+            if type(last.message) is Renew and sum(map(self._limits.work_of, named)) <= _MOST_LANES:
+                last.message = Renew(tuple(named))
+                return
+        self.add(Renew(tuple(lanes)))
+
     def add_changes(self, kind: type[Adjust], changes: Iterable[CostChange]) -> None:
         """Add changed costs; the last message absorbs those that it has room for."""
         # The first message may be under way, or have been sent without a reply. Under the same

@@ -26,12 +26,19 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue._shared.outage import Outage
     from aioapiqueue._shared.redis.known_decisions import KnownDecisions
+    from aioapiqueue._shared.redis.refusals import SharedRefusals
     from aioapiqueue._shared.redis.server_counts import ServerCounts
     from aioapiqueue.spi import Host
 
 REFUNDABLE = 5.0
 """Seconds after which a refund is not sent again: it may have been processed. For so long, an
 authority remembers which messages it has counted. Servers usually restart faster."""
+LASTING = 86_400.0
+"""The same if there is a budget, which never recovers a refund that is lost. For so long, it makes
+the authority remember the number of each queue's last message."""
+_ALIVE = 20.0
+"""Seconds between two reports that this process lives, at most. An authority removes what it knows
+of a process that is silent for three times as long."""
 _BACKOFF = (0.05, 2.0)
 """Seconds between attempts, at least and at most. A nearby server answers within the former; calls
 wait up to the latter after a server is back."""
@@ -87,6 +94,8 @@ class RedisSession:
         outage: Outage,
     ) -> None:
         self.asks = 0
+        self.refusals: SharedRefusals | None = None
+        """Reports reservations; None: no limit raises."""
         self._host = host
         self._transport = transport
         self._limits = limits
@@ -112,6 +121,8 @@ class RedisSession:
         """Whether the last `Ask` had no reply, so that permits may have been granted."""
         # A new name: messages are numbered from 1 again, and permits of the old loop may expire.
         self._sender = uuid.uuid4().hex[:16]
+        self._answered = 0
+        """Number of the last request with a reply."""
         self._epoch = 0
         self._delay = 0.0
         self.outbox.reset()
@@ -127,9 +138,10 @@ class RedisSession:
     # What is sent by itself.
 
     def keep_alive(self) -> None:
-        """Renew the lease of the permits that are in use, as long as there are any."""
+        """Renew the lease of permits and reservations, as long as a body runs."""
         # Three times in each lease, so that two lost requests in a row free no permit.
-        self._set_timer("lease", self._transport.settings.lease / 3, self._renew)
+        seconds = min(self._transport.settings.lease / 3, _ALIVE)
+        self._set_timer("lease", seconds, self._renew)
 
     def _renew(self) -> None:
         if self._host.started > self._host.ended:
@@ -214,14 +226,21 @@ class RedisSession:
             # Until a reply arrives: this task may be cancelled, or the request fail, after the
             # authority has granted slots and their permits.
             self.ask_unanswered = True
-            await self._exchange(ask)
+            try:
+                await self._exchange(ask)
+            except (Exception, asyncio.CancelledError):
+                if self.refusals is not None:
+                    self.refusals.unanswered(ask)
+                raise
         return True
 
     async def _send_first(self) -> None:
         first, now = self.outbox.waiting[0], self._host.loop.now()
         first.first_sent = min(now, first.first_sent)
         message = first.message
-        if now - first.first_sent > REFUNDABLE:  # the authority no longer knows if it counted it
+        lasts = self.refusals is not None and self.refusals.lasts
+        # Later, the authority no longer knows if it counted it.
+        if now - first.first_sent > (LASTING if lasts else REFUNDABLE):
             message = message.without_refunds()
         # It stays first in the outbox until its reply: if this is cancelled, or fails, it is sent
         # again. Its number makes the authority count it once.
@@ -271,7 +290,7 @@ class RedisSession:
             self._outage.faults += 1
             raise Unreachable("other processes change the limits faster than the server responds")
         forgotten, self._epoch = answer.epoch != self._epoch, answer.epoch
-        self._delay, self.retry_at = 0.0, -math.inf
+        self._delay, self.retry_at, self._answered = 0.0, -math.inf, self.asks
         self._outage.end()
         if isinstance(message, messages.Ask):
             self.ask_unanswered = False
@@ -283,6 +302,11 @@ class RedisSession:
         if self.outbox.is_closed:  # redis-py on Python 3.11 may swallow the cancellation
             raise asyncio.CancelledError
         self.asks += 1
+        reserved: messages.Reserved | None = None
+        if self.refusals is not None:
+            reserved = self.refusals.report(
+                message, self.outbox.waiting, sequence=self.asks, answered=self._answered
+            )
         envelope = messages.Envelope(
             message,
             number,
@@ -294,6 +318,7 @@ class RedisSession:
             {lane: self._limits.limits_of(lane) for lane in (None, *message.lanes)},
             self._counts.follows,
             self._counts.report(message.lanes),
+            reserved,
         )
         try:
             return await self._transport.send(envelope)

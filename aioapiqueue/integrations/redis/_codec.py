@@ -9,11 +9,12 @@ import struct
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue import Concurrency, Rate, Window
+from aioapiqueue import Budget, Concurrency, Rate, Window
 from aioapiqueue._shared.decisions import Closing, Decision
 from aioapiqueue._shared.limit_table import key_of
 from aioapiqueue._shared.redis import messages
-from aioapiqueue._shared.redis.session import REFUNDABLE
+from aioapiqueue._shared.redis.refusals import raises
+from aioapiqueue._shared.redis.session import LASTING, REFUNDABLE
 from aioapiqueue._shared.statement_json import plain_costs
 from aioapiqueue.spi import CALLS, statements
 
@@ -40,6 +41,18 @@ class OtherVersion(Exception):  # noqa: N818 - never leaves the package
     """Another version of aioapiqueue uses this quota. The text names the version."""
 
 
+class Evicts(Exception):  # noqa: N818 - never leaves the package
+    """The server may evict keys, and so what was spent of a budget.
+
+    Args:
+        policy: its `maxmemory-policy`; "": it cannot be read.
+    """
+
+    def __init__(self, policy: str) -> None:
+        super().__init__(policy)
+        self.policy = policy
+
+
 class Codec:
     """Translates for one queue.
 
@@ -62,25 +75,30 @@ class Codec:
         self.base = f"{{aioapiqueue:{settings.name}}}"
         """The prefix of all keys of the quota."""
         # A message is sent again until then, and may take a little longer to arrive.
-        self._remembered = _micro(REFUNDABLE + 2 * settings.timeout)
+        self._remembered = {
+            lasts: _micro(seconds + 2 * settings.timeout)
+            for lasts, seconds in ((False, REFUNDABLE), (True, LASTING))
+        }
         self._adaptive = adaptive
         self._units = units
         times = {"catch_up": catch_up, "ahead": settings.ahead, "lease": settings.lease}
         self._constants = {name: _micro(seconds) for name, seconds in times.items()}
 
-    def encode(self, envelope: messages.Envelope) -> tuple[list[str], str, str]:
-        """Return the keys, the verb and the payload of a message."""
+    def encode(
+        self, envelope: messages.Envelope, *, checks_memory: bool = False
+    ) -> tuple[list[str], str, str]:
+        """Return the keys, the verb and the payload of a message.
+
+        Args:
+            envelope: the message.
+            checks_memory: whether the server must refuse if it may evict keys. Default: False.
+        """
         base, message = self.base, envelope.message
         # Each key is in the list, and the payload has its number in it: a script must be told all
         # keys that it uses, so that a cluster can find their node and an ACL can check them.
         keys = [base, f"{base}:who", f"{base}:places"]
         specs = [self.spec(lane, limits, keys) for lane, limits in envelope.limits.items()]
-        for spec, lane in zip(specs, envelope.limits, strict=True):
-            report = envelope.reports.get(lane)
-            if report is not None:
-                spec["in_flight"] = report.in_flight
-                if report.first is not None:
-                    spec["first"] = report.first
+        _add_reports(specs, envelope)
         if isinstance(message, messages.Ask):
             for spec, place in zip(specs, message.places, strict=True):
                 spec["waited"] = _micro(place.waited)
@@ -101,9 +119,15 @@ class Codec:
             payload["units"] = self._units.names
         if envelope.follows:
             payload["follows"] = True
+        reserved = envelope.reserved
+        if reserved is not None:
+            payload |= _reserved(envelope, reserved, specs, keys)
+            if checks_memory:
+                payload["checks_memory"] = True
         if envelope.number:
+            remembered = self._remembered[reserved is not None and reserved.lasts]
             keys.append(f"{base}:said:{envelope.sender}")
-            payload["number"] = [len(keys), envelope.number, self._remembered]
+            payload["number"] = [len(keys), envelope.number, remembered]
         return keys, type(message).__name__.lower(), json.dumps(payload, allow_nan=False)
 
     def _fields(self, envelope: messages.Envelope) -> dict[str, Any]:
@@ -176,17 +200,21 @@ class Codec:
         windows: dict[str, int] = defaultdict(int)
         for limit in limits:
             unit = self._unit_spec(limit)
+            if not isinstance(limit, Concurrency | Budget) and raises(limit):
+                unit["raises"] = True
             if isinstance(limit, Rate):
                 spec = {"kind": "r", "interval": limit.interval * 1e6, "burst": limit.burst, **unit}
                 specs.append(spec if limit.ramp is None else spec | _ramp_spec(limit, limit.ramp))
             elif isinstance(limit, Window):  # a `Concurrency` is `Envelope.concurrency`
-                named = f"{limit.unit}:" if unit else ""
+                named = "" if limit.unit == CALLS else f"{limit.unit}:"
                 keys.append(f"{key}:window:{named}{windows[limit.unit]}")
                 windows[limit.unit] += 1
                 per = _micro(limit.per)
                 specs.append(
                     {"kind": "w", "calls": limit.calls, "per": per, "log": len(keys), **unit}
                 )
+            elif isinstance(limit, Budget):
+                specs.append({"kind": "b", "amount": limit.amount, **unit})
         adaptive = self._adaptive
         if adaptive is not None:
             lead, ceiling = _leading_limit(limits)
@@ -218,11 +246,14 @@ class Codec:
         Raises:
             Unreadable: another program has written the limits that it contains.
             OtherVersion: another version of aioapiqueue has written there.
+            Evicts: the server may evict keys, or does not let this user know.
         """
         word, *rest = answer
         word = _text(word)
         if word == "version":
             raise OtherVersion(f"the key {self.base} was written by {_version(*rest)}")
+        if word == "evicts":
+            raise Evicts(_text(rest[0]))
         if word != "ok":
             timestamp, revision, whole, decisions = rest
             return messages.Differing(timestamp, revision, bool(whole), self._decisions(decisions))
@@ -232,7 +263,7 @@ class Codec:
         message = envelope.message
         match message:
             case messages.Ask():
-                share, position, short, grants, later = found
+                share, position, short, grants, later, *refused = found
                 slots = [
                     messages.GrantedSlot(message.requests[n - 1], *rest)
                     for n, *rest in _chunks(3, grants)
@@ -241,7 +272,12 @@ class Codec:
                     messages.Postponement(message.lines[n - 1].scope, message.lanes[m - 1], *rest)
                     for n, m, *rest in _chunks(4, later)
                 ]
-                granted = messages.Granted(share, slots, postponed, bool(short), position)
+                refusals = [
+                    _refusal(message, envelope, *each)
+                    for flat in refused
+                    for each in _chunks(5, flat)
+                ]
+                granted = messages.Granted(share, slots, postponed, bool(short), position, refusals)
                 return messages.Reply(*common, granted=granted)
             case messages.Decide():
                 revision, outdated = found
@@ -273,6 +309,68 @@ def _ramp_spec(limit: Rate, ramp: Ramp) -> dict[str, Any]:
 def _version(theirs: int, ours: int) -> str:
     which = "an earlier" if theirs < ours else "a later"
     return f"{which} version of aioapiqueue (layout {theirs}; this version has layout {ours})"
+
+
+def _add_reports(specs: Sequence[dict[str, Any]], envelope: messages.Envelope) -> None:
+    """Add the calls in flight to the specs of their lanes."""
+    for spec, lane in zip(specs, envelope.limits, strict=True):
+        report = envelope.reports.get(lane)
+        if report is not None:
+            spec["in_flight"] = report.in_flight
+            if report.first is not None:
+                spec["first"] = report.first
+
+
+def _reserved(
+    envelope: messages.Envelope,
+    reserved: messages.Reserved,
+    specs: Sequence[dict[str, Any]],
+    keys: list[str],
+) -> dict[str, Any]:
+    """Return the fields for limits that raise; add to the specs what is reserved there."""
+    for spec, lane in zip(specs, envelope.limits, strict=True):
+        if lane in reserved.costs:
+            keys.append(f"{keys[spec['key'] - 1]}:reserved")
+            spec |= {"reserved": reserved.costs[lane], "reserved_key": len(keys)}
+    fields: dict[str, Any] = {
+        "raises": True,
+        "sequence": reserved.sequence,
+        "answered": reserved.answered,
+    }
+    return fields if _raising_permits(envelope) is None else fields | {"permits_raise": True}
+
+
+def _raising_permits(envelope: messages.Envelope) -> Concurrency | None:
+    """Return the `Concurrency` for which calls raise; None: they wait for permits."""
+    for limit in envelope.limits[None]:
+        if isinstance(limit, Concurrency) and limit.number == envelope.concurrency:
+            return limit if raises(limit) else None
+    return None
+
+
+def _refusal(  # noqa: PLR0917 - as the script replies
+    ask: messages.Ask,
+    envelope: messages.Envelope,
+    request: int,
+    lane: int,
+    limit: int,
+    remaining: bytes | str,
+    resets_in: bytes | str,
+) -> messages.Refusal:
+    """Return a refusal in a reply: its numbers are from 1. Lane 0: the queue; limit 0: permits."""
+    of_lane = ask.lanes[lane - 1] if lane else None
+    # As in the specs: permits are not among them.
+    limits = [one for one in envelope.limits[of_lane] if not isinstance(one, Concurrency)]
+    its = limits[limit - 1] if limit else _raising_permits(envelope)
+    assert its is not None  # noqa: S101 - only then does the script refuse for permits
+    seconds = float(resets_in)
+    return messages.Refusal(
+        ask.requests[request - 1],
+        of_lane,
+        its,
+        float(remaining),
+        None if math.isinf(seconds) else seconds,
+    )
 
 
 def _micro(seconds: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,13 +15,15 @@ from redis.backoff import NoBackoff
 
 from aioapiqueue._shared.outage import Unreachable
 from aioapiqueue.exceptions import SharedError
-from aioapiqueue.integrations.redis._codec import OtherVersion, Unreadable
+from aioapiqueue.integrations.redis._codec import Evicts, OtherVersion, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from aioapiqueue._shared.redis.messages import Differing, Envelope, Reply, SharedSettings
     from aioapiqueue.integrations.redis._codec import Codec
+
+_LOG = logging.getLogger("aioapiqueue")
 
 # In this order: each part uses the locals of those before it.
 SCRIPT = "\n".join(
@@ -31,7 +34,9 @@ SCRIPT = "\n".join(
         "gcra_ramp",
         "gcra_adaptive",
         "gcra_answers",
+        "gcra_budgets",
         "gcra_states",
+        "gcra_refusals",
         "gcra_decisions",
         "gcra",
     )
@@ -78,13 +83,35 @@ class RedisTransport:
         self.settings = settings
         self._client = client
         self._codec = codec
+        self._checked = False
+        """Whether the server is known to keep budgets, or cannot be asked."""
 
     def __repr__(self) -> str:
         return f"SharedSchedule({self.settings.name!r})"
 
     async def send(self, envelope: Envelope) -> Reply | Differing:
         """Send a message once."""
-        keys, verb, payload = self._codec.encode(envelope)
+        checks = not self._checked and envelope.reserved is not None and envelope.reserved.lasts
+        try:
+            reply = await self._send(envelope, checks_memory=checks)
+        except Evicts as error:
+            if error.policy:
+                raise self._eviction(error.policy) from None
+            _LOG.warning(
+                "%r: the server does not show its maxmemory-policy to this user. With a policy "
+                "other than noeviction, it may forget what was spent of a Budget. Permit the "
+                "command INFO, and this is checked",
+                self,
+            )
+            reply = await self._send(envelope, checks_memory=False)
+        except Unreachable:
+            self._checked = False  # the next server may be another one
+            raise
+        self._checked |= checks
+        return reply
+
+    async def _send(self, envelope: Envelope, *, checks_memory: bool) -> Reply | Differing:
+        keys, verb, payload = self._codec.encode(envelope, checks_memory=checks_memory)
         arguments = *keys, verb, "", payload
         try:
             # Cancelled here, or timed out: redis-py drops the connection, and slots in the reply
@@ -105,8 +132,8 @@ class RedisTransport:
         except OtherVersion as error:
             raise SharedError(
                 f"{self!r}: {error}. Use one version in all processes. If no other process uses "
-                "this name any more, wait until its keys expire, or delete the keys: "
-                f"{self._codec.base}*"
+                "this name any more, wait until its keys expire (with a Budget, they never do), "
+                f"or delete the keys: {self._codec.base}*"
             ) from None
         except TimeoutError:
             # redis-py may have retried a refused login until now, as it does any ConnectionError.
@@ -128,6 +155,13 @@ class RedisTransport:
         if "no permission" in str(error):  # for a command that the script uses
             return self._refusal(error)
         return SharedError(f"{self!r}: the server rejected the request ({_why(error)})")
+
+    def _eviction(self, policy: str) -> SharedError:
+        return SharedError(
+            f"{self!r}: the server's maxmemory-policy is {policy}, so that it may forget what was "
+            "spent of a Budget. Set it to noeviction (CONFIG SET maxmemory-policy noeviction), or "
+            "keep this quota on another server"
+        )
 
     def _planted(self, what: str) -> SharedError:
         return SharedError(

@@ -1,8 +1,8 @@
 -- The allocator of one quota, for all processes that share it: the arithmetic of
 -- _limits/algorithms.py and adaptive.py on the server's clock. Each message is one call of this
 -- script. This is its last part. Redis scripts have no modules, so _transport.py joins the parts:
--- gcra_figures.lua, gcra_limits.lua, gcra_adaptive.lua, gcra_answers.lua, gcra_states.lua,
--- gcra_decisions.lua, gcra.lua.
+-- gcra_figures.lua, gcra_limits.lua, gcra_ramp.lua, gcra_adaptive.lua, gcra_answers.lua,
+-- gcra_budgets.lua, gcra_states.lua, gcra_refusals.lua, gcra_decisions.lua, gcra.lua.
 --
 -- Invariants:
 -- - A slot is charged to the queue and to all its lanes in one call, or to none of them. A script
@@ -33,11 +33,20 @@
 -- KEYS[1]  the queue: the states of its limits, decisions of users, the clock
 -- KEYS[2]  the processes that have asked recently: process -> when
 -- KEYS[3]  the processes with permits of `concurrency`: process -> "permits:until:wanting until"
--- KEYS[4+] lanes, logs of windows, calls in flight, the number of the sender's last message:
---          the payload refers to each by its number
+-- KEYS[4+] lanes, logs of windows, calls in flight, reservations, the number of the sender's last
+--          message: the payload refers to each by its number
 -- ARGV[1]  the kind of message
 -- ARGV[2]  the instant, given only by tests; '': the server's clock
 -- ARGV[3]  the payload, JSON: see _codec.py
+
+-- A server that evicts keys would forget what was spent of a budget.
+if payload.checks_memory then
+  local info = redis.pcall('INFO', 'memory')
+  local policy = type(info) == 'string' and string.match(info, 'maxmemory_policy:(%S+)')
+  if policy ~= 'noeviction' then
+    return {'evicts', policy or ''}
+  end
+end
 
 -- The instant at which the data began: after a loss of data, clients find another epoch.
 local epoch = read_queue('epoch', now, 1, LATEST / 2)
@@ -61,10 +70,6 @@ end
 -- Add the status of a state: the end of its hold, the rate after slow-downs, the bounds by API
 -- servers' counts, and when each limit has room for the next call ('-inf': unknown). In texts, as a
 -- reply has no fractions.
-local function as_text(figure)
-  return figure == ALWAYS and '-inf' or figure == NEVER and 'inf' or string.format('%.17g', figure)
-end
-
 local function add_status(statuses, state)
   local rate, figures = NEVER, {as_text(blocked_until(state)), 'inf', '-inf', 0}
   if queue.follows > ALWAYS then
@@ -80,14 +85,16 @@ local function add_status(statuses, state)
   end
   for index = 1, #state.limits - state.extra do
     local limit = state.limits[index]
-    local ready = limit:next_at(math.max(now, state.last), 1)
+    local ready = limit.kind == 'b' and ALWAYS or limit:next_at(math.max(now, state.last), 1)
     if limit.kind == 'w' then  -- entries that end before the latest slot were skipped
       ready = math.max(ready, state.last)
     end
     if limit.kind == 'g' and limit.place == CALLS and lowered(limit.rate) then
       rate = limit.rate.value
     end
-    figures[#figures + 1] = as_text(ready == NEVER and ALWAYS or ready)
+    if limit.kind ~= 'b' then  -- time makes no room in a budget
+      figures[#figures + 1] = as_text(ready == NEVER and ALWAYS or ready)
+    end
   end
   figures[2] = as_text(rate)
   statuses[#statuses + 1] = figures
@@ -110,6 +117,13 @@ local function finish(...)
     end
     add_status(statuses, lane)
     idle_at = math.max(idle_at, save(lane))
+    queue.lasts = queue.lasts or lane.lasts
+    if lane.reported then
+      save_reservations(lane)
+    end
+  end
+  if queue.reported then
+    save_reservations(queue)
   end
   local extra = {epoch = epoch, clock = now, skew = skew, layout = LAYOUT, seen = MARK}
   if revision > 0 then
@@ -117,12 +131,15 @@ local function finish(...)
     idle_at = math.max(idle_at, now + SET)
   end
   -- Not before its lanes: without this key, the quota counts as new.
-  expire(KEYS[1], math.max(idle_at, save(queue, extra)))
+  idle_at = math.max(idle_at, save(queue, extra))
+  if idle_at < NEVER then
+    expire(KEYS[1], idle_at)
+  end
   return {'ok', now, epoch, statuses, ...}
 end
 
--- Return how many permits are free for this process, a function that stores how many it holds, and
--- how many are held in all. Every message states how many the sender holds, so that after a lost
+-- Return how many permits are free for this process, a function that stores how many it holds, how
+-- many are held in all, and how many there are. Every message states how many the sender holds, so that after a lost
 -- reply the next one corrects the number. A process that is silent for `lease` has none.
 local function count_permits()
   local limit = payload.concurrency
@@ -132,7 +149,7 @@ local function count_permits()
     end
   end
   if not limit then
-    return NEVER, function() end, permits
+    return NEVER, function() end, permits, NEVER
   end
   local lease = math.min(payload.lease, YEAR)
   -- `wanting` processes share the permits equally: each is reserved the rest of its fair part.
@@ -167,7 +184,7 @@ local function count_permits()
     else
       redis.call('HDEL', KEYS[3], sender)
     end
-  end, others + permits
+  end, others + permits, limit
 end
 
 -- The kinds of messages. Each replies with `finish`.
@@ -175,7 +192,7 @@ end
 -- Grant slots. It reads and writes the queue, the lanes of the requests and their logs, KEYS[2] and
 -- KEYS[3].
 local function ask()
-  local requests, base = payload.requests, now + payload.jitter
+  local requests, base = is_late and {} or payload.requests, now + payload.jitter
   redis.call('ZADD', KEYS[2], string.format('%.0f', now), sender)
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('(%.0f', now - RECENT))
   expire(KEYS[2], now + RECENT + KEEP)
@@ -206,7 +223,7 @@ local function ask()
       return math.min(lane.shares[place], (highest[place] or 1) + math.floor(spare / interval))
     end)
   end
-  local free, hold_permits = count_permits()
+  local free, hold_permits, in_use, most_permits = count_permits()
   find_shares(queue, highest)
   for _, request in ipairs(requests) do
     -- A unit that some calls do not use says nothing about the number of slots.
@@ -292,7 +309,7 @@ local function ask()
 
   -- Return the instants at which the lanes of a line have room, the slot that follows, and the
   -- latest that could be used.
-  local function look(line, costs, at, limited)
+  local function look(line, costs, at, limited, its_ahead)
     local from, whens, places = limited and at or base, {}, {}
     local slot, soonest, latest = at, NEVER, ALWAYS
     for number, lane in ipairs(line) do
@@ -304,7 +321,7 @@ local function ask()
     -- that is due within `spare` makes it a late slot. Nor must one of several lanes keep
     -- another's.
     local together = #line == 1 or latest - soonest <= spare
-    local early = (not limited and together) and ahead or spare
+    local early = (not limited and together) and its_ahead or spare
     return from, whens, slot, #line > 1 and math.max(early, spare) or early, places
   end
 
@@ -314,7 +331,10 @@ local function ask()
     local costs, line = request[2], lines[request[1]] or {}
     local rank = request.served and request[5] or request[4]
     local free_at, limited, place = gate_of(queue, base, costs)
-    local gate, at = free_at - ahead - payload.jitter, math.max(base, free_at)
+    -- A budget lends nothing ahead of time, and a call that has to raise must not wait.
+    local is_now = payload.raises and can_raise({queue, unpack(line)}, costs)
+    local its_ahead = is_now and 0 or ahead
+    local gate, at = free_at - its_ahead - payload.jitter, math.max(base, free_at)
     if granted >= free then
       stopped, short_of_permits = true, true
       return false
@@ -327,7 +347,7 @@ local function ask()
       retry(at)
       return true
     end
-    local from, whens, slot, early, places = look(line, costs, at, limited)
+    local from, whens, slot, early, places = look(line, costs, at, limited, its_ahead)
     local horizon, grace = from + early, limited and spare or patience
     local waits_at, had_turn = nil, false
     for number, lane in ipairs(line) do
@@ -340,7 +360,7 @@ local function ask()
       end
       if lane.number == line.waited_for and not short then
         -- As far ahead as a call of that lane alone, or it could never have its turn before those.
-        local latest = from + (limited and spare or ahead)
+        local latest = from + (limited and spare or its_ahead)
         had_turn = may_take(lane, whens[number], math.max(horizon, latest), turn, grace)
       end
       if short or not may_take(lane, whens[number], horizon, turn, grace) then
@@ -434,8 +454,13 @@ local function ask()
     end
   end
   hold_permits(granted, short_of_permits)
-  local short = short_of_permits and 1 or 0
-  return finish(math.min(fair, 1e6), math.min(LATEST, position), short, grants, postponements)
+  local short, refusals = short_of_permits and 1 or 0, nil
+  if payload.raises then
+    local has_permits = not payload.permits_raise or in_use + granted < most_permits
+    refusals = find_refusals(queue, lines, requests, base, has_permits)
+  end
+  fair, position = math.min(fair, 1e6), math.min(LATEST, position)
+  return finish(fair, position, short, grants, postponements, refusals)
 end
 
 -- Return the function for each verb. All but `ask` are made inside, as in gcra_decisions.lua, so

@@ -1,6 +1,6 @@
 -- What API servers report about their quotas (see _server_quotas/server_bound.py), and the calls in
 -- flight of each process, which the API server may not have counted yet.
--- The fifth part of the script: gcra_adaptive.lua comes before it, gcra_states.lua after.
+-- The fifth part of the script: gcra_adaptive.lua comes before it, gcra_budgets.lua after.
 --
 -- A response with "40 remaining" has counted some of the calls that were in flight when it was
 -- received; which ones is unknown. So all of them are subtracted: the sender subtracts its own, and

@@ -1,7 +1,7 @@
 -- The decisions of users, merged as in _shared/decisions.py: of each key the limits that were set
 -- last, the latest resume, and the pauses after it. The result does not depend on the order of
 -- arrival. Holds are kept in the state of what they hold, and only ever extended: see `load`. The
--- seventh part of the script: gcra_states.lua comes before it, gcra.lua after.
+-- ninth part of the script: gcra_refusals.lua comes before it, gcra.lua after.
 --
 -- `rev` is the revision of all decisions: a random number, a new one after each change. A process
 -- with another revision lacks a decision, or knows one that this server does not. It is sent the

@@ -108,6 +108,11 @@ end
 skew = skew + math.max(0, seen - (now + skew))
 now = now + skew
 
+-- Return a figure for a reply, which has no fractions otherwise.
+local function as_text(figure)
+  return figure == ALWAYS and '-inf' or figure == NEVER and 'inf' or string.format('%.17g', figure)
+end
+
 local function expire(key, at)
   -- PEXPIRE refuses what is too late, and would end the script after it has written.
   redis.call('PEXPIRE', key, string.format('%.0f', math.ceil((math.min(at, LATEST) - now) / 1000)))

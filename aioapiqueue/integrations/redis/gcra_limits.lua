@@ -505,17 +505,18 @@ function SlidingWindow.load(window, read, at)
   end
 end
 
--- As of a bucket. The log of a removed limit is a key of this quota that this message has not
--- declared. If the server refuses to read such keys, the whole log counts as of now.
+-- As of a bucket; the third part is when an entry ends, as those that have ended may still be there.
+-- The log of a removed limit is a key of this quota that this message has not declared. If the server refuses to read such keys, the whole log counts as of now.
 function SlidingWindow.charges_of(read, at, log)
   local total, charges, sum = read(at .. 'n', 0, -1, HUGE), {}, 0
+  local per = read(at .. 'w', 0, 0, HUGE)
   local texts = redis.pcall('LRANGE', log, -MOST_READ, -1)
   if texts.err then
     return total > 0 and {{now, total}} or {}
   end
   for index, text in ipairs(texts) do
     local each = entry({log = log, per = 0}, text)
-    charges[index] = {each.at, each.cost}
+    charges[index] = {each.at, each.cost, each.ends + per}
     sum = sum + each.cost
   end
   if #texts == MOST_READ then

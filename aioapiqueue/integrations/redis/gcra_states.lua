@@ -1,6 +1,6 @@
 -- The state of the queue, and of each lane: its limits, the share of one process, the round
 -- positions of the processes that wait, and reservations.
--- The sixth part of the script: gcra_answers.lua comes before it, gcra_decisions.lua after.
+-- The seventh part of the script: gcra_budgets.lua comes before it, gcra_refusals.lua after.
 
 local KEEP = 2e6          -- how long a key is kept after its state has become that of a new one
 local PAUSED = 86400e6    -- how long an endless pause is remembered without a caller
@@ -14,7 +14,9 @@ local PATIENCE = 20e3     -- a request that arrives within this time after its t
 
 -- The state of the queue's limits, or of a lane's.
 
-local KINDS = {r = TokenBucket, p = RampedBucket, w = SlidingWindow, g = AdaptiveRate}
+local KINDS = {
+  r = TokenBucket, p = RampedBucket, w = SlidingWindow, b = Budget, g = AdaptiveRate,
+}
 local KEPT = {
   {'held', 'held_until', ALWAYS},         -- the end of a hold
   {'last', 'last', ALWAYS, nil, now + YEAR},  -- the latest slot
@@ -31,9 +33,9 @@ local RESERVED = {
 
 -- Return the charges of a limit that still count, by the name of its state; also its unit.
 local function charges_of(state, read, name)
-  local kind, unit, number = string.match(name, '^([prw])%[([%l%d_]+)%](%d+):$')
+  local kind, unit, number = string.match(name, '^([bprw])%[([%l%d_]+)%](%d+):$')
   if not kind then
-    kind, number = string.match(name, '^([prw])(%d+):$')
+    kind, number = string.match(name, '^([bprw])(%d+):$')
   end
   if not kind then
     refuse(state.key, 'kinds', state.fields.kinds)
@@ -44,8 +46,9 @@ end
 
 -- A message may have other limits than the one before it (after `set_rate`, or from a process that
 -- was started with others). Limits of a new kind then take over the charges of the others: all
--- charges of a limit that was removed; of one that stays, no more than use up the new one. The
--- state of a removed limit is kept, because that limit may come back.
+-- charges of a limit that was removed; of one that stays, no more than use up the new one. (So also
+-- of a budget, which does not know when its calls started.) The state of a removed limit is kept,
+-- because that limit may come back.
 local function note_kinds(state, read)
   local names, is_here, is_other, was_here, changed = {}, {}, {}, {}, false
   for _, limit in ipairs(state.limits) do
@@ -77,7 +80,8 @@ local function note_kinds(state, read)
           charges, unit = charges_of(state, read, name)
         end
         if limit.unit == unit then
-          takers[#takers + 1] = {limit, charges, is_here[name] or not is_new}
+          local is_budget = string.sub(name, 1, 1) == 'b'
+          takers[#takers + 1] = {limit, charges, is_budget or is_here[name] or not is_new}
         end
       end
     end
@@ -146,7 +150,7 @@ local function load(spec)
     setmetatable(limit, {__index = KINDS[limit.kind]})
   end
   for kind, same in pairs(alike) do
-    if #same > 1 or fields[kind .. '2:i'] then
+    if #same > 1 or fields[kind .. '2:i'] or fields[kind .. '2:s'] then
       match_names(same, kind, fields, read)
     end
   end
@@ -159,6 +163,9 @@ local function load(spec)
   load_figures(state, KEPT, read, '')
   note_kinds(state, read)
   load_answers(state, read)
+  if spec.reserved then
+    load_reservations(state, spec)
+  end
   if fields['for'] then
     local by_unit, costs = {}, {}  -- by name: a unit's place differs from process to process
     for part in string.gmatch(fields.for_costs or '', '%S+') do
@@ -176,6 +183,7 @@ local function load(spec)
     load_figures(state.reserved, RESERVED, read, '')
   end
   state.paused_until = fields.paused == 'inf' and NEVER or read('paused', ALWAYS)
+  state.lasts = fields.lasts ~= nil
   return state
 end
 
@@ -236,7 +244,8 @@ local function is_closed_for(state, costs, number)
   return false
 end
 
--- Write the changed fields of a state back; return when it may expire.
+-- Write the changed fields of a state back; return when it may expire. One in which a budget was
+-- ever charged never does.
 local function save(state, extra)
   local flat, absent, fields, figures = {}, {}, state.fields, state.figures
   local function set(name, value, most)
@@ -255,7 +264,9 @@ local function save(state, extra)
     flat[#flat + 1] = value
   end
   for index = 1, #state.limits - state.extra do
-    state.limits[index]:save(set, state.limits[index].name)
+    local limit = state.limits[index]
+    limit:save(set, limit.name)
+    state.lasts = state.lasts or limit.kind == 'b' and limit.spent > 0
   end
   save_figures(state, KEPT, set, '')
   set('kinds', state.kinds)
@@ -279,6 +290,9 @@ local function save(state, extra)
   for name, value in pairs(extra or {}) do
     set(name, value)
   end
+  if state.lasts then
+    set('lasts', 'yes')
+  end
   if #flat > 0 then
     redis.call('HSET', state.key, unpack(flat))
   end
@@ -286,7 +300,7 @@ local function save(state, extra)
     redis.call('HDEL', state.key, unpack(absent))
   end
   if #flat + #absent == 0 then
-    return now
+    return state.lasts and NEVER or now
   end
   local idle_at = math.max(blocked_until(state), state.last_position, now)
   idle_at = latest_of(state, idle_at, 'idle_at')
@@ -294,13 +308,17 @@ local function save(state, extra)
     idle_at = math.max(idle_at, bound.until_)
   end
   idle_at = idle_at == NEVER and now + PAUSED or idle_at + KEEP
-  expire(state.key, idle_at)
+  if not state.lasts then
+    expire(state.key, idle_at)
+  elseif not fields.lasts then
+    redis.call('PERSIST', state.key)
+  end
   for _, limit in ipairs(state.limits) do
     if limit.kind == 'w' then
       expire(limit.log, idle_at)
     end
   end
-  return idle_at
+  return state.lasts and NEVER or idle_at
 end
 
 local function on_idle(state, at)

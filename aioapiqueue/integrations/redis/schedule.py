@@ -44,6 +44,10 @@ class SharedSchedule:
     A `Calendar`, or a `Concurrency` limit of a lane, cannot be shared: the queue raises
     `ValueError`. `"5 at once"` for the whole queue can be shared.
 
+    What was spent of a `Budget` is kept until its keys are deleted, so the server must not evict
+    keys: with a `maxmemory-policy` other than `noeviction`, calls get `SharedError`. If a process
+    dies, what its running calls have reserved stays spent, because they may have been billed.
+
     While the server is unreachable, calls wait, or continue at `fallback`, and the queue retries
     every 0.025 to 2 seconds. `stats.fault` contains the reason. If waiting cannot help, as with a
     wrong password or a process that runs another version of this library, waiting callers get
@@ -56,7 +60,7 @@ class SharedSchedule:
         client: `redis.asyncio.Redis`, `redis.asyncio.RedisCluster`, or the client returned by a
             Sentinel's `master_for`. Close it yourself, after the queue.
         name: the quota's name: text without `}`. All its keys begin with `{aioapiqueue:NAME}` and
-            expire.
+            expire, unless the quota has a `Budget`.
         ahead: seconds of slots to fetch in advance for callers that already wait; default 0.2. A
             larger value saves requests to the server. A process that dies loses the slots that it
             fetched, and a pause in another process does not stop them.
@@ -64,7 +68,7 @@ class SharedSchedule:
         lease: seconds until the `concurrency` permits of a dead or silent process are free again;
             default 10.0.
         fallback: the rate of this queue while the server is unreachable, such as `"2/s"`. By
-            default, calls wait.
+            default, calls wait. Calls to which a `Budget` applies wait in any case.
 
     Raises:
         TypeError: if an argument has the wrong type.

@@ -60,7 +60,7 @@ async def test_versions_before_are_recognised(valkey, name, layout):
     Layout 2 ranks no reservations, 3 does not report calls in flight, 4 undoes upward settlements,
     5 keeps the limits and pauses that were heard last, not those that were decided last, 6 confuses
     the states of limits of one kind that come in another order, 7 does not count the calls between
-    two slow-downs.
+    two slow-downs, 8 lets the keys of a budget expire.
     """
     decided = {
         "rev": "1700000000000000",
