@@ -72,16 +72,16 @@ class Spending:
         steps = [self.join, self.join, self.join, self.settle, self.end, self.cancel, self.change]
         for _ in range(self.size):
             if rng.random() < 0.5:
-                await asyncio.sleep(rng.choice([0, 0.013, 0.2, 3]))
+                await asyncio.sleep(rng.choice([0, 0.013, 0.2, 1]))
             rng.choice(steps)()
             await self.limiter.settled()
-        await asyncio.sleep(10)
+        await asyncio.sleep(2)
         while self.running:  # as these end, others start
             for slot in list(self.running):
                 self.settle_one(slot)
                 self.running.pop(slot)
                 slot.release()
-            await asyncio.sleep(10)
+            await asyncio.sleep(2)
         if any(not task.done() for task in self.tasks):
             self.faults.append("a call waits although no other runs")
         await self.use_the_rest()

@@ -139,8 +139,9 @@ local function finish(...)
 end
 
 -- Return how many permits are free for this process, a function that stores how many it holds, how
--- many are held in all, and how many there are. Every message states how many the sender holds, so that after a lost
--- reply the next one corrects the number. A process that is silent for `lease` has none.
+-- many are held in all, and how many there are. Every message states how many the sender holds, so
+-- that after a lost reply the next one corrects the number. A process that is silent for `lease` has
+-- none.
 local function count_permits()
   local limit = payload.concurrency
   for _, one in ipairs(queue.limits) do
@@ -244,7 +245,7 @@ local function ask()
   -- Grant no more to calls that use the queue's limit for which these costs wait.
   local function stop(gate, served, costs, place)
     close(queue, costs, place, index)
-    if gate < closed_until then
+    if gate < closed_until or position == 0 then  -- NEVER is not less than NEVER
       closed_until, position = gate, next_position(queue, gate, now, step, served)
       if processes == 1 and granted > 0 then  -- no lane can have a slot before those granted
         position = math.max(position, queue.last - ahead / 2)

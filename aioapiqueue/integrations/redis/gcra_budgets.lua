@@ -1,5 +1,5 @@
--- Budgets, which never recover, and reservations: those of calls that have started, and have neither
--- ended nor settled. _limits/raising.py gives the reasons; comments here explain the differences.
+-- Budgets, which never recover, and reservations: of calls that have started, and have neither ended
+-- nor settled. _limits/raising.py gives the reasons; comments here explain the differences.
 -- The sixth part of the script: gcra_answers.lua comes before it, gcra_states.lua after.
 --
 -- Each process reports with every message what is reserved in its lanes (the costs of its running

@@ -505,8 +505,9 @@ function SlidingWindow.load(window, read, at)
   end
 end
 
--- As of a bucket; the third part is when an entry ends, as those that have ended may still be there.
--- The log of a removed limit is a key of this quota that this message has not declared. If the server refuses to read such keys, the whole log counts as of now.
+-- As of a bucket; the third part is when an entry ends: those that have ended may still be there.
+-- The log of a removed limit is a key of this quota that this message has not declared. If the server
+-- refuses to read such keys, the whole log counts as of now.
 function SlidingWindow.charges_of(read, at, log)
   local total, charges, sum = read(at .. 'n', 0, -1, HUGE), {}, 0
   local per = read(at .. 'w', 0, 0, HUGE)
