@@ -1,37 +1,24 @@
-"""Real processes spend one budget at once."""
+"""Real processes spend one budget at once; see `test_budgets.py` of the host for the pattern."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from tests.helpers import budget_worker
+from tests.helpers.ledger import BUDGET, spending
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
-
-
-def spend(valkey, name, *, naive):
-    """Have four processes make up to 1,000 calls; return what the provider has billed, in USD."""
-    settings = {"url": valkey.url, "name": name, "naive": naive, "callers": 25, "calls": 250}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, budget_worker.__file__, json.dumps(settings | {"seed": seed})],
-            cwd=Path(__file__).parents[3],
-        )
-        for seed in range(4)
-    ]
-    assert [worker.wait(60) for worker in workers] == [0] * 4
-    return int(valkey.sync().get(f"billed:{name}")) / 10**9
+pytestmark = pytest.mark.real
 
 
-def test_four_processes_spend_five_dollars(valkey, name):
-    """At most 5 USD of 1,000 calls that would cost 7.50, and at least 0.95 of that.
-
-    The usual pattern, which reads the total and adds each cost after the call, overshoots.
-    """
-    assert 0.95 * 5 <= spend(valkey, name, naive=False) <= 5
-    assert spend(valkey, f"{name}-naive", naive=True) > 5
+@pytest.mark.parametrize(
+    ("processes", "calls"), [(2, 160), pytest.param(4, 1000, marks=pytest.mark.slow)]
+)
+def test_processes_keep_one_budget(valkey, name, tmp_path, processes, calls):
+    """Never above, and nearly all is used; what many programs do overshoots in the same run."""
+    how = {"processes": processes, "calls": calls}
+    with spending(f"{valkey.url}#{name}", tmp_path / "kept", **how) as finish:
+        kept = finish()
+    with spending("unsafe", tmp_path / "unsafe", **how) as finish:
+        unsafe = finish()
+    assert max(kept) <= BUDGET + 1e-9
+    assert kept[-1] >= 0.95 * BUDGET
+    assert unsafe[-1] > BUDGET
