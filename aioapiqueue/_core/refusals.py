@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from aioapiqueue._limits.cost_units import is_stated
 from aioapiqueue._limits.grammar import CALLS, duration_text, number_text
-from aioapiqueue._limits.limit_types import Budget, Concurrency, unit_of
+from aioapiqueue._limits.limit_types import Budget, Concurrency, Rate, unit_of
 from aioapiqueue.exceptions import ApiQueueError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class LimitExceeded(ApiQueueError):  # noqa: N818 - a public name fixed by the d
             resets_in: see the attribute.
             key: see the attribute.
         """
-        message = f"{_problem(limit, key, cost, remaining)}: {_remedy(limit, cost, resets_in)}"
+        message = f"{_problem(limit, key, cost, remaining)}: {_remedy(limit, key, cost, resets_in)}"
         return cls(
             message, limit=limit, cost=cost, remaining=remaining, resets_in=resets_in, key=key
         )
@@ -239,7 +239,11 @@ class Refusals:
             self._end_reservations(call, charged)
 
     def _end_reservations(self, call: Call, charged: Iterable[LimitState]) -> None:
-        for state in charged:
+        own, at = self._limiter.own, call.waited_until
+        # A limit that was set at the very instant of the start may have been charged or not. In
+        # doubt, its reservation ends: else calls could wait for it for ever.
+        in_doubt = [one for one in own.states if own.since(one) == at and call.limits is None]
+        for state in (*charged, *in_doubt):
             if state.raises and is_stated(call.costs, state.unit):
                 state.end_reservation(call.costs[state.unit])
                 # A call that has waited for it may have to raise now.
@@ -274,15 +278,16 @@ class Refusals:
 
 
 def _amount(limit: Limit, amount: float) -> str:
-    unit = unit_of(limit)
+    """Return an amount as text, rounded down to a billionth."""
+    number, unit = number_text(math.floor(round(amount * 1e9, 3)) / 1e9), unit_of(limit)
     if unit is None or unit == CALLS:
-        return "1 call" if amount == 1 else f"{number_text(amount)} calls"
-    return f"{number_text(round(amount, 9))} {unit}"
+        return f"{number} call" + "s" * (number != "1")
+    return f"{number} {unit}"
 
 
 def _problem(limit: Limit, key: Hashable, cost: float, remaining: float) -> str:
     """Return why a call is refused."""
-    whose = "" if key is None else f" of {key!r}"
+    whose = "" if key is None else f" of the lane {key!r}"
     if isinstance(limit, Concurrency):
         return f'the limit "{limit}"{whose} is used up'
     what = "budget" if isinstance(limit, Budget) else "limit"
@@ -290,13 +295,16 @@ def _problem(limit: Limit, key: Hashable, cost: float, remaining: float) -> str:
     return f'the {what} "{limit}"{whose} has {left} left, and this call would cost {needed}'
 
 
-def _remedy(limit: Limit, cost: float, resets_in: float | None) -> str:
+def _remedy(limit: Limit, key: Hashable, cost: float, resets_in: float | None) -> str:
     """Return what a user can do."""
     if isinstance(limit, Concurrency):
-        return 'call again when a running call has ended, or remove "or raise" to wait for that'
+        return 'call again when a running call has ended, or remove "or raise" to wait'
     if isinstance(limit, Budget):
-        too_large = cost > limit.amount
-        return f"{'split the call' if too_large else 'stop'}, or raise the budget with set_rate()"
+        first = "split the call" if cost > limit.amount else "make no further calls"
+        where = "" if key is None else f", key={key!r}"
+        return f"{first}, or pass all limits with a larger budget to set_rate(...{where})"
+    if resets_in is None and isinstance(limit, Rate):
+        return "split the call, or give the limit a burst that is as large"
     if resets_in is None:
         return "split the call, or raise the limit: it never has room for so much"
     return f'call again in {duration_text(resets_in)}, or remove "or raise" to wait'

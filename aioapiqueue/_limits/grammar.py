@@ -391,8 +391,10 @@ def _problem_of_words(form: str) -> str:
         return 'write "in each hour", "in each day" or "in each month"'
     if re.match(r"in\s+(?:total|sum)\b", form, _WORDS):
         return 'write "in all"'
+    if re.match(r"in\s+all\s+burst\b", form, _WORDS):
+        return "a budget has no burst: remove it"
     if (match := re.search(r"\bor\b\s*(.*)", form, _WORDS)) and match[1].lower() != "raise":
-        return 'only "or raise" may end a limit: remove "or", or write "or raise" at the end'
+        return 'calls wait by default: remove "or ...", or write "or raise" at the very end'
     return ""
 
 

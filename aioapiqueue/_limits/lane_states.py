@@ -236,6 +236,8 @@ def with_spent(old: Sequence[LimitState], new: tuple[LimitState, ...]) -> tuple[
     """Return new states of the same limits; those of budgets stay, as they know no instants."""
     pairs = zip(old, new, strict=False)  # some of the old ones are not of these limits
     kept = [before if before.lasts else state for before, state in pairs]
+    for state in kept:
+        state.held = -math.inf  # a hold ends at an instant of the old clock
     return (*kept, *new[len(kept) :])
 
 

@@ -107,6 +107,9 @@ class LimitState:
     def end_reservation(self, cost: float) -> None:
         """Note that a call with this cost has ended, or has settled for the first time."""
 
+    def forget_spent(self, now: float) -> None:
+        """Forget what was charged to a budget, because its user has reset the quota."""
+
     def forget_callers(self) -> None:
         """Note that all waiting and running calls ended with their loop."""
         # Its lines hold futures of the old loop; the next loop has a scheduler of its own.

@@ -396,6 +396,8 @@ class Budget(_Validated):
     def _check(self) -> None:
         positive(self.amount, of="amount")
         check_unit(self.unit)
+        if self.unit == MONEY and self.amount < 1e-9:  # noqa: PLR2004 - a billionth
+            raise ValueError("amount must be at least a billionth, the smallest part that counts")
 
     def __str__(self) -> str:
         return f"{count_text(self.amount, self.unit)} in all"

@@ -33,6 +33,11 @@ __all__ = [
 ]
 
 
+def _rounding(amount: float) -> float:
+    """Return by how much a sum may exceed an amount: never by a whole call, as of windows."""
+    return min(0.5, ROUNDING * amount)
+
+
 class _Reservations(LimitState):
     """Raises where there is no room, unless the calls that have started could still make room."""
 
@@ -60,7 +65,7 @@ class _Reservations(LimitState):
 
     def lacks_room(self, now: float, costs: Sequence[float]) -> bool:
         cost = costs[self.unit]
-        if cost > self.whole * (1 + ROUNDING):
+        if cost > self.whole + _rounding(self.whole):
             return True
         # During a hold, what there will be room for at its end is not known.
         if now < self.held or super().next_at(now, costs) <= now:
@@ -68,7 +73,7 @@ class _Reservations(LimitState):
         return not (self.unit and self.could_fit(now, cost - self.reserved))
 
     def resets_in(self, now: float, costs: Sequence[float]) -> float | None:
-        if costs[self.unit] > self.whole * (1 + ROUNDING):
+        if costs[self.unit] > self.whole + _rounding(self.whole):
             return None
         due = super().next_at(now, costs)
         return None if due == math.inf else max(0, due - now)
@@ -98,7 +103,7 @@ class _Spending(LimitState):
     Of money, it counts whole billionths, so that no rounding errors add up.
     """
 
-    __slots__ = ("amount", "scale", "spent")
+    __slots__ = ("amount", "scale", "since", "spent")
 
     counts = True
     knows_instants = False
@@ -111,6 +116,8 @@ class _Spending(LimitState):
         self.amount = self._parts_in(budget)
         self.spent: float = 0
         """Both in these parts."""
+        self.since = -math.inf
+        """The instant of the last reset: nothing comes back of what was charged before."""
 
     def _parts_in(self, budget: Budget) -> float:
         if self.scale == 1:
@@ -129,8 +136,8 @@ class _Spending(LimitState):
     def fits(self, cost: float) -> bool:
         """Return whether there is room for a cost."""
         after = self.spent + self._parts(cost)
-        # A sum of whole parts is exact. `ROUNDING` is for fractions of other units.
-        return after <= (self.amount if self.scale > 1 else self.amount * (1 + ROUNDING))
+        # A sum of whole parts is exact; that of fractions of another unit is not.
+        return after <= self.amount + (0 if self.scale > 1 else _rounding(self.amount))
 
     def consume(self, now: float, costs: Sequence[float]) -> None:  # noqa: ARG002 - as above
         self.spent += self._parts(costs[self.unit])
@@ -144,7 +151,12 @@ class _Spending(LimitState):
     ) -> bool:
         return self.fits(charge[self.unit] + costs[self.unit])
 
+    def forget_spent(self, now: float) -> None:
+        self.spent, self.since = 0, now
+
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:  # noqa: ARG002 - as above
+        if cost < charged and at <= self.since:
+            return
         self.spent = max(0, self.spent + self._parts(cost) - self._parts(charged))
 
     def estimate(self, now: float, cost: float) -> float:
@@ -207,7 +219,7 @@ class RaisingRampedBucket(_Reservations, RampedBucket):
     @property
     def whole(self) -> float:
         """The largest cost for which it ever has room at once."""
-        return self.limit.burst
+        return self.burst  # that of the present ceiling
 
     def could_fit(self, now: float, cost: float) -> bool:
         """Return whether there is room for a cost; below 0: other calls give back more."""
@@ -224,7 +236,7 @@ class RaisingWindow(_Reservations, SlidingWindow):
 
     def could_fit(self, now: float, cost: float) -> bool:  # noqa: ARG002 - `next_at` was asked before
         """Return whether there is room for a cost; below 0: other calls give back more."""
-        return self.total + cost <= self.calls * (1 + ROUNDING)
+        return self.total + cost <= self.calls + _rounding(self.calls)
 
 
 class RaisingCalendar(_Reservations, CalendarWindow):
@@ -237,4 +249,4 @@ class RaisingCalendar(_Reservations, CalendarWindow):
 
     def could_fit(self, now: float, cost: float) -> bool:  # noqa: ARG002 - as above
         """Return whether there is room for a cost; below 0: other calls give back more."""
-        return self.used + cost <= self.calendar.calls * (1 + ROUNDING)
+        return self.used + cost <= self.calendar.calls + _rounding(self.calendar.calls)

@@ -261,7 +261,8 @@ async def test_each_key_of_a_pattern_has_its_budget(limiter):
     for tenant in ("tenant:a", "tenant:b"):
         error = await spend(queue, 1, key=tenant)
         assert error.key == tenant
-        assert f"of {tenant!r} has 0 usd left" in str(error)
+        assert f"of the lane {tenant!r} has 0 usd left" in str(error)
+        assert str(error).endswith(f"set_rate(..., key={tenant!r})")
     await queue.aclose()
 
 
@@ -422,6 +423,41 @@ def test_budget_outlasts_its_loop():
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             kinds.append([type(one) is LimitExceeded for one in runner.run(main())])
     assert kinds == [[False, True, False, True], [True, True, True, True]]
+
+
+def test_holds_end_with_their_clock():
+    """A new loop, whose clock begins again, knows no hold of the one before."""
+    queue = ApiQueue("5 usd in all", lanes={"a": "5 usd in all"})
+
+    async def hold():
+        await spend(queue, 1, key="a", seconds=0)
+        queue.hold(1000)
+        queue.hold(1000, key="a")
+
+    async def call():
+        return await spend(queue, 1, key="a", seconds=0)
+
+    for main in (hold, call):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            waited = runner.run(main())
+    assert waited == 0
+
+
+async def test_large_budget_admits_no_call_more():
+    """Sums of fractions may be off by a rounding error, but never by a call."""
+    queue = ApiQueue("5000000000 in all")
+    queue.try_slot(cost=5_000_000_000)
+    with pytest.raises(LimitExceeded):
+        queue.try_slot()
+
+
+async def test_reservation_ends_at_the_instant_of_a_change():
+    """A call that starts as the budget is set waits for no reservation that never ends."""
+    queue = ApiQueue("10/s")
+    (await queue.enqueue()).release()
+    queue.set_rate("5 usd in all")
+    assert await spend(queue, 4, 1, seconds=0) == 0
+    assert isinstance(await spend(queue, 2), LimitExceeded)
 
 
 async def test_thousands_of_refusals_delay_nobody(blockbuster):

@@ -211,7 +211,9 @@ class HubClient:
         call = self._running.pop(ticket, None)
         if call is not None:  # it was granted, and never used
             self.started -= 1
+            states = self._quota.limiter.states_of(call)
             dispatcher.refund(call)
+            self._quota.records.note_returned(states)
 
     def _on_end(self, ticket: int) -> None:
         """Note that a call has ended."""

@@ -284,6 +284,10 @@ class Journal:
         if record.bound < 0:
             self._dirty[record] = None
 
+    def note_change(self, record: Record) -> None:
+        """Note that a limit has less used than before."""
+        self._dirty[record] = None
+
     @property
     def has_changes(self) -> bool:
         """Whether `commit` has anything to write."""

@@ -148,6 +148,14 @@ class QuotaRecords:
         states = [*limiter.states_of(call), *limiter.own.states]
         states += [state for lane in lanes if lane is not None for state in lane.kept]
         self._note(dict.fromkeys(states), call)
+        self.note_returned(states)
+
+    def note_returned(self, states: Iterable[algorithms.LimitState]) -> None:
+        """Note that a call may have given something back, which a budget must not lose."""
+        for state in states:
+            if state.lasts and (record := self._records.get(state)) is not None:
+                assert self._journal is not None  # noqa: S101 - it has made the record
+                self._journal.note_change(record)
 
     def commit(self) -> None:
         """Write to the journal what has been noted."""
@@ -176,4 +184,4 @@ class QuotaRecords:
             lane = limiter.lanes.get(key, now)
             states += () if lane is None else lane.kept[: len(lane.limits)]
         for state in states:
-            restart(state)
+            restart(state, now)

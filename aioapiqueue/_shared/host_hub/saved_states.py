@@ -132,7 +132,7 @@ def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
     return coarse
 
 
-def restart(state: algorithms.LimitState) -> None:
+def restart(state: algorithms.LimitState, now: float) -> None:
     """Set a limit to unused."""
     # In place: lanes, calls and records refer to this object.
     if isinstance(state, algorithms.TokenBucket):
@@ -145,7 +145,7 @@ def restart(state: algorithms.LimitState) -> None:
     elif isinstance(state, windows.CalendarWindow):
         state.used = 0
     elif state.lasts:
-        state.adjust(0, 0, _spent(state, 0), 0)
+        state.forget_spent(now)
 
 
 def carried_to(

@@ -122,6 +122,8 @@ class RedisSession:
         # A new name: messages are numbered from 1 again, and permits of the old loop may expire.
         self._sender = uuid.uuid4().hex[:16]
         self._answered = 0
+        self._has_lost_ask = False
+        """Whether the last `Ask` had no reply: what it was granted is taken back."""
         """Number of the last request with a reply."""
         self._epoch = 0
         self._delay = 0.0
@@ -229,6 +231,7 @@ class RedisSession:
             try:
                 await self._exchange(ask)
             except (Exception, asyncio.CancelledError):
+                self._has_lost_ask = True
                 if self.refusals is not None:
                     self.refusals.unanswered(ask)
                 raise
@@ -290,7 +293,11 @@ class RedisSession:
             self._outage.faults += 1
             raise Unreachable("other processes change the limits faster than the server responds")
         forgotten, self._epoch = answer.epoch != self._epoch, answer.epoch
-        self._delay, self.retry_at, self._answered = 0.0, -math.inf, self.asks
+        self._delay, self.retry_at = 0.0, -math.inf
+        # The messages after a lost `Ask` are granted nothing, and the first of them may concern
+        # other lanes: until the next `Ask`, each says that this one had no reply.
+        if isinstance(message, messages.Ask) or not self._has_lost_ask:
+            self._answered, self._has_lost_ask = self.asks, False
         self._outage.end()
         if isinstance(message, messages.Ask):
             self.ask_unanswered = False

@@ -15,6 +15,10 @@
 local MONEY, BILLIONTHS = 'usd', 1e9  -- as in cost_units.py
 local RESERVED_FOR = 86400e6  -- a call that runs for longer than this is no reservation any more
 
+local function rounding(amount)  -- fractions do not add up exactly; but never a whole call
+  return math.min(0.5, ROUNDING * amount)
+end
+
 local Budget = {}
 
 -- Return an amount in the parts that are counted: of money whole billionths, which a double holds
@@ -25,7 +29,7 @@ end
 
 function Budget.fits(budget, cost)
   local after = budget.spent + Budget.parts(budget, cost)
-  return after <= (budget.scale > 1 and budget.most or budget.most * (1 + ROUNDING))
+  return after <= budget.most + (budget.scale > 1 and 0 or rounding(budget.most))
 end
 
 function Budget.on_idle() end

@@ -21,13 +21,13 @@ end
 -- Return whether there is room for a cost; below 0: other calls give back more.
 local function could_fit(limit, at, cost)
   if limit.kind == 'w' then
-    return limit.total - limit.gone + cost <= limit.calls * (1 + ROUNDING)
+    return limit.total - limit.gone + cost <= limit.calls + rounding(limit.calls)
   end
   return limit:next_at(at, cost) <= at
 end
 
 local function lacks_room(queue, state, limit, cost, at)
-  if cost > whole_of(limit) * (1 + ROUNDING) then
+  if cost > whole_of(limit) + rounding(whole_of(limit)) then
     return true
   end
   -- During a hold, what there will be room for at its end is not known.
@@ -59,7 +59,7 @@ local function find_refusal(queue, line, costs, at, is_first)
     for number, limit in ipairs(state.limits) do
       local cost = cost_at(limit, costs)
       if limit.raises and cost ~= 0 then
-        local is_too_much = cost > whole_of(limit) * (1 + ROUNDING)
+        local is_too_much = cost > whole_of(limit) + rounding(whole_of(limit))
         if is_too_much or is_first and lacks_room(queue, state, limit, cost, at) then
           local due = is_too_much and NEVER or limit:next_at(at, cost)
           return state, number, left_of(limit), math.max(0, (due - now) / 1e6)

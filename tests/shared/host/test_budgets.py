@@ -158,10 +158,28 @@ async def test_reset_gives_all_of_it_back(hub):
     assert not waiting.done()
     hub.quotas.reset("crm")
     (await waiting).release()
-    running.settle(usd(4))
+    running.settle(usd(1))  # of what was charged before, nothing comes back
     running.release()
     await settled()
     assert await left_of(queue) == 2
+    await queue.aclose()
+
+
+@pytest.mark.parametrize("how", ["settle", "leave"])
+async def test_what_comes_back_outlasts_the_hub(hub, how):
+    """A settlement is written, and so is a slot that was never used."""
+    queue = ApiQueue("5 usd in all", schedule=hub.schedule("crm"))
+    task = asyncio.ensure_future(queue.enqueue(cost=usd(4)))
+    await settled()
+    if how == "settle":
+        task.result().settle(usd(0))
+        task.result().release()
+    else:
+        task.cancel()
+    await settled()
+    hub.kill()
+    await asyncio.sleep(2)
+    (await queue.enqueue(cost=usd(5))).release()
     await queue.aclose()
 
 

@@ -71,8 +71,9 @@ async def test_error_says_what_is_left(valkey, name):
     assert (error.limit, error.cost, error.remaining) == (Budget(5, "usd"), 0.75, 0.5)
     assert (error.resets_in, error.key) == (None, "tenant:a")
     assert str(error) == (
-        "the budget \"5 usd in all\" of 'tenant:a' has 0.5 usd left, and this call would cost "
-        "0.75 usd: stop, or raise the budget with set_rate()"
+        "the budget \"5 usd in all\" of the lane 'tenant:a' has 0.5 usd left, and this call would "
+        "cost 0.75 usd: make no further calls, or pass all limits with a larger budget to "
+        "set_rate(..., key='tenant:a')"
     )
     assert await left(queue, key="tenant:b", **usd(6)) == 5  # a budget of its own
     assert queue.stats.refused == 2
@@ -253,6 +254,25 @@ async def test_lost_reply_comes_back(valkey, name, lost):
     assert await left(other) == 5
     for _ in range(3):
         assert await outcome(other.enqueue(key="a", **usd(1))) is None
+
+
+async def test_lost_reply_of_another_lane_comes_back(valkey, name):
+    """Also if the first message after it is about a call of another lane."""
+    client, lanes = VirtualClient(valkey, latency=(0.1, 0.1)), {"*": "3 usd in all"}
+    queue, other = make(valkey, name, "100/s", client=client, lanes=lanes), None
+    slot = await queue.enqueue(key="b", **usd(2))
+    waiting = queue.enqueue(key="a", **usd(2))
+    await asyncio.sleep(0.05)
+    slot.settle({"usd": 1})
+    await asyncio.sleep(0.1)
+    client.down = True
+    await asyncio.sleep(0.5)
+    waiting.cancel()
+    client.down = False
+    await asyncio.sleep(5)
+    other = make(valkey, name, "100/s", lanes=lanes)
+    assert await left(other, key="a", **usd(1000)) == 3
+    assert await left(other, key="b", **usd(1000)) == 2
 
 
 async def test_nothing_is_lent_ahead(valkey, name):
