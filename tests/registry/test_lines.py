@@ -72,6 +72,7 @@ MISTAKES = [
     '[default]\nrate = "1/s"\npreset = "aws" # here',
     '[sts]\npreset = "aws"\n[sts.quotas]\nGetCallerId = "1/s" # here',
     '[ec2]\npreset = "aws"\nquotas."CreateTags" = "5 tags/s" # here',
+    '[ec2]\npreset = "aws"\nquotas."CreateTags" = "5/s or raise" # here',
     '[ec2]\npreset = "aws"\n[ec2.quotas]\n"DescribeVpcs unfiltered" = "1/s" # here',
     '[ec2]\npreset = "aws"\n[ec2.quotas]\n"RunInstances resources" = "1 a/s, 1 b/s" # here',
     'preset = "aws"\n[sts.lanes]\nX = {share = "5%"} # here',

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from aioapiqueue import Concurrency, Rate
+from aioapiqueue import Budget, Concurrency, Rate
 from aioapiqueue.registry import InForce
 from aioapiqueue.registry.spi import is_host, published_limits
 from aioapiqueue.spi import CALLS, printable
@@ -218,8 +218,10 @@ def _entry_json(
 
 def _limit_json(limit: Limit) -> dict[str, Any]:
     values = dataclasses.asdict(limit)
-    if values.get("unit") == CALLS:
-        del values["unit"]
+    for name, default in (("unit", CALLS), ("on_empty", "wait"), ("ramp", None)):
+        if values.get(name, default) == default:
+            values.pop(name, None)
     if isinstance(limit, Rate | Concurrency):
         return values
-    return {type(limit).__name__.lower(): values.pop("calls")} | values
+    amount = "amount" if isinstance(limit, Budget) else "calls"
+    return {type(limit).__name__.lower(): values.pop(amount)} | values

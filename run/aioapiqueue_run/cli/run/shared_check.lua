@@ -2,6 +2,7 @@
 -- the program is started. The keys have one hash tag, for a cluster, and expire by themselves.
 local key, list, set = unpack(KEYS)
 redis.call('HSET', key, 'at', '0')  -- first, because a server refuses it if its memory is full
+redis.call('PERSIST', key)
 redis.call('PEXPIRE', key, 1000)
 redis.call('HGETALL', key)
 redis.call('HGET', key, 'at')
