@@ -162,7 +162,7 @@ class Refusals:
         """Do what the limiter does, unless there is no room for the call.
 
         Raises:
-            LimitExceeded: there is none.
+            LimitExceeded: there is no room for the call.
         """
         state = self._without_room(self._limiter.find_limits(call, now), call, now)
         if state is not None:

@@ -66,7 +66,7 @@ class Weights(NamedTuple):
 
 
 def weights_of(weights: object, unit: object, order: Order) -> Weights:
-    """Return the weights of a queue, of which at least one option is given.
+    """Return the weights of a queue for which at least one of the options is given.
 
     Raises:
         TypeError: `weights` is not a mapping of keys to numbers, or `unit` is not a string.

@@ -1,4 +1,4 @@
-"""Budgets, and limits with `or raise`: who waits, who raises, and what is spent."""
+"""Budgets, and limits with `or raise`: which calls wait, which raise, and what is spent."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def full_after(rate, floor, factor, per):
 
 
 def counted(starts, per):
-    """Return how many starts are in each period, the first of which begins with the first start."""
+    """Return how many starts are in each period; the first period begins with the first start."""
     counts = [0] * (int((starts[-1] - starts[0]) // per) + 1)
     for at in starts:
         counts[int((at - starts[0]) // per)] += 1

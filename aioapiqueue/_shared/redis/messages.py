@@ -333,7 +333,7 @@ class Envelope:
         limits: in force, of the queue (None), then of each lane of the message.
         follows: whether calls in flight are counted by lane.
         reports: of the queue (None) and, if `follows`, of each lane of the message.
-        reserved: what limits that raise need; None: there is none.
+        reserved: what limits that raise need; None: no limit raises.
     """
 
     message: Message

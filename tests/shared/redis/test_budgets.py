@@ -16,7 +16,7 @@ from tests.helpers.virtual_client import VirtualClient
 FIVE = "5 usd in all"
 
 
-async def heard():
+async def exchanged():
     """Let the queues and the server exchange what they have; no time passes."""
     for _ in range(30):
         await asyncio.sleep(0)
@@ -106,7 +106,7 @@ async def test_end_of_reservations_raises(valkey, name):
     await asyncio.sleep(0.7)
     assert [one.done() for one in waiting] == [False, False]  # 2 may yet come back
     slots[1].release()
-    await heard()
+    await exchanged()
     assert [one.done() for one in waiting] == [False, True]  # its own process knows at once
     assert [(await outcome(one)).remaining for one in waiting] == [1, 1]
     assert now() <= 5.5
@@ -128,7 +128,7 @@ async def test_too_large_a_cost_raises(valkey, name):
     queue = make(valkey, name)
     held = await queue.enqueue(**usd(4))
     waiting = queue.enqueue(**usd(2))
-    await heard()
+    await exchanged()
     error = await outcome(queue.enqueue(**usd(5.01)))
     assert now() <= 1
     assert "split the call" in str(error)
@@ -142,14 +142,14 @@ async def test_settling_above_is_charged(valkey, name):
     one, other = make(valkey, name), make(valkey, name)
     slot, later = await one.enqueue(**usd(4)), await other.enqueue(**usd(1))
     slot.settle({"usd": 6})
-    await heard()
+    await exchanged()
     assert await left(other) == 0
     waiting = one.enqueue(**usd(0.5))
     later.settle({"usd": 0})
     await asyncio.sleep(2)
     assert (await outcome(waiting)).remaining == 0
     slot.settle({"usd": 4.5})  # a second settlement replaces the first
-    await heard()
+    await exchanged()
     assert await left(other) == 0.5
     assert await outcome(other.enqueue(**usd(0.5))) is None
 
@@ -182,7 +182,7 @@ async def test_settlement_outlasts_an_outage(valkey, name):
 
 
 async def test_dead_process_stays_charged(valkey, name):
-    """Its calls may have been billed; nobody waits for them once it counts as dead."""
+    """Its calls may have been billed; no call waits for them once it counts as dead."""
     client = VirtualClient(valkey)
     dying, other = make(valkey, name, client=client), make(valkey, name)
     await dying.enqueue(**usd(4))
@@ -238,7 +238,7 @@ async def test_cancelled_slots_come_back(valkey, name):
 
 @pytest.mark.parametrize("lost", ["reply", "request"])
 async def test_lost_reply_comes_back(valkey, name, lost):
-    """Slots whose reply was lost are charged to nobody, although their calls have left."""
+    """Slots whose reply was lost come back, although their calls have left."""
     client = VirtualClient(valkey, latency=(0.1, 0.1))
     queue = make(valkey, name, client=client, lanes={"a": "3 in all"})
     other = make(valkey, name, lanes={"a": "3 in all"})
@@ -317,7 +317,7 @@ async def test_set_rate_keeps_what_was_spent(valkey, name):
     await outcome(one.enqueue(**usd(4)))
     assert (await outcome(other.enqueue(**usd(2)))).limit == Budget(5, "usd")
     one.set_rate("8 usd in all")
-    await heard()
+    await exchanged()
     assert await left(other) == 4
     assert other.limits == (Budget(8, "usd"),)
     one.set_rate("5 usd in any 100s")
@@ -327,10 +327,10 @@ async def test_set_rate_keeps_what_was_spent(valkey, name):
     await asyncio.sleep(11)
     assert await outcome(waiting) is None
     one.set_rate("7 usd in all")
-    await heard()
+    await exchanged()
     assert await left(one) == 3  # and what was spent before
     one.set_rate("3 usd in all")
-    await heard()
+    await exchanged()
     assert await left(one) == 0
 
 
@@ -340,7 +340,7 @@ async def test_window_hands_over_its_calls(valkey, name):
     await outcome(one.enqueue(**usd(4)))
     await outcome(other.enqueue(**usd(1)))
     other.set_rate("8 usd in all")
-    await heard()
+    await exchanged()
     assert await left(other) == 3
 
 
@@ -372,7 +372,7 @@ async def test_deleted_keys_reset_a_budget(valkey, name):
     (await queue.enqueue(**usd(3))).release()
     for slot in slots:
         slot.settle({"usd": 0})
-    await heard()
+    await exchanged()
     assert await left(queue) == 2
 
 
@@ -393,7 +393,7 @@ async def test_fallback_starts_no_call(valkey, name):
 
 
 async def test_changed_limits_end_the_wait(valkey, name):
-    """A larger amount makes room for who waits."""
+    """A larger amount makes room for the waiting calls."""
     one, other = make(valkey, name), make(valkey, name)
     await one.enqueue(**usd(4))
     waiting = other.enqueue(**usd(3))
@@ -488,6 +488,6 @@ async def test_concurrency_raises(valkey, name):
     assert str(error).startswith('the limit "2 at once or raise" is used up: call again when')
     assert (error.cost, error.remaining, error.resets_in, now()) == (1, 0, None, 0)
     slots[0].release()
-    await heard()
+    await exchanged()
     assert await outcome(other.enqueue()) is None
     assert now() == 0
