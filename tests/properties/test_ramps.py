@@ -25,7 +25,7 @@ BOUTS = st.lists(
         st.sampled_from([0, 0.3, 0.9, 1.6, 4]), st.integers(1, 18), st.sampled_from([0, 0.2])
     ),
     min_size=1,
-    max_size=4,
+    max_size=3,
 )
 
 

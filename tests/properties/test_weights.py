@@ -13,8 +13,8 @@ from tests.helpers.limiters import holds_for
 
 WEIGHTS = st.sampled_from([0.5, 1, 1, 2, 3, 10])
 COSTS = st.sampled_from([1, 1, 1, 2, 5])
-KEYS = st.lists(st.tuples(WEIGHTS, COSTS, st.integers(1, 12)), min_size=2, max_size=6)
-LATER = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30)), max_size=10)
+KEYS = st.lists(st.tuples(WEIGHTS, COSTS, st.integers(1, 8)), min_size=2, max_size=5)
+LATER = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 30)), max_size=8)
 
 
 class Start(NamedTuple):
