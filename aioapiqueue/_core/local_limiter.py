@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from aioapiqueue._core import limit_figures
 from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.resorting import Sorter
 from aioapiqueue._core.seam import LimiterStats, LimiterTraits
@@ -27,7 +28,7 @@ from aioapiqueue._limits.algorithms import (
 from aioapiqueue._limits.cost_units import ONE_CALL, UNSTATED, LateCosts, is_stated
 from aioapiqueue._limits.lane_states import Lanes, check_costs, limits_charged_by
 from aioapiqueue._limits.limit_state import LimitState
-from aioapiqueue._limits.limit_types import PERMITS, Concurrency, raises
+from aioapiqueue._limits.limit_types import Concurrency, raises
 from aioapiqueue._limits.own_limits import OwnLimits
 from aioapiqueue._limits.windows import Permits, QueuePermits
 
@@ -470,7 +471,7 @@ class LocalLimiter:
             self.own.adapt_permits()
             self._look_again(states)
             self._rounds.begin(scope)
-            rate = _calls_allowed(states)
+            rate = limit_figures.calls_allowed(states)
             host.emit("backed_off", call, key=key, rate=None if rate == math.inf else rate)
 
     def _hold(self, hold: Hold) -> None:
@@ -544,29 +545,27 @@ class LocalLimiter:
         permits = [state.most for state in self.own.states if isinstance(state, Permits)]
         return LimiterStats(
             lanes=len(self.lanes.by_key),
-            remaining=self._remaining(key, now),
+            remaining=limit_figures.remaining(
+                self._states_at(key),
+                self._host.units.names,
+                now,
+                is_held=key is None and self.own.held > now,
+            ),
             idle_at=self.idle_at(now) if deep and not self.lanes.altered else math.inf,
-            rate=_calls_allowed(self.own.states),
+            rate=limit_figures.calls_allowed(self.own.states),
             paused=self._paused == math.inf,
             permits=min(permits, default=math.inf),
         )
 
-    def _remaining(self, key: Hashable, now: float) -> dict[str, float]:
-        """Return how much could start now, by unit, and the number of free permits."""
-        names, lanes = self._host.units.names, self.lanes
+    def _states_at(self, key: Hashable) -> Sequence[LimitState]:
+        """Return the states of the queue's own limits (None), or of a key's lane."""
+        lanes = self.lanes
         if key is None:
-            states = self.own.states
-        elif key in lanes.by_key:
-            states = lanes.by_key[key].states
-        else:  # not in memory: it is fully recovered, and must not be made for a figure
-            states = lanes.maker.states_of(lanes.limits.get(key, ()))
-        found: dict[str, float] = {}
-        for state in states:
-            unit = PERMITS if isinstance(state, Permits) else names[state.unit]
-            room = 0 if self.own.held > now and key is None else state.room(now)
-            if room < math.inf:
-                found[unit] = min(room, found.get(unit, math.inf))
-        return found
+            return self.own.states
+        if key in lanes.by_key:
+            return lanes.by_key[key].states
+        # Not in memory: it is fully recovered, and must not be made for a figure.
+        return lanes.maker.states_of(lanes.limits.get(key, ()))
 
     async def aclose(self) -> None:
         """Do nothing: nothing is running."""
@@ -584,8 +583,3 @@ class LocalLimiter:
 
 def _has_permits(*limits: Sequence[Limit]) -> bool:
     return any(isinstance(one, Concurrency) for its in limits for one in its)
-
-
-def _calls_allowed(states: Iterable[LimitState]) -> float:
-    """Return the calls per second that a slow-down has left; inf: whatever the limits say."""
-    return min((state.allowed() for state in states if not state.unit), default=math.inf)

@@ -1,0 +1,41 @@
+"""Figures of limits that are kept in this process: what could start now, and how fast."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from aioapiqueue._limits.limit_types import PERMITS
+from aioapiqueue._limits.windows import Permits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from aioapiqueue._limits.limit_state import LimitState
+
+__all__ = ["calls_allowed", "remaining"]
+
+
+def remaining(
+    states: Iterable[LimitState], names: Sequence[str], now: float, *, is_held: bool
+) -> dict[str, float]:
+    """Return how much could start now, by unit, and the number of free permits.
+
+    Args:
+        states: the states of the limits.
+        names: the names of the units.
+        now: the present instant.
+        is_held: whether nothing starts now, whatever the limits say.
+    """
+    found: dict[str, float] = {}
+    for state in states:
+        unit = PERMITS if isinstance(state, Permits) else names[state.unit]
+        room = 0 if is_held else state.room(now)
+        if room < math.inf:
+            found[unit] = min(room, found.get(unit, math.inf))
+    return found
+
+
+def calls_allowed(states: Iterable[LimitState]) -> float:
+    """Return the calls per second that a slow-down has left; inf: whatever the limits say."""
+    return min((state.allowed() for state in states if not state.unit), default=math.inf)
