@@ -131,9 +131,8 @@ class Dispatcher:
         if self._notifier is None:
             from aioapiqueue._core.observers import Notifier  # noqa: PLC0415 - few queues need it
 
-            self._notifier = Notifier(self.name, self.units, self.loop, self._number_of)
+            self._notifier = Notifier(self, self._number_of)
         self._notifier.add(observers)
-        self.follow(self._notifier)
 
     def follow(self, follower: Follower) -> None:
         """Call a follower as well from now on."""
@@ -435,14 +434,14 @@ class Dispatcher:
 
     def settle(self, call: Call, cost: Cost) -> None:
         """Charge or refund the difference to the true costs of a call."""
-        costs = self.units.settled(cost, call.costs)
+        before, costs = call.costs, self.units.settled(cost, call.costs)
         # `call.costs` changes last: all that is called before needs the costs that were charged.
         self.limiter.apply(Settled(call, costs))
-        self.figures.costs.replace(call.costs, costs)
+        noted = LateCosts.noted(before, costs, self.loop.now())
+        self.figures.settled(self, call, noted)
         if self._followers is not None and (notify := self._followers.settled) is not None:
             notify(call, costs)
-        before = call.costs
-        call.costs = LateCosts.noted(before, costs, self.loop.now())
+        call.costs = noted
         if self._notifier is not None:
             self.emit("settled", call, before=self._notifier.named(before))
 

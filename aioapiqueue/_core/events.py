@@ -24,6 +24,7 @@ EventKind = Literal[
     "malformed",
     "settled",
     "synced",
+    "threshold",
     "limits_changed",
     "held",
     "paused",
@@ -79,6 +80,9 @@ class Event(NamedTuple):
     - `malformed`: the server sent an invalid value.
     - `settled`: the true cost of a call was stated. `costs` are the new costs, `before` the old.
     - `synced`: the server reported a remaining quota. Has `remaining`, `unit`, `reset`, `limit`.
+    - `threshold`: half, four fifths or all of a budget, or of a limit of the present day, hour or
+      month, is used or reserved. Sent once for each share, by each process, also if a call gives
+      some back. Has `limits` with the limit, `share`, `remaining` and `unit`.
     - `limits_changed`: limits of the queue or of `key` were replaced. Has `limits`, `origin`.
     - `held`: calls of the queue or of `key` are held. Has `seconds`.
     - `paused`: the queue was paused. Has `seconds`.
@@ -110,14 +114,15 @@ class Event(NamedTuple):
         retry_after: seconds that the server asked to wait, if it did.
         rate: calls per second that are allowed after backing off.
         seconds: length of a hold or pause; None until `resume`.
-        limits: the new limits.
+        limits: the new limits; or the limit that is used.
         origin: origin of the new limits: `user` (`set_rate`), `learnt` (a response), or `others`
             (another process that shares the quota).
         before: costs by unit before the call was settled.
-        remaining: see `Slot.sync`.
-        unit: see `Slot.sync`.
+        remaining: see `Slot.sync`; or what is left of the limit.
+        unit: see `Slot.sync`; or what the limit counts.
         reset: see `Slot.sync`.
         limit: see `Slot.sync`.
+        share: share of the limit that is used: 0.5, 0.8 or 1.
     """
 
     # A tuple takes a quarter of the time of a frozen dataclass, and each slot has two or three
@@ -145,3 +150,4 @@ class Event(NamedTuple):
     reset: float | None = None
     limit: float | None = None
     before: Mapping[str, float] | None = None
+    share: float | None = None

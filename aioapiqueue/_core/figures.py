@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._core.followers import Follower
 from aioapiqueue._core.slot import GRANTED
-from aioapiqueue._limits.cost_units import ONE_CALL, CostTotals
+from aioapiqueue._limits.cost_units import ONE_CALL, CostTotals, LateCosts
 from aioapiqueue._limits.lane_states import find_patterns, fits
+from aioapiqueue._limits.limit_types import raises, unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Sequence
@@ -42,15 +43,27 @@ class QueueFigures:
         waited: as in `Stats`.
         longest_wait: as in `Stats`.
         costs: total cost of the calls that started, without one call each.
+        overdrawn: as in `Stats`.
     """
 
-    __slots__ = ("costs", "counts", "longest_wait", "waited")
+    __slots__ = ("costs", "counts", "longest_wait", "overdrawn", "waited")
 
     def __init__(self) -> None:
         self.counts: dict[EventKind | str, int] = dict.fromkeys(_COUNTED_OF_QUEUE, 0)
         self.waited = 0.0
         self.longest_wait = 0.0
         self.costs = CostTotals()
+        self.overdrawn = 0
+
+    def settled(self, host: Core, call: Call, costs: tuple[float, ...]) -> None:
+        """Replace the costs of a call by its true costs, which note what is charged late."""
+        before = call.costs
+        self.costs.replace(before, costs)
+        if isinstance(costs, LateCosts):
+            late = set(costs.late)
+            if isinstance(before, LateCosts):
+                late -= before.late.keys()  # those were counted when they became late
+            self.overdrawn += _counted_by_budget(late, host, call)
 
     def refunded(self, call: Call) -> None:
         """Undo the count of a call that started and was refunded."""
@@ -76,6 +89,8 @@ class QueueFigures:
             running=host.running,
             lanes=LaneTable() if lanes is None else lanes.table(),
             remaining=limiter.remaining,
+            budgets=limiter.budgets,
+            overdrawn=self.overdrawn,
             lanes_in_memory=limiter.lanes,
             released=started,
             # The totals leave out one call for each start, so that number is passed to them.
@@ -90,6 +105,14 @@ class QueueFigures:
             longest_wait=self.longest_wait,
             **self.counts,
         )
+
+
+def _counted_by_budget(units: Collection[int], host: Core, call: Call) -> bool:
+    """Return whether a limit of a call that raises `LimitExceeded` counts one of these units."""
+    names = {host.units.names[unit] for unit in units}
+    limits_of = host.limiter.limits_of
+    limits = [limit for key in (None, *call.keys) for limit in limits_of(key) or ()]
+    return any(raises(limit) and unit_of(limit) in names for limit in limits)
 
 
 class _Figures:
@@ -348,9 +371,11 @@ class LaneFigures(Follower):
                     waited=one.waited,
                     longest_wait=one.longest_wait,
                     costs=one.costs.by_unit(units, one.released),
-                    remaining={} if name in self._patterns else snapshot(name).remaining,
+                    remaining={} if limits is None else limits.remaining,
+                    budgets={} if limits is None else limits.budgets,
                     **one.counts,
                 )
                 for name, one in list(self._by_name.items())  # another thread may add one
+                for limits in [None if name in self._patterns else snapshot(name)]
             }
         )

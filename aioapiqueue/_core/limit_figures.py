@@ -11,9 +11,10 @@ from aioapiqueue._limits.windows import Permits
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from aioapiqueue._limits.limit_state import LimitState
+    from aioapiqueue._limits.limit_state import BudgetUse, LimitState
+    from aioapiqueue._limits.limit_types import Limit
 
-__all__ = ["calls_allowed", "remaining"]
+__all__ = ["budgets", "calls_allowed", "remaining"]
 
 
 def remaining(
@@ -34,6 +35,20 @@ def remaining(
         if room < math.inf:
             found[unit] = min(room, found.get(unit, math.inf))
     return found
+
+
+def budgets(
+    limits: Iterable[Limit], states: Iterable[LimitState], now: float
+) -> dict[str, BudgetUse]:
+    """Return how much is used of each budget, and of each limit of a calendar period.
+
+    Args:
+        limits: the limits.
+        states: their states, in the same order; further states may follow.
+        now: the present instant.
+    """
+    uses = [(limit, state.use(now)) for limit, state in zip(limits, states, strict=False)]
+    return {str(limit): use for limit, use in uses if use is not None}
 
 
 def calls_allowed(states: Iterable[LimitState]) -> float:

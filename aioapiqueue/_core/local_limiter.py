@@ -542,30 +542,33 @@ class LocalLimiter:
     def snapshot(self, key: Hashable = None, *, deep: bool = False) -> LimiterStats:
         """Return the figures of this moment."""
         now = self._host.loop.now()
+        limits, states = self._limits_at(key)
         permits = [state.most for state in self.own.states if isinstance(state, Permits)]
         return LimiterStats(
             lanes=len(self.lanes.by_key),
             remaining=limit_figures.remaining(
-                self._states_at(key),
+                states,
                 self._host.units.names,
                 now,
                 is_held=key is None and self.own.held > now,
             ),
+            budgets=limit_figures.budgets(limits, states, now),
             idle_at=self.idle_at(now) if deep and not self.lanes.altered else math.inf,
             rate=limit_figures.calls_allowed(self.own.states),
             paused=self._paused == math.inf,
             permits=min(permits, default=math.inf),
         )
 
-    def _states_at(self, key: Hashable) -> Sequence[LimitState]:
-        """Return the states of the queue's own limits (None), or of a key's lane."""
+    def _limits_at(self, key: Hashable) -> tuple[Sequence[Limit], Sequence[LimitState]]:
+        """Return the queue's own limits (None), or those of a key's lane, and their states."""
         lanes = self.lanes
         if key is None:
-            return self.own.states
-        if key in lanes.by_key:
-            return lanes.by_key[key].states
+            return self.own.limits, self.own.states
+        if (lane := lanes.by_key.get(key)) is not None:
+            return lane.limits, lane.states
         # Not in memory: it is fully recovered, and must not be made for a figure.
-        return lanes.maker.states_of(lanes.limits.get(key, ()))
+        limits = lanes.limits.get(key, ())
+        return limits, lanes.maker.states_of(limits)
 
     async def aclose(self) -> None:
         """Do nothing: nothing is running."""

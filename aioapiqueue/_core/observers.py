@@ -21,14 +21,14 @@ from aioapiqueue._core.events import ONE_CALL_COST, Costs, Event, EventKind, Out
 from aioapiqueue._core.followers import Follower
 from aioapiqueue._core.loops import report_error
 from aioapiqueue._core.slot import UNKNOWN
+from aioapiqueue._core.thresholds import LocalThresholds
 from aioapiqueue._limits.cost_units import ONE_CALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
-    from aioapiqueue._core.loops import BoundLoop
     from aioapiqueue._core.slot import Call
-    from aioapiqueue._limits.cost_units import Units
+    from aioapiqueue._core.thresholds import ObservedHost
 
 _CANCELLED = (asyncio.CancelledError, GeneratorExit)
 _KINDS: tuple[EventKind, ...] = get_args(EventKind)
@@ -71,27 +71,20 @@ class Notifier(Follower):
     """The observers and recorders of one queue.
 
     Args:
-        name: name of the queue.
-        units: units of costs.
-        loop: the loop that the queue is bound to.
+        host: the queue's dispatcher.
         number_of: returns the number of a call by arrival.
     """
 
-    __slots__ = ("_loop", "_name", "_number_of", "_observers", "_recorders", "_units")
+    __slots__ = ("_host", "_loop", "_name", "_number_of", "_observers", "_recorders", "_units")
 
     is_last = True
 
-    def __init__(
-        self,
-        name: str | None,
-        units: Units,
-        loop: BoundLoop,
-        number_of: Callable[[Call], int],
-    ) -> None:
-        self._name = name
-        self._units = units
+    def __init__(self, host: ObservedHost, number_of: Callable[[Call], int]) -> None:
+        self._host = host
+        self._name = host.name
+        self._units = host.units
         self._number_of = number_of
-        self._loop = loop
+        self._loop = host.loop
         self._recorders: tuple[Recorder, ...] = ()
         self._observers: dict[EventKind, tuple[Observer, ...]] = {}
         """Observers of each kind of event; without the kinds that no observer wants."""
@@ -102,6 +95,11 @@ class Notifier(Follower):
         wanted = [(one, kind) for one in observers for kind in _kinds_of(one)]
         recorders = [one for one in observers if isinstance(one, Recorder)]
         self._recorders = (*self._recorders, *recorders)
+        self._host.follow(self)
+        wants_thresholds = any(kind == "threshold" for _, kind in wanted)
+        # The limiter of a shared quota sends these events as it learns what others have used.
+        if wants_thresholds and not self.wants("threshold") and self._host.limiter.traits.alone:
+            self._host.follow(LocalThresholds(self._host))
         for one, kind in wanted:
             self._observers[kind] = (*self._observers.get(kind, ()), one)
 

@@ -19,6 +19,7 @@ Each limiter follows these rules:
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from aioapiqueue._core.loops import report_error
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from aioapiqueue._core.statements import ServerCount, Statement
     from aioapiqueue._core.wait_queue import Line, WaitQueue
     from aioapiqueue._limits.cost_units import CostTotals, Units
+    from aioapiqueue._limits.limit_state import BudgetUse
     from aioapiqueue._limits.limit_types import Concurrency, Limit
     from aioapiqueue._limits.state_maker import AdaptivePolicy
 
@@ -194,7 +196,7 @@ class LimiterStats(NamedTuple):
     paused: bool
     """Whether a pause without end is in force."""
     remaining: Mapping[str, float]
-    """How much could start now, by unit; empty if that is kept elsewhere."""
+    """How much could start now, by unit; of a quota that is kept elsewhere, only what it says."""
     asks: int = 0
     faults: int = 0
     fault: str = ""
@@ -206,6 +208,8 @@ class LimiterStats(NamedTuple):
     """Number of bodies that may run at once now, without regard to lanes, if known here."""
     idle_at: float = math.inf
     """The instant from which it is in the same state as a new limiter; inf: never."""
+    budgets: Mapping[str, BudgetUse] = MappingProxyType({})
+    """As in `Stats`."""
 
 
 FastAcquire: TypeAlias = """tuple[
@@ -309,7 +313,7 @@ class Limiter(Protocol):
         """Return the figures of this moment; any thread may call it.
 
         Args:
-            key: the key of the lane for `remaining`; None: the queue's own limits.
+            key: the key of the lane for `remaining` and `budgets`; None: the queue's own limits.
             deep: whether to find `idle_at`, which looks at each lane.
         """
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, NoReturn
 
 from aioapiqueue._limits.grammar import duration_text
+from aioapiqueue._limits.limit_state import BudgetUse
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
@@ -45,8 +46,10 @@ class LaneStats:
         throttled: number of times that the server throttled this lane.
         backed_off: number of times that `Adaptive` lowered the rate.
         costs: total cost of the calls that started, by unit.
-        remaining: how much the lane's own limits allow now, by unit (`permits`: calls at once).
-            Empty for a pattern, and for a quota that a hub or server keeps.
+        remaining: how much the lane's own limits allow now, by unit (`permits`: calls at once). Of
+            a quota that a hub or server keeps, only of the limits in `budgets`. Empty for a
+            pattern.
+        budgets: as in `Stats`, for the lane's own limits. Empty for a pattern.
     """
 
     waiting: int = 0
@@ -59,10 +62,11 @@ class LaneStats:
     refused: int = 0
     throttled: int = 0
     backed_off: int = 0
-    # Not part of the hash, because a dict has none. `remaining` is not compared either, because it
-    # changes with time alone.
+    # Not part of the hash, because a dict has none. `remaining` and `budgets` are not compared
+    # either, because they change with time alone.
     costs: Mapping[str, float] = field(default_factory=dict, hash=False)
     remaining: Mapping[str, float] = field(default_factory=dict, hash=False, compare=False)
+    budgets: Mapping[str, BudgetUse] = field(default_factory=dict, hash=False, compare=False)
 
     def __repr__(self) -> str:
         """Show the figures that are not zero or empty."""
@@ -111,8 +115,15 @@ class Stats:
         waited: total seconds that released calls waited.
         longest_wait: longest wait of a call, in seconds.
         costs: total cost of the calls that started, by unit: `stats.costs["tokens"]`.
-        remaining: how much the queue's own limits allow now, by unit (`permits`: calls at once).
-            Empty without limits, and for a quota that a hub or server keeps.
+        remaining: how much the queue's own limits allow now, by unit (`permits`: calls at once). Of
+            a quota that a hub or server keeps, only of the limits in `budgets`. Empty without
+            limits.
+        budgets: of each budget, and each limit of a calendar period, how much is `spent`,
+            `reserved` by calls that have not settled yet, and `left`:
+            `stats.budgets["5 usd in all"].left`. Of a quota that a hub or server keeps, as this
+            process last knew.
+        overdrawn: number of calls that settled above what they were charged when they started, in
+            a unit that a budget or a limit with `or raise` counts.
         unaccounted: number of calls that were not charged to a learnt limit, because their cost
             does not name its unit.
         learnt: limits that the server stated, by key; None is the queue itself. All other limits
@@ -141,6 +152,8 @@ class Stats:
     longest_wait: float = 0.0
     costs: Mapping[str, float] = field(default_factory=dict, hash=False)
     remaining: Mapping[str, float] = field(default_factory=dict, hash=False, compare=False)
+    budgets: Mapping[str, BudgetUse] = field(default_factory=dict, hash=False, compare=False)
+    overdrawn: int = 0
     unaccounted: int = 0
     learnt: Mapping[Hashable, tuple[Limit, ...]] = field(default_factory=dict, hash=False)
     asks: int = 0
@@ -205,7 +218,7 @@ def _text_of(value: object, name: str = "") -> str:
             return f"{value:,.3f}".rstrip("0").rstrip(".")
         case Mapping():
             return ", ".join(f"{_name_of(key)}: {_text_of(its)}" for key, its in value.items())
-        case tuple():
+        case tuple() if not isinstance(value, BudgetUse):
             return ", ".join(map(str, value))
         case _:
             return str(value)

@@ -11,12 +11,12 @@ A call that is subject to several limits is charged to all of them at one instan
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ROUNDING", "Charge", "LimitState"]
+__all__ = ["ROUNDING", "BudgetUse", "Charge", "LimitState"]
 
 Charge = tuple[float, float]
 """A cost that a limit counts: the instant at which it was charged, and the amount."""
@@ -24,6 +24,57 @@ Charge = tuple[float, float]
 ROUNDING = 1e-9
 """Tolerance for sums of costs, as a share of the limit: fractions like 0.1 do not add up exactly.
 Whole calls do, so it never amounts to one."""
+
+
+class BudgetUse(NamedTuple):
+    """How much of a budget, or of a limit of the present day, hour or month, is used.
+
+    The amounts are in the unit of the limit.
+
+    Attributes:
+        spent: what calls have cost that settled or ended, and that are running under a limit
+            without `or raise`.
+        reserved: what running calls were charged that have not settled yet. They may still settle
+            at less. Always 0 for a limit without `or raise`, and in the unit `calls`.
+        left: what other calls may still cost.
+        resets_at: end of the present period, in seconds since the epoch; None: a budget.
+    """
+
+    spent: float
+    reserved: float
+    left: float
+    resets_at: float | None = None
+
+    @classmethod
+    def of(
+        cls, whole: float, charged: float, reserved: float, resets_at: float | None = None
+    ) -> BudgetUse:
+        """Return the use of a limit of `whole`, of which these amounts are charged and reserved."""
+        # A call that started in an earlier period is a reservation, but is not charged any more.
+        reserved = min(reserved, charged)
+        left = _exact(max(0, whole - charged))
+        return cls(_exact(charged - reserved), _exact(reserved), left, resets_at)
+
+    def __str__(self) -> str:
+        """Return it for people to read: `1.25 spent, 0.5 reserved, 3.25 left`."""
+        return (
+            f"{_text(self.spent)} spent, {_text(self.reserved)} reserved, {_text(self.left)} left"
+        )
+
+    @property
+    def share(self) -> float:
+        """The share of the limit that is used; never below 1 if nothing is left."""
+        used = self.spent + self.reserved
+        return used / (used + self.left) if self.left else 1
+
+
+def _exact(amount: float) -> float:
+    """Return an amount without the rounding errors of a sum, for people to read."""
+    return round(amount, 9)
+
+
+def _text(amount: float) -> str:
+    return f"{amount:,.9f}".rstrip("0").rstrip(".")
 
 
 class LimitState:
@@ -137,6 +188,13 @@ class LimitState:
         # A plain `LimitState` stands for no limit, so its amounts are never read. A default here,
         # and below, would hide a new kind of limit that forgot to define it.
         raise NotImplementedError
+
+    def use(self, now: float) -> BudgetUse | None:  # noqa: ARG002 - only what has a sum knows it
+        """Return how much is used of a budget or of the present period; None: it is neither.
+
+        As for `room`, any thread may call it. A hold does not count.
+        """
+        return None
 
     def idle_at(self, now: float) -> float:
         """Return the instant from which this is in the same state as a new one.

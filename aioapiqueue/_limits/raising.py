@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from aioapiqueue._limits.algorithms import TokenBucket
 from aioapiqueue._limits.cost_units import BILLIONTHS
 from aioapiqueue._limits.grammar import MONEY
-from aioapiqueue._limits.limit_state import ROUNDING, LimitState
+from aioapiqueue._limits.limit_state import ROUNDING, BudgetUse, LimitState
 from aioapiqueue._limits.ramped import RampedBucket
 from aioapiqueue._limits.windows import CalendarWindow, SlidingWindow
 
@@ -108,6 +108,7 @@ class _Spending(LimitState):
     counts = True
     knows_instants = False
     lasts = True
+    reserved: float = 0
 
     def __init__(self, budget: Budget, *, unit: int = 0) -> None:
         super().__init__(unit)
@@ -167,6 +168,10 @@ class _Spending(LimitState):
             return 0
         left = max(0, self.amount - self.spent)
         return left if self.scale == 1 else left / self.scale
+
+    def use(self, now: float) -> BudgetUse:  # noqa: ARG002 - as above
+        charged, whole = self.spent / self.scale, self.amount / self.scale
+        return BudgetUse.of(whole, charged, self.reserved)
 
     def idle_at(self, now: float) -> float:  # noqa: ARG002 - only a calendar needs it
         return math.inf if self.spent else self.held

@@ -9,7 +9,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.limit_state import ROUNDING, LimitState
+from aioapiqueue._limits.limit_state import ROUNDING, BudgetUse, LimitState
 from aioapiqueue._limits.limit_types import Concurrency
 
 if TYPE_CHECKING:
@@ -176,6 +176,8 @@ class CalendarWindow(LimitState):
 
     counts = True
     knows_instants = False
+    reserved: float = 0
+    """As in `BudgetUse`; only a limit with `or raise` counts it."""
 
     def __init__(
         self, calendar: Calendar, *, to_wall: Callable[[float], float], unit: int = 0
@@ -203,9 +205,16 @@ class CalendarWindow(LimitState):
     def room(self, now: float) -> float:
         if self.held > now:
             return 0
+        return max(0, self.calendar.calls - self._used_by(self.to_wall(now)))
+
+    def _used_by(self, wall: float) -> float:
         # Not `advance`, which changes the state: any thread may ask.
-        is_over = self.to_wall(now) >= self.end_wall
-        return max(0, self.calendar.calls - (0 if is_over else self.used))
+        return 0 if wall >= self.end_wall else self.used
+
+    def use(self, now: float) -> BudgetUse:
+        wall = self.to_wall(now)
+        ends = self.end_wall if wall < self.end_wall else self.calendar.period(wall)[1]
+        return BudgetUse.of(self.calendar.calls, self._used_by(wall), self.reserved, ends)
 
     def next_at(self, now: float, costs: Sequence[float]) -> float:
         self.advance(now)
