@@ -122,8 +122,8 @@ class Stats:
             `reserved` by calls that have not settled yet, and `left`:
             `stats.budgets["5 usd in all"].left`. Of a quota that a hub or server keeps, as this
             process last knew.
-        overdrawn: number of calls that settled above what they were charged when they started, in
-            a unit that a budget or a limit with `or raise` counts.
+        overdrawn: number of calls that settled above what they were charged before, in a unit that
+            a budget or a limit with `or raise` counts.
         unaccounted: number of calls that were not charged to a learnt limit, because their cost
             does not name its unit.
         learnt: limits that the server stated, by key; None is the queue itself. All other limits

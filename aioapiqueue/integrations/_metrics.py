@@ -86,6 +86,16 @@ _REFUSED = Metric(
 _MALFORMED = Metric("malformed", "counter", "{event}", "Malformed responses from the server.")
 _RATE = Metric("rate", "gauge", "{call}/s", "Rate that adaptive allows while the rate is lowered.")
 _REMAINING = Metric("limit.remaining", "gauge", "{unit}", "Amount that could start now.", ("unit",))
+_BUDGET = Metric(
+    "budget",
+    "gauge",
+    "{unit}",
+    "Amount of a budget or calendar limit that is spent, reserved or left.",
+    ("limit", "state"),
+)
+_OVERDRAWN = Metric(
+    "overdrawn", "counter", "{call}", "Calls that settled above their reservation in a budget."
+)
 _ASKS = Metric(
     "shared.asks", "counter", "{request}", "Requests to the hub or server of a shared quota."
 )
@@ -107,6 +117,9 @@ _LANE_SLOTS = _of_lane(_SLOTS, "Calls of a lane by the result of their wait.")
 _LANE_COST = _of_lane(_COST, "Total cost of the calls of a lane, after settling.")
 _LANE_THROTTLED = _of_lane(_THROTTLED, "Calls of a lane that the server throttled.")
 _LANE_REMAINING = _of_lane(_REMAINING, "Amount that could start now in a lane.")
+_LANE_BUDGET = _of_lane(
+    _BUDGET, "Amount of a lane's budget or calendar limit that is spent, reserved or left."
+)
 
 # All constants above, so that a new one needs no second entry.
 METRICS = tuple(one for one in globals().values() if isinstance(one, Metric))
@@ -115,11 +128,12 @@ METRICS = tuple(one for one in globals().values() if isinstance(one, Metric))
 
 def read(stats: Stats) -> Iterator[Reading]:
     """Yield the values that are read from the `stats` of a queue."""
-    yield from _read_calls(stats, _QUEUED, _SLOTS, _COST, _THROTTLED, _REMAINING)
+    yield from _read_calls(stats, _QUEUED, _SLOTS, _COST, _THROTTLED, _REMAINING, _BUDGET)
     yield Reading(_ACTIVE, stats.running)
     yield Reading(_BACKED_OFF, stats.backed_off)
     yield Reading(_REFUSED, stats.refused_by_server)
     yield Reading(_MALFORMED, stats.malformed)
+    yield Reading(_OVERDRAWN, stats.overdrawn)
     # Infinite unless `adaptive` has lowered it.
     if stats.rate < math.inf:
         yield Reading(_RATE, stats.rate)
@@ -127,7 +141,10 @@ def read(stats: Stats) -> Iterator[Reading]:
     if stats.asks:
         yield Reading(_ASKS, stats.asks)
         yield Reading(_FAULTS, stats.faults)
-    of_lane = _LANE_QUEUED, _LANE_SLOTS, _LANE_COST, _LANE_THROTTLED, _LANE_REMAINING
+    of_lane = (
+        *(_LANE_QUEUED, _LANE_SLOTS, _LANE_COST),
+        *(_LANE_THROTTLED, _LANE_REMAINING, _LANE_BUDGET),
+    )
     for name, lane in stats.lanes.items():
         yield from _read_calls(lane, *of_lane, lane=(as_text(name),))
 
@@ -136,7 +153,7 @@ def _read_calls(
     stats: Stats | LaneStats, *metrics: Metric, lane: tuple[str, ...] = ()
 ) -> Iterator[Reading]:
     """Yield what a queue and a lane both count, as these metrics."""
-    queued, slots, cost, throttled, remaining = metrics
+    queued, slots, cost, throttled, remaining, budget = metrics
     yield Reading(queued, stats.waiting, lane)
     # A refund takes a slot out of `released`, and a counter must not fall.
     yield Reading(slots, stats.released + stats.refunded, (*lane, "released"))
@@ -148,6 +165,9 @@ def _read_calls(
     yield Reading(throttled, stats.throttled, lane)
     for unit, amount in stats.remaining.items():
         yield Reading(remaining, amount, (*lane, unit))
+    for limit, use in stats.budgets.items():
+        for state in ("spent", "reserved", "left"):
+            yield Reading(budget, getattr(use, state), (*lane, limit, state))
 
 
 def as_text(name: object) -> str:

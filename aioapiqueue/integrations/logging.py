@@ -4,9 +4,9 @@
 >>> queue = ApiQueue("10/s", name="crm", observers=[LoggingObserver()])
 
 A healthy run logs nothing above INFO. Warnings and errors report throttled calls, refused calls,
-timeouts, malformed responses, and a lost connection to the server of a shared quota. Each queue
-logs each kind of event at most once per second; the next record of that kind contains the number of
-events that were skipped.
+timeouts, malformed responses, and a lost connection to the server of a shared quota. A
+budget of which four fifths or all are used is a warning, too. Each queue logs each kind of event at
+most once per second; the next record of that kind contains the number of events that were skipped.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _LEVELS: dict[events.EventKind, int] = {
     "malformed": logging.WARNING,
     "timed_out": logging.WARNING,
     "refused": logging.WARNING,
+    "threshold": logging.WARNING,
     "disconnected": logging.ERROR,
     "reconnected": logging.INFO,
     "limits_changed": logging.INFO,
@@ -38,6 +39,8 @@ _LEVELS: dict[events.EventKind, int] = {
 """Levels by kind of event. All other kinds are DEBUG: every call has such events."""
 _INTERVAL = 1.0
 """Least seconds between two records of one kind."""
+_WARNED_OF = 0.8
+"""The least share of a budget or calendar limit whose use is a warning."""
 _CALL_FIELDS = ("priority", "cost", "costs", "waited")
 """Fields that have no meaning if the event belongs to no call."""
 
@@ -58,12 +61,15 @@ class LoggingObserver:
             get_args(events.EventKind) if calls else tuple(_LEVELS)
         )
         """The kinds of events that are logged."""
-        self._last: dict[tuple[str | None, events.EventKind], tuple[float, int]] = {}
-        """By queue and kind: time of the last record, and the number of events skipped since."""
+        self._last: dict[tuple[str | None, events.EventKind, float | None], tuple[float, int]] = {}
+        """By queue, kind and share of a budget: time of the last record, and the number of events
+        skipped since."""
 
     def on_event(self, event: Event, /) -> None:
         """Log an event, or count it if the last record of its kind is less than a second old."""
         level = _LEVELS.get(event.kind, logging.DEBUG)
+        if event.share is not None and event.share < _WARNED_OF:
+            level = logging.INFO
         if event.origin == "learnt":
             level = logging.DEBUG  # many responses state limits
         if not self._logger.isEnabledFor(level):
@@ -71,7 +77,7 @@ class LoggingObserver:
         skipped = 0
         # At level DEBUG, nothing is skipped.
         if level > logging.DEBUG:
-            place = event.queue, event.kind
+            place = event.queue, event.kind, event.share
             at, skipped = self._last.get(place, (float("-inf"), 0))
             # An earlier time comes from another event loop, which has another clock.
             if at <= event.at < at + _INTERVAL:
@@ -122,6 +128,9 @@ def _in_words(event: Event) -> str:
     ]
     if event.kind == "synced":
         times.append(f"{event.remaining:g} {event.unit} remain")
-    if event.limits:
+    if event.share is not None:
+        used = ", ".join(map(str, event.limits))
+        times.append(f"{event.share:.0%} of {used} used; {event.remaining:g} {event.unit} left")
+    elif event.limits:
         times.append(", ".join(map(str, event.limits)))
     return printable(f"{text} ({'; '.join(times)})" if times else text)

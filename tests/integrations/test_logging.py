@@ -75,6 +75,19 @@ async def test_what_an_operator_changes_is_logged(caplog):
     assert {record.levelno for record in caplog.records} == {logging.INFO}
 
 
+async def test_used_budget_is_logged(caplog):
+    """Half of it as INFO; each share has a record, also within a second."""
+    caplog.set_level(logging.INFO, "aioapiqueue")
+    queue = ApiQueue("5 usd in all", name="llm", observers=[LoggingObserver()])
+    async with queue.slot(cost={"usd": 3}) as slot:
+        slot.settle({"usd": 4.5})
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("INFO", "queue llm: threshold (50% of 5 usd in all used; 2 usd left)"),
+        ("WARNING", "queue llm: threshold (80% of 5 usd in all used; 0.5 usd left)"),
+    ]
+    assert caplog.records[1].aioapiqueue["share"] == 0.8
+
+
 async def test_refusals_go_to_the_given_logger(caplog):
     """And nothing goes to one whose level is above it."""
     logger = logging.getLogger("mine")

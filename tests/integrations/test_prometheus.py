@@ -124,6 +124,30 @@ def test_scraped_sums_are_right(registry, scrape):
     assert queue.stats.waiting == 0
 
 
+def test_budgets_are_exported(registry):
+    """What is spent, reserved and left, of queues and lanes, and how many calls overdrew."""
+    limits = ["5 usd in all", "3 in each day"]
+    queue = ApiQueue(*limits, name="llm", lanes={"a": "2 usd in all"}, observers=[
+        PrometheusObserver(registry)
+    ])  # fmt: skip
+
+    async def use():
+        async with queue.slot(key="a", cost={"usd": 1}) as slot, queue.slot(cost={"usd": 0.5}):
+            slot.settle({"usd": 1.5})
+            return Scraped(generate_latest(registry).decode())
+
+    found = asyncio.run(use())
+    for lane, limit, uses in (
+        (None, "5 usd in all", {"spent": 1.5, "reserved": 0.5, "left": 3}),
+        (None, "3 in each day", {"spent": 2, "reserved": 0, "left": 1}),
+        ("a", "2 usd in all", {"spent": 1.5, "reserved": 0, "left": 0.5}),
+    ):
+        name = "aioapiqueue_budget" if lane is None else "aioapiqueue_lane_budget"
+        where = {"limit": limit} if lane is None else {"limit": limit, "lane": lane}
+        assert {state: found.value(name, state=state, **where) for state in uses} == uses
+    assert found.value("aioapiqueue_overdrawn_total") == 1
+
+
 def test_units_and_kinds_are_as_prometheus_wants(registry):
     """Seconds, totals, help texts: as `promtool check metrics` would have them."""
     metrics = PrometheusObserver(registry)
