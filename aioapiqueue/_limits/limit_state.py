@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ROUNDING", "BudgetUse", "Charge", "LimitState"]
+__all__ = ["ROUNDING", "BudgetUse", "Charge", "LimitState", "use_of"]
 
 Charge = tuple[float, float]
 """A cost that a limit counts: the instant at which it was charged, and the amount."""
@@ -32,10 +32,10 @@ class BudgetUse(NamedTuple):
     The amounts are in the unit of the limit.
 
     Attributes:
-        spent: what calls have cost that settled or ended, and that are running under a limit
-            without `or raise`.
-        reserved: what running calls were charged that have not settled yet. They may still settle
-            at less. Always 0 for a limit without `or raise`, and in the unit `calls`.
+        spent: cost of the calls that have settled or ended; for a limit without `or raise`, also of
+            those that are running.
+        reserved: cost of the running calls that have not settled yet, and may settle at less. 0 for
+            a limit without `or raise`, and in the unit `calls`.
         left: what other calls may still cost.
         resets_at: end of the present period, in seconds since the epoch; None: a budget.
     """
@@ -44,16 +44,6 @@ class BudgetUse(NamedTuple):
     reserved: float
     left: float
     resets_at: float | None = None
-
-    @classmethod
-    def of(
-        cls, whole: float, charged: float, reserved: float, resets_at: float | None = None
-    ) -> BudgetUse:
-        """Return the use of a limit of `whole`, of which these amounts are charged and reserved."""
-        # A call that started in an earlier period is a reservation, but is not charged any more.
-        reserved = min(reserved, charged)
-        left = _exact(max(0, whole - charged))
-        return cls(_exact(charged - reserved), _exact(reserved), left, resets_at)
 
     def __str__(self) -> str:
         """Return it for people to read: `1.25 spent, 0.5 reserved, 3.25 left`."""
@@ -66,6 +56,16 @@ class BudgetUse(NamedTuple):
         """The share of the limit that is used; never below 1 if nothing is left."""
         used = self.spent + self.reserved
         return used / (used + self.left) if self.left else 1
+
+
+def use_of(
+    whole: float, charged: float, reserved: float, resets_at: float | None = None
+) -> BudgetUse:
+    """Return the use of a limit of `whole`, of which these amounts are charged and reserved."""
+    # A call that started in an earlier period is a reservation, but is not charged any more.
+    reserved = min(reserved, charged)
+    left = _exact(max(0, whole - charged))
+    return BudgetUse(_exact(charged - reserved), _exact(reserved), left, resets_at)
 
 
 def _exact(amount: float) -> float:

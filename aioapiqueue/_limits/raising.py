@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from aioapiqueue._limits.algorithms import TokenBucket
 from aioapiqueue._limits.cost_units import BILLIONTHS
 from aioapiqueue._limits.grammar import MONEY
-from aioapiqueue._limits.limit_state import ROUNDING, BudgetUse, LimitState
+from aioapiqueue._limits.limit_state import ROUNDING, LimitState, use_of
 from aioapiqueue._limits.ramped import RampedBucket
 from aioapiqueue._limits.windows import CalendarWindow, SlidingWindow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioapiqueue._limits.limit_state import Charge
+    from aioapiqueue._limits.limit_state import BudgetUse, Charge
     from aioapiqueue._limits.limit_types import Budget
 
 __all__ = [
@@ -171,7 +171,7 @@ class _Spending(LimitState):
 
     def use(self, now: float) -> BudgetUse:  # noqa: ARG002 - as above
         charged, whole = self.spent / self.scale, self.amount / self.scale
-        return BudgetUse.of(whole, charged, self.reserved)
+        return use_of(whole, charged, self.reserved)
 
     def idle_at(self, now: float) -> float:  # noqa: ARG002 - only a calendar needs it
         return math.inf if self.spent else self.held

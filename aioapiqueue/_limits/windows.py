@@ -9,13 +9,13 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.limit_state import ROUNDING, BudgetUse, LimitState
+from aioapiqueue._limits.limit_state import ROUNDING, LimitState, use_of
 from aioapiqueue._limits.limit_types import Concurrency
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioapiqueue._limits.limit_state import Charge
+    from aioapiqueue._limits.limit_state import BudgetUse, Charge
     from aioapiqueue._limits.limit_types import Calendar, Window
 
 __all__ = ["CalendarWindow", "Permits", "SlidingWindow"]
@@ -214,7 +214,7 @@ class CalendarWindow(LimitState):
     def use(self, now: float) -> BudgetUse:
         wall = self.to_wall(now)
         ends = self.end_wall if wall < self.end_wall else self.calendar.period(wall)[1]
-        return BudgetUse.of(self.calendar.calls, self._used_by(wall), self.reserved, ends)
+        return use_of(self.calendar.calls, self._used_by(wall), self.reserved, ends)
 
     def next_at(self, now: float, costs: Sequence[float]) -> float:
         self.advance(now)

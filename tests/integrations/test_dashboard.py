@@ -62,7 +62,8 @@ def test_queries_use_functions_as_meant(title, query, legend):
         assert name == "aioapiqueue_cost", title  # a sum that may fall
     if "histogram_quantile" in query:
         assert re.search(r"sum by \(le\b[^)]*\) \(rate\(\w+_bucket\{", query), title
-    assert "sum" in query, title  # over the instances of a program
+    # Over the instances of a program, each of which exports all of a shared budget.
+    assert ("max by" if "aioapiqueue_budget" in query else "sum") in query, title
     results = set(re.findall(r'result!?="(\w+)"', query))
     assert results <= {"released", "cancelled", "timed_out", "refused"}
     assert "[$__" in query or not re.search(r"\b(rate|increase|deriv)\(", query)

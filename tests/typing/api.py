@@ -18,6 +18,8 @@ from aioapiqueue import (
     Adaptive,
     ApiQueue,
     ApiQueueError,
+    Budget,
+    BudgetUse,
     Calendar,
     Concurrency,
     Event,
@@ -25,10 +27,12 @@ from aioapiqueue import (
     LaneStats,
     Limit,
     LimiterView,
+    LimitExceeded,
     LimitsError,
     Observer,
     QueueClosed,
     QueueFull,
+    Ramp,
     Rate,
     Registry,
     ServiceLimits,
@@ -305,6 +309,37 @@ def figures() -> None:
     assert_type(queue.stats.costs["tokens"], float)
     assert_type(queue.stats.lanes_in_memory, int)
     queue.stats.lanes["a"].waiting = 3  # type: ignore[misc]
+
+
+async def budgets() -> None:
+    """Budgets, limits that raise, ramps and weights."""
+    budget: Limit = Budget(5, "usd")
+    raising: list[Limit] = [
+        Rate(10, on_empty="raise"),
+        Window(10, 60, on_empty="raise"),
+        Calendar(10, "day", on_empty="raise"),
+        Concurrency(10, on_empty="raise"),
+    ]
+    ramped = Rate(1000, 60, ramp=Ramp(2, per=120, floor=Rate(50, 60)))
+    assert_type(ramped.ramp, Ramp | None)
+    shares = {"a": 3, "tenant:*": 0.5}
+    fair = ApiQueue(budget, order="fair", weights=shares, weights_unit="usd")
+    Rate(10, on_empty="wait for ever")  # type: ignore[arg-type]
+    Budget(5, "usd", on_empty="wait")  # type: ignore[call-arg]
+    ApiQueue(*raising, weights={"a": "much"})  # type: ignore[dict-item]
+    try:
+        async with fair.slot(key="a", cost={"usd": 0.5}) as slot:
+            slot.settle({"usd": 0.25})
+    except LimitExceeded as error:
+        assert_type(error.limit, Limit)
+        assert_type(error.remaining, float)
+        assert_type(error.resets_in, float | None)
+    use = fair.stats.budgets["5 usd in all"]
+    assert_type(use, BudgetUse)
+    assert_type(use.spent + use.reserved + use.left, float)
+    assert_type(use.resets_at, float | None)
+    assert_type(fair.stats.lanes["a"].budgets["1 usd in each day"].left, float)
+    assert_type(fair.stats.overdrawn, int)
 
 
 async def numbers() -> AsyncIterator[int]:
