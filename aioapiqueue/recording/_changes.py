@@ -1,4 +1,4 @@
-"""The events that made queues faster or slower: the first and the last of them."""
+"""The events that made queues faster or slower, or will: the first and the last of them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ if TYPE_CHECKING:
 
 CHANGE_KINDS: tuple[events.EventKind, ...] = (
     *("throttled", "backed_off", "limits_changed", "held", "paused", "resumed"),
-    *("refused_by_server", "disconnected", "reconnected"),
+    *("refused_by_server", "disconnected", "reconnected", "threshold"),
 )
-"""The kinds of events that make a queue faster or slower, or explain why it is."""
+"""The kinds of events that make a queue faster or slower, or explain why it is or soon will be."""
 _MOST = 500
 """Number of changes kept from the beginning, and of changes kept from the end."""
 
 
 class QueueChange(NamedTuple):
-    """Something that made a queue faster or slower.
+    """Something that made a queue faster or slower, or the use of a limit that soon will.
 
     Attributes:
         at: seconds since the recording began.
         queue: the name of the queue.
         lane: the lane, if only one of them changed.
         kind: the kind of the `Event`.
-        limits: the new limits.
+        limits: the new limits; or the limit of which a share is used.
         origin: who changed the limits.
         rate: calls a second that `Adaptive` still allows.
         seconds: length of the hold or pause.
+        share: the share of a budget, or of a limit of a calendar period, that is used.
     """
 
     at: float
@@ -40,6 +41,7 @@ class QueueChange(NamedTuple):
     origin: str | None = None
     rate: float | None = None
     seconds: float | None = None
+    share: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields that have a value."""

@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from aioapiqueue import Concurrency
+from aioapiqueue import Budget, Calendar, Concurrency
+from aioapiqueue.recording._budgets import uses_of
 from aioapiqueue.recording._changes import ChangeHistory, QueueChange
 from aioapiqueue.recording._counts import FIELDS, TALLIES, CallTotals, added_up
 from aioapiqueue.recording._rates import OverTime, allowed_over_time, most_in
@@ -19,9 +20,10 @@ from aioapiqueue.recording._unpaced import UnpacedTime
 from aioapiqueue.spi import CALLS, limit_types
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from aioapiqueue import Event, Limit
+    from aioapiqueue.recording._budgets import LimitUses, ReadLimiter
     from aioapiqueue.recording._counts import Tally
     from aioapiqueue.recording._series import Points
     from aioapiqueue.spi import seam
@@ -118,6 +120,8 @@ class QueueRecord:
         self._permanent = permanent
         self._is_common = name == _OTHERS
         self._is_adaptive_active = False
+        self._read: ReadLimiter | None = None
+        """Reads the use of budgets; None: no limit is a budget, or of a calendar period."""
         self._sampled_at = -math.inf
         self._held_until: dict[str | None, float] = {}
         """The end of the latest noted hold of each lane, or (None) of the queue."""
@@ -151,8 +155,33 @@ class QueueRecord:
             self.add(found, lanes, limits_of)
         return found
 
+    def find_budgets(self, limits: Iterable[Limit], read: ReadLimiter) -> None:
+        """Show how much is used of budgets and calendar limits, if there is one among `limits`.
+
+        It is read when the figures are: `read` keeps the queue in memory until then.
+        """
+        # The common record would show the budgets of one of its queues as those of all.
+        if not self._is_common and any(isinstance(one, Budget | Calendar) for one in limits):
+            self._read = read
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether a limit that applied to some call is a `Budget`."""
+        known = (limit for lane in self._limits.values() for limit in lane.limits)
+        return any(isinstance(limit, Budget) for limit in known)
+
+    def budgets(self) -> Iterator[tuple[str | None, LimitUses]]:
+        """Yield each lane with such limits, or (None) the queue, and how much of them is used now.
+
+        A lane whose keys have limits of their own is left out.
+        """
+        if self._read is not None:
+            for lane, limits in self._limits.items():
+                if not limits.per_key and (uses := uses_of(self._read(lane))):
+                    yield lane, uses
+
     def changed(self, event: Event, lane: str | None, *, of_key: bool = False) -> None:
-        """Note an event that made the queue faster or slower.
+        """Note an event that made the queue faster or slower, or announces it.
 
         Args:
             event: an event of one of `CHANGE_KINDS`.
@@ -172,7 +201,7 @@ class QueueRecord:
             # Bounded, because events also concern lanes that have no figures here.
             if len(self._held_until) < _MOST_LANE_SETS or lane in self._held_until:
                 self._held_until[lane] = at + seconds
-        what = kind, event.limits, event.origin, event.rate, seconds
+        what = kind, event.limits, event.origin, event.rate, seconds, event.share
         self._recording.changes.note(QueueChange(at, self.name, lane, *what))
         # The figures of a lane are those of all its keys together, and those of the common record
         # are of all its queues.
@@ -233,19 +262,26 @@ class QueueRecord:
                 counts.used, seconds, self._recording.began
             )
         ]
+        uses = dict(self.budgets())
         return {
             "queue": self.name,
             "paced": self.paced,
-            **self._figures(None, sums[None]),
+            **self._figures(None, sums[None], uses.get(None)),
             "tightest": max(shares, key=lambda one: one["share"], default=None),
-            "lanes": [{"lane": lane, **self._figures(lane, counts)} for lane, counts in busiest],
+            "lanes": [
+                {"lane": lane, **self._figures(lane, counts, uses.get(lane))}
+                for lane, counts in busiest
+            ],
         }
 
-    def _figures(self, lane: str | None, counts: CallTotals) -> dict[str, Any]:
+    def _figures(
+        self, lane: str | None, counts: CallTotals, uses: LimitUses | None
+    ) -> dict[str, Any]:
         limits = self._limits[lane]
         return {
             "limits": [str(limit) for limit in limits.limits],
             "limits_of_each_key": limits.per_key,
+            **({"budgets": uses} if uses else {}),
             "calls": counts.calls,
             "used": {unit: _plain(amount) for unit, amount in counts.used.items()},
             "waited": counts.waited,
@@ -404,8 +440,9 @@ class Recording:
         records = [self.queues[one["queue"]] for one in used]
         reached = [one for record in records for one in record.limits_reached()]
         rates = [limit_types.rate_of(one) for one in reached if limit_types.unit_of(one) == CALLS]
-        # The fixed pause between calls that stays under the strictest limit of calls.
-        delay = max((1 / rate for rate in rates), default=None)
+        # The fixed pause between calls that stays under the strictest limit of calls. No pause
+        # stays under a budget.
+        delay = max((1 / rate for rate in rates if rate < math.inf), default=None)
         calls = sum(one["calls"] for one in used)
         return {
             "seconds": seconds,

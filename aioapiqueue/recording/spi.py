@@ -1,5 +1,6 @@
 """The figures of queues over time that reports, runs and the hub use."""
 
+from aioapiqueue.recording._budgets import LaneUse, LimitUses, amount_text, least_left_first
 from aioapiqueue.recording._changes import CHANGE_KINDS
 from aioapiqueue.recording._counts import FIELDS, CallTotals, added_up
 from aioapiqueue.recording._queues import QueueRecord, Recording
@@ -12,6 +13,8 @@ __all__ = [
     "CHANGE_KINDS",
     "FIELDS",
     "CallTotals",
+    "LaneUse",
+    "LimitUses",
     "Points",
     "QueueRecord",
     "RecentWaits",
@@ -20,8 +23,10 @@ __all__ = [
     "UnpacedTime",
     "WaitTimes",
     "added_up",
+    "amount_text",
     "as_clock",
     "as_iso",
     "as_percent",
+    "least_left_first",
     "verdict_of",
 ]

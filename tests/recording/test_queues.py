@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from aioapiqueue import Calendar, Concurrency, Event, Rate, Window
+from aioapiqueue import Budget, Calendar, Concurrency, Event, Rate, Window
 from aioapiqueue.recording.spi import CallTotals, Recording
 
 
@@ -299,3 +299,40 @@ def test_common_record_of_queues_has_no_limits():
     (queue,) = recording.as_json(1001.0)["queues"]
     assert queue["queue"] == "all other queues"
     assert (queue["limits"], queue["lanes"][0]["limits"], queue["tightest"]) == ([], [], None)
+
+
+def test_budget_asks_for_no_delay():
+    """No pause between calls stays under a budget, so none is estimated."""
+    recording, record = new(Budget(5))
+    recording.started(record.counts_of(), {"calls": 1}, 0.0, 1000.5)
+    times = recording.as_json(1010.0)["times"]
+    assert (times["blanket_delay"], times["blanket"]) == (None, None)
+
+
+def test_crossed_threshold_is_a_change():
+    """The line has the limit and the share, and no field that it does not use."""
+    recording, record = new(Budget(5, "usd"))
+    record.changed(event("threshold", 2.0, limits=(Budget(5, "usd"),), share=0.8), "a")
+    recording.started(record.counts_of(), {"calls": 1}, 0.0, 1002.5)
+    assert recording.as_json(1010.0)["changes"] == [
+        {
+            "at": 2.0,
+            "queue": "q",
+            "lane": "a",
+            "kind": "threshold",
+            "limits": ["5 usd in all"],
+            "share": 0.8,
+        }
+    ]
+
+
+def test_common_record_has_no_budgets():
+    """It would show those of one of its queues as those of all."""
+    recording = Recording(now=1000.0, began=0.0)
+    for number in range(2_001):
+        record = recording.record(f"job {number}", paced=True)
+    record.find_budgets([Budget(5)], pytest.fail)
+    recording.started(record.counts_of(), {"calls": 1}, 0.0, 1000.5)
+    (queue,) = recording.as_json(1010.0)["queues"]
+    assert queue["queue"] == "all other queues"
+    assert "budgets" not in queue

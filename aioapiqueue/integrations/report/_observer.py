@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import ApiQueue, Event, Limit
     from aioapiqueue.recording.spi import QueueRecord, UnpacedTime
-    from aioapiqueue.spi import events
+    from aioapiqueue.spi import events, seam
 
 _CALLS: tuple[events.EventKind, ...] = (
     *("joined", "released", "finished", "cancelled", "timed_out", "refused", "settled"),
@@ -84,6 +84,8 @@ class ReportObserver:
 
     def as_json(self) -> dict[str, Any]:
         """Return all figures from the first event to the last, with times in seconds.
+
+        `budgets` is the use of budgets and calendar limits at this moment.
 
         You may call this in any thread. The queues of the report pause meanwhile, for at most a
         fifth of a second.
@@ -196,6 +198,7 @@ class _QueueObserver:
                 limits=self._reader.limits_of(None),
                 permanent=self._reader.permanent,
             )
+            record.find_budgets(self._reader.limits_of(None), self._figures_of)
         if self._reader.loop is not self._loop:
             self._forget_callers(event.at, recording.unpaced)
         lanes = self._names.get(event.keys)
@@ -225,6 +228,7 @@ class _QueueObserver:
         """Record a change of the speed of a queue, a lane or a key."""
         if event.kind == "limits_changed":
             self._names.clear()  # a key may have a lane of its own now
+            record.find_budgets(event.limits, self._figures_of)
         if event.key is None:  # the queue, even if calls without a key have a lane
             record.changed(event, None)
             return
@@ -315,4 +319,10 @@ class _QueueObserver:
         return tuple(found)
 
     def _limits_of(self, lane: str) -> tuple[tuple[Limit, ...], bool]:
-        return self._reader.limits_of(self._lanes[lane]), lane.endswith("*")
+        limits = self._reader.limits_of(self._lanes[lane])
+        if self._record is not None:
+            self._record.find_budgets(limits, self._figures_of)
+        return limits, lane.endswith("*")
+
+    def _figures_of(self, lane: str | None) -> seam.LimiterStats:
+        return self._reader.snapshot(None if lane is None else self._lanes[lane])

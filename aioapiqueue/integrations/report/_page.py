@@ -17,10 +17,12 @@ with needs("jinja2", to="reports", extra="report"):
     from markupsafe import Markup
 
 from aioapiqueue.integrations.report._masks import Masks
-from aioapiqueue.recording.spi import as_clock, as_percent
+from aioapiqueue.recording.spi import amount_text, as_clock, as_percent, least_left_first
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from aioapiqueue.recording.spi import LaneUse
 
 _MOST_QUEUES = 40
 """Most queues with charts: the busiest ones. The JSON has all."""
@@ -146,6 +148,8 @@ def _environment() -> jinja2.Environment:
     environment.filters.update(
         clock=as_clock,
         number=_number,
+        amount=amount_text,
+        budgets=_budgets,
         wait=_wait,
         local=_moment,
         percent=lambda share: _unbroken(as_percent(share)),
@@ -166,6 +170,13 @@ def _hash(script: str) -> str:
 def _number(value: float) -> str:
     """Return a number as text: exact if it is whole, else with two decimals."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+
+
+def _budgets(queue: Mapping[str, Any]) -> list[LaneUse]:
+    """Return the use of the budgets of a queue and its lanes."""
+    return least_left_first(
+        (one.get("lane", ""), one.get("budgets", {})) for one in (queue, *queue["lanes"])
+    )
 
 
 def _wait(seconds: float) -> str:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from aioapiqueue import Adaptive, ApiQueue, Rate, SlotTimeout
+from aioapiqueue import Adaptive, ApiQueue, LimitExceeded, Rate, SlotTimeout
 from aioapiqueue.integrations.report import ReportObserver
 from aioapiqueue.testing import VirtualLoop
 from aioapiqueue.threads import blocking
@@ -122,6 +122,69 @@ async def test_learnt_limits_and_settings_are_recorded():
     ]
     assert found["changes"][2]["seconds"] == 1.5
     assert found["queues"][0]["time_series"][0]["allowed"] == [[0, 10], [0.0, 20]]
+
+
+async def test_budgets_and_their_lanes_at_the_end():
+    """What is spent, reserved and left; of keys that share a pattern, only their thresholds."""
+    report = ReportObserver()
+    lanes = {"a": "2 usd in each day or raise", "t:*": "1 usd in all", "free": "5/s"}
+    queue = ApiQueue("10/s", "5 usd in all", lanes=lanes, observers=[report])
+    for key, cost in (("a", 1), ("t:x", 1), ("free", 0)):
+        async with queue.slot(key=key, cost={"usd": cost}) as slot:
+            slot.settle({"usd": cost * 0.75})
+    async with queue.slot(key="a", cost={"usd": 0.5}):
+        found = report.as_json()
+    (one,) = found["queues"]
+    assert one["budgets"] == {"5 usd in all": {"spent": 1.5, "reserved": 0.5, "left": 3.0}}
+    uses = {lane["lane"]: lane["budgets"] for lane in one["lanes"] if "budgets" in lane}
+    left = {"spent": 0.75, "reserved": 0.5, "left": 0.75}
+    assert uses == {"a": {"2 usd in each day or raise": left}}
+    changes = [(it["lane"], it["limits"], it["share"]) for it in found["changes"]]
+    assert changes == [
+        ("a", ["2 usd in each day or raise"], 0.5),
+        ("t:x", ["1 usd in all"], 0.5),
+        ("t:x", ["1 usd in all"], 0.8),
+        ("t:x", ["1 usd in all"], 1),
+    ]
+    assert {it["kind"] for it in found["changes"]} == {"threshold"}
+
+
+async def test_budget_of_refused_calls_is_shown():
+    """It explains them, though no call has started."""
+    report = ReportObserver()
+    queue = ApiQueue("5 usd in all", observers=[report])
+    with pytest.raises(LimitExceeded):
+        await use(queue, cost={"usd": 6})
+    (one,) = report.as_json()["queues"]
+    left = {"5 usd in all": {"spent": 0, "reserved": 0, "left": 5}}
+    assert (one["refused"], one["budgets"]) == (1, left)
+
+
+async def test_budget_of_a_lane_alone():
+    """The queue itself then has no such field."""
+    report = ReportObserver()
+    queue = ApiQueue("10/s", lanes={"a": "2 in all"}, observers=[report])
+    await use(queue, key="a")
+    (one,) = report.as_json()["queues"]
+    assert "budgets" not in one
+    assert one["lanes"][0]["budgets"] == {"2 in all": {"spent": 1, "reserved": 0, "left": 1}}
+
+
+@pytest.mark.parametrize("key", [None, "a"])
+async def test_budget_that_is_set_later(key):
+    """A limit that `set_rate` adds has its use; without one, a queue has no such field."""
+    report = ReportObserver()
+    queue = ApiQueue("10/s", lanes={"a": "10/s"}, observers=[report])
+    await use(queue, key="a")
+    (one,) = report.as_json()["queues"]
+    assert "budgets" not in one
+    assert "budgets" not in one["lanes"][0]
+    queue.set_rate("4 in all", key=key)
+    await use(queue, key="a")
+    (one,) = report.as_json()["queues"]
+    shown = one if key is None else one["lanes"][0]
+    assert shown["budgets"]["4 in all"]["left"] <= 3
+    assert ("budgets" in one) is (key is None)
 
 
 async def test_concurrency_outlasts_a_new_rate():

@@ -107,6 +107,34 @@ def test_hour_is_small(rate, most):
         assert sum(series["used"]) == calls
 
 
+async def test_budgets_are_shown():
+    """What is left of each, the fullest lane first; and in the list of changes, how it went."""
+    report = ReportObserver()
+    lanes = dict.fromkeys("ab", "4 usd in all")
+    queue = ApiQueue("100/s", "1500 usd in all", lanes=lanes, observers=[report])
+    for key, cost in (("a", 2), ("b", 4), (None, 1200)):
+        async with queue.slot(key=key, cost={"usd": cost}):
+            pass
+    text = await asyncio.to_thread(report.html)
+    cells = re.sub(r"<[^>]+>", "|", text[text.index("Budgets at the end") : text.index("<figure")])
+    assert re.findall(r"[^|\n]+", cells)[1:] == [
+        *("limit", "lane", "spent", "reserved", "left"),
+        *("1500 usd in all", "1,206", "0", "294"),
+        *("4 usd in all", "b", "4", "0", "0"),
+        *("4 usd in all", "a", "2", "0", "2"),
+    ]
+    changes = re.sub(r"<[^>]+>", "|", text[text.index('id="changes"') :])
+    shown = re.findall(r"(\d+)\N{NO-BREAK SPACE}%\|? of (.*) is used", changes)
+    assert ("80", "1500 usd in all") in shown
+    assert shown.count(("100", "4 usd in all")) == 1
+    assert "Budgets at the end" not in await asyncio.to_thread(report_of_one_rate)
+
+
+def report_of_one_rate():
+    """The page of a queue without budgets."""
+    return report_of(3).html()
+
+
 def test_texts_are_escaped():
     """A queue, a lane or a title of users' making cannot become part of the page."""
     evil = "</script><script>alert(1)</script><!--"
