@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from aioapiqueue.exceptions import SharedError
+from aioapiqueue.recording.spi import least_left_first
 from aioapiqueue.schedules.spi import (
     HUB_DIR,
     HubLocation,
@@ -24,7 +25,12 @@ from aioapiqueue.spi import printable
 from aioapiqueue_run.cli.console import FAILED, as_argument, console, pluralize, refuse, say
 from aioapiqueue_run.cli.help import Command, CommandGroup
 
-__all__ = ["app", "ask_hub"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from aioapiqueue.recording.spi import LimitUses
+
+__all__ = ["app", "ask_hub", "budget_lines"]
 
 app = typer.Typer(
     name="hub",
@@ -80,6 +86,8 @@ def _show(quota: dict[str, Any]) -> None:
         line(f"  {key}: {', '.join(own)}")
     if len(lanes) > _MOST_LANES:
         line(f"  and {len(lanes) - _MOST_LANES:,} more lanes")
+    for text in budget_lines(quota.get("budgets", {}), most=_MOST_BUDGETS, width=out.width):
+        line(text)
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     table.add_column("  program", overflow="fold")
     for name in ("process", "waiting", "running", "started"):
@@ -96,6 +104,26 @@ def _show(quota: dict[str, Any]) -> None:
         out.print("  no program is using it")
 
 
+def budget_lines(budgets: Mapping[str, LimitUses], *, most: int, width: int) -> Iterator[str]:
+    """Yield how much is used of a quota's budgets and calendar limits.
+
+    Args:
+        budgets: the use of the limits of each lane, and ("") of the quota's own, as the hub
+            reports it.
+        most: the number of limits to list: first the quota's own, then those with the least left.
+        width: columns of the terminal. The figures get a line of their own if there is no room.
+    """
+    uses = least_left_first(budgets.items())
+    for one in uses[:most]:
+        lane = f"{printable(one.lane)}, " if one.lane else ""
+        name, use = f"  {lane}{printable(one.limit)}:", str(one)
+        yield from [f"{name} {use}"] if len(name) + 1 + len(use) <= width else [name, f"    {use}"]
+    if len(uses) > most:
+        yield f"  and {pluralize(len(uses) - most, 'more budget')}"
+
+
+_MOST_BUDGETS = 6
+"""Number of budgets of which the use is listed; each tenant may have one."""
 _MOST_LANES = 12
 """Number of lanes that are listed; a preset of AWS has hundreds."""
 
@@ -170,7 +198,9 @@ def resume(name: _Name) -> None:
 
 
 def _change(name: str, what: str) -> None:
-    if not _ask({"command": what, "quota": name})["known"]:
+    start = "; to reset a quota that no program uses, start one: aioapiqueue hub start"
+    none = f"{_NONE}{start}" if what == "reset" else _NONE
+    if not _ask({"command": what, "quota": name}, none=none)["known"]:
         why = f"unknown quota {name!r}, or no program is using it"
         refuse(f"{why}: to list the quotas, run aioapiqueue hub status", FAILED)
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from aioapiqueue.schedules.spi import HUB_DIR, HubLocation
 from aioapiqueue_run.cli.app import app
 from aioapiqueue_run.cli.console import as_argument
+from aioapiqueue_run.cli.hub import ask_hub
 from tests.helpers.host_crowd import hello
 from tests.helpers.host_workers import Workers
 from tests.helpers.hubs import hub_in_use, hubs_with, processes_of
@@ -80,6 +81,59 @@ def test_who_shares_what_is_shown(hub):
         workers.wait_for(80)
         assert "unknown quota 'other'" in run("reset", "other", code=1)
         assert "queues used the hub and will start another" in run("stop").replace("\n", " ")
+
+
+@pytest.fixture
+def budgets(hub, monkeypatch):
+    """Let the hub's answer have these budgets of its only quota."""
+    found = {}
+
+    def ask(*args, **options):
+        answer = ask_hub(*args, **options)
+        for quota in answer["quotas"]:
+            quota["budgets"] = found
+        return answer
+
+    monkeypatch.setattr("aioapiqueue_run.cli.hub.ask_hub", ask)
+    return found
+
+
+def test_use_of_budgets_is_shown(hub, budgets):
+    """The quota's own, then the lanes with the least left, in 80 columns and without escapes."""
+    run("start")
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
+        sock.connect(os.fspath(HubLocation(str(hub)).sockets()[0]))
+        sock.sendall(hello(1, quota="crm"))
+        assert "welcome" in json.loads(sock.makefile().readline())
+        assert "spent" not in run("status")
+        for tenant in range(10):
+            use = {"spent": tenant / 8, "reserved": 0.0, "left": 2 - tenant / 8}
+            budgets[f"tenant:{tenant}\x1b[2J"] = {"2 usd in each day or raise": use}
+        budgets["b"] = {"2 usd in all": {"spent": 2.0, "reserved": 0.0, "left": 0.0}}
+        budgets[""] = {"5000 usd in all": {"spent": 1200.25, "reserved": 0.5, "left": 3799.25}}
+        shown = run("status").splitlines()
+    first = shown.index("  5000 usd in all: 1,200.25 spent, 0.5 reserved, 3,799.25 left")
+    # The last lane of `hello` comes before.
+    assert shown[first - 1].endswith(": 5/s")
+    assert shown[first + 1 : first + 4] == [
+        "  b, 2 usd in all: 2 spent, 0 reserved, 0 left",
+        r"  tenant:9\x1b[2J, 2 usd in each day or raise:",
+        "    1.125 spent, 0 reserved, 0.875 left",
+    ]
+    assert shown[first + 4] == (
+        r"  tenant:8\x1b[2J, 2 usd in each day or raise: 1 spent, 0 reserved, 1 left"
+    )
+    assert shown.index("  and 6 more budgets") == first + 8
+    assert all(len(line) <= 80 for line in shown[1:])
+
+
+def test_reset_without_a_hub_names_the_command():
+    """A budget outlasts the hub, which ends when no program uses it."""
+    with hub_in_use():
+        said = run("reset", "crm", code=1).replace("\n", " ")
+        other = run("pause", "crm", code=1)
+    assert "to reset a quota that no program uses, start one: aioapiqueue hub start" in said
+    assert "start one" not in other
 
 
 def test_started_by_hand_it_stays(hub):

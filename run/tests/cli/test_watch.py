@@ -31,6 +31,7 @@ from aioapiqueue_run.cli.watch.rows import (
     rate_text,
     sparkline,
 )
+from aioapiqueue_run.cli.watch.screen import Watch
 from tests.helpers.host_workers import Workers
 from tests.helpers.hubs import ask_hub, hub_in_use, hubs_with, processes_of
 from tests.helpers.terminal import Terminal
@@ -267,6 +268,43 @@ def row_of(name, **changes):
         "p99": 0.0, "throttled": 0, "lowered": None, "paused": False, "held": 0.0, "clients": (),
     }  # fmt: skip
     return QuotaRow(key=("name", name), **(defaults | changes))
+
+
+@pytest.mark.real
+async def test_budgets_below_the_table(monkeypatch):
+    """The first ones, and a number; the screen of 24 lines still has all clients, and the table."""
+    use = {"spent": 1.5, "reserved": 0.25, "left": 0.25}
+    clients = [
+        {"pid": pid, "program": "a", "waiting": 0, "running": 0, "started": 0} for pid in range(6)
+    ]
+    budgets = {"": {"2 usd in all": use}} | {f"t:{one}": {"2 in each day": use} for one in "abc"}
+    answer = status(1, budgets=budgets, clients=clients) | {"version": "1", "problem": ""}
+    monkeypatch.setattr("aioapiqueue_run.cli.watch.screen.ask_hub", lambda *_, **__: answer)
+    app = Watch(every=60, words="")
+    async with app.run_test(size=(80, 24)) as pilot:
+        for _ in range(200):
+            await pilot.pause(0.01)
+            if app.query_one("#table").row_count:
+                break
+        await pilot.pause()
+        details = app.query_one("#details")
+        lines = str(details.render()).splitlines()
+        assert details.size.height == len(lines)  # none is cut off
+        assert app.query_one("#table").size.height >= 8
+    assert lines[1:6] == [
+        "  2 usd in all: 1.5 spent, 0.25 reserved, 0.25 left",
+        "  t:a, 2 in each day: 1.5 spent, 0.25 reserved, 0.25 left",
+        "  t:b, 2 in each day: 1.5 spent, 0.25 reserved, 0.25 left",
+        "  and 1 more budget",
+        "  a, process 0: 0 waiting, 0 running, 0 started",
+    ]
+    assert lines[-1] == "  and 2 more"
+
+
+def test_quota_without_budgets():
+    """The hub leaves the budgets of lanes out, and a quota may have none."""
+    (row,) = History().rows(status(1), 0.0)
+    assert row.budgets == {}
 
 
 def test_order_and_words():

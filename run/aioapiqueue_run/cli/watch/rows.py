@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.spi import CALLS, limit_types, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from aioapiqueue.recording.spi import LimitUses
 
 __all__ = [
     "SORTS",
@@ -49,6 +51,7 @@ class QuotaRow:
         paused: whether the quota is paused.
         held: seconds for which no call starts.
         clients: the queues that use the quota, by process.
+        budgets: how much is used of budgets and calendar limits, as the hub reports it.
     """
 
     key: QuotaKey
@@ -64,6 +67,7 @@ class QuotaRow:
     paused: bool
     held: float
     clients: Sequence[Mapping[str, Any]]
+    budgets: Mapping[str, LimitUses] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -127,6 +131,7 @@ class History:
             p50=quota["waits"]["p50"],
             p99=quota["waits"]["p99"],
             lowered=quota["rate"],
+            budgets=quota.get("budgets", {}),
             **{name: quota[name] for name in names},
         )
 

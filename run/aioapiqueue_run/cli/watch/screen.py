@@ -19,7 +19,7 @@ from textual.widgets import DataTable, Footer, Input, Static
 
 from aioapiqueue.spi import printable
 from aioapiqueue_run.cli.console import pluralize
-from aioapiqueue_run.cli.hub import ask_hub
+from aioapiqueue_run.cli.hub import ask_hub, budget_lines
 from aioapiqueue_run.cli.watch.rows import SORTS, History, arranged, rate_text, short, sparkline
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ _ROOMY = 110
 """Width of a terminal from which on sparklines are wide."""
 _LONGEST_NAME = 200
 """Characters of a name in a question: the whole question must fit the screen."""
+_MOST_BUDGETS = 3
+"""Number of budgets in the lines below the table."""
 _MOST_CLIENTS = 4
 """Number of clients in the lines below the table."""
 _NO_HUB = "no hub is running; this screen updates when a process starts one"
@@ -66,7 +68,7 @@ class Watch(App[None]):
     CSS = """
     #head, #details { height: auto; color: $text-muted; }
     #table { height: 1fr; background: $background; }
-    #details { max-height: 7; border-top: solid $panel; }
+    #details { max-height: 11; border-top: solid $panel; }
     #filter { display: none; height: 1; border: none; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -212,8 +214,10 @@ class Watch(App[None]):
 
     def _show_details(self) -> None:
         row = self._current
-        text = "no quota matches these words; Esc shows all" if self._rows and not row else ""
-        self.query_one("#details", Static).update("\n".join(_details(row)) if row else text)
+        text = "no quota matches these words; Esc shows all" if self._rows else ""
+        if row is not None:
+            text = "\n".join(_details(row, self._width))
+        self.query_one("#details", Static).update(text)
 
     def action_sort(self) -> None:
         """Sort rows by the next column."""
@@ -349,14 +353,15 @@ def _cells(row: QuotaRow, bars: int) -> Iterable[Text]:
         yield Text(text, style="bold red" if is_bad else "", justify="right", no_wrap=True)
 
 
-def _details(row: QuotaRow) -> Iterable[str]:
-    """Yield the quota's name and limits, and its clients, the busiest first."""
+def _details(row: QuotaRow, width: int) -> Iterable[str]:
+    """Yield the quota's name and limits, what is left of budgets, and the busiest clients."""
     state = "paused" if row.paused else f"on hold for {row.held:.0f} s" if row.held else ""
     if row.lowered is not None:
         state += f"{', ' * bool(state)}lowered to {short(row.lowered)}/s after throttling"
     kind = " (run)" if row.key[0] == "run" else ""
     limits = row.limits or "no overall limit"
     yield f"{row.name}{kind}: {limits}{f' - {state}' if state else ''}"
+    yield from budget_lines(row.budgets, most=_MOST_BUDGETS, width=width)
     busiest = sorted(row.clients, key=lambda one: (-one["waiting"], -one["started"], one["pid"]))
     for one in busiest[:_MOST_CLIENTS]:
         yield (
