@@ -6,7 +6,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aioapiqueue import Budget, LimitExceeded
 from aioapiqueue.integrations.spi import Advice, account_of, hold_of, is_throttle
+from aioapiqueue.recording.spi import amount_text
 from aioapiqueue.spi import loops
 from aioapiqueue_run.hub import protocol
 from aioapiqueue_run.hub.records import Kind, Process, ProcessLoad
@@ -189,7 +191,10 @@ class ClientConnection:
                 request.withdraw()
             if kind is not None:
                 self._calls.refused(kind, time.monotonic(), request)
-            self._send(id=number, error=_text_of(error))
+            if kind is None or request is None:  # the request itself is refused
+                self._send(id=number, error=_text_of(error))
+            else:
+                self._send(id=number, error=_refusal(kind, error))
             return
         self._requests[number] = request
         self._calls.joined(request, time.monotonic())
@@ -213,7 +218,7 @@ class ClientConnection:
             kind = request.kind
             self._end(number)
             self._calls.refused(kind, time.monotonic(), request)
-            self._send(id=number, error=f"{kind.service} {kind.operation}: {_text_of(error)}")
+            self._send(id=number, error=_refusal(kind, error))
         else:
             self._start(number, request)
 
@@ -298,6 +303,19 @@ class ClientConnection:
 
     def _send(self, **message: object) -> None:
         self._connection.send(protocol.to_line(**message))
+
+
+def _refusal(kind: Kind, error: BaseException) -> str:
+    """Return why the queue of a call has refused it."""
+    text = _text_of(error)
+    if isinstance(error, LimitExceeded) and isinstance(error.limit, Budget):
+        # The error itself has the remedy for programs that use the library.
+        left, cost = amount_text(error.remaining), amount_text(error.cost)
+        text = (
+            f'the budget "{error.limit}" has {left} left, and this call would cost {cost}: set a '
+            "larger one with --limit"
+        )
+    return f"{kind.service} {kind.operation}: {text}"
 
 
 def _text_of(error: BaseException) -> str:

@@ -10,9 +10,9 @@ from aioapiqueue.registry.spi import bucket_of
 from aioapiqueue.spi import QueueReader
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from aioapiqueue import ApiQueue, Event
+    from aioapiqueue import ApiQueue, Event, Limit
     from aioapiqueue.recording.spi import QueueRecord
     from aioapiqueue.registry import PacedCall
     from aioapiqueue_run.hub.records import CallStats
@@ -32,19 +32,33 @@ class QueueRecords:
     def __init__(self, *, paced: bool) -> None:
         self.recording = Recording(now=time.monotonic(), began=time.time())
         self.paced = paced
+        self._keys: dict[str, str] = {}
+        """Keys of calls by the names of their lanes in reports."""
 
     def for_queue(self, queue: ApiQueue) -> _Changes:
         """Return the observer of one queue."""
         reader = QueueReader(queue)
-        return _Changes(self._record(reader, queue), reader)
+        return _Changes(self, self._record(reader, queue), reader)
 
     def _record(self, reader: QueueReader, queue: ApiQueue) -> QueueRecord:
-        return self.recording.record(
+        record = self.recording.record(
             str(queue.name),
             paced=self.paced,
             limits=reader.limits_of(None),
             permanent=reader.permanent,
         )
+        self.find_budgets(record, reader, reader.limits_of(None))
+        return record
+
+    def find_budgets(
+        self, record: QueueRecord, reader: QueueReader, limits: Iterable[Limit]
+    ) -> None:
+        """Let a record show how much is used of budgets, if there is one among `limits`."""
+        if self.paced:  # else calls are not charged to them
+            keys = self._keys
+            record.find_budgets(
+                limits, lambda lane: reader.snapshot(None if lane is None else keys[lane])
+            )
 
     def add(self, stats: CallStats, needs: PacedCall | None = None) -> None:
         """Add the counts of a kind of calls.
@@ -60,7 +74,10 @@ class QueueRecords:
             return
         reader, lanes = QueueReader(needs.queue), _lanes_of(needs.keys)
         record = self._record(reader, needs.queue)
+        self._keys |= lanes
         record.add(stats, tuple(lanes), lambda lane: (reader.limits_of(lanes[lane]), False))
+        for key in lanes.values():
+            self.find_budgets(record, reader, reader.limits_of(key))
 
     def sample(self, queue: ApiQueue, now: float) -> None:
         """Note the rate that `Adaptive` allows, at the start of a call."""
@@ -74,7 +91,8 @@ class _Changes:
 
     event_kinds = CHANGE_KINDS
 
-    def __init__(self, record: QueueRecord, reader: QueueReader) -> None:
+    def __init__(self, records: QueueRecords, record: QueueRecord, reader: QueueReader) -> None:
+        self._records = records
         self._record = record
         self._reader = reader
 
@@ -82,6 +100,8 @@ class _Changes:
         """Note an event of the queue."""
         has_lane = event.key is not None and self._reader.limits_of(event.key)
         self._record.changed(event, _lane_named(str(event.key)) if has_lane else None)
+        if event.kind == "limits_changed":
+            self._records.find_budgets(self._record, self._reader, event.limits)
 
 
 def _lanes_of(keys: Sequence[str]) -> dict[str, str]:

@@ -211,3 +211,12 @@ def test_refused_calls_are_counted():
     assert headline(plan_of(Registry.parse(LIMITS)), outcome, 0) == (
         "no AWS calls counted; 1 refused (not sent), scan ended after 0:10, exit code 0"
     )
+
+
+@pytest.mark.parametrize("limit", ["30 in each day or raise", "30 in all"])
+def test_limit_that_raises_holds_no_call(limit):
+    """A call for which it has no room raises: those that waited did so for something else."""
+    calls = {"DescribeTags": ([3] * 10, 0.5)}
+    assert held_of(outcome_of(calls, f'ec2 = "{limit}"\n')) == {}
+    outcome = outcome_of(calls, f'ec2 = "{limit}, 4/s"\n')
+    assert held_of(outcome) == pytest.approx({"ec2 4/s": 15})

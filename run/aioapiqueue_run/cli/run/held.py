@@ -75,7 +75,9 @@ def _candidates(
         The share used while calls of the lane waited, the lane, the limit, and the lane's waits.
     """
     for one in (counts, *counts["lanes"]):
-        limits = record.limits_of(one.get("lane"))
+        limits: Sequence[Limit] = record.limits_of(one.get("lane"))
+        # No call waits for these: it raises.
+        limits = [limit for limit in limits if getattr(limit, "on_empty", "wait") == "wait"]
         if one["waited"] and limits:
             series = one["time_series"]
             shares = [(_share(limit, series, step, end), str(limit)) for limit in limits]

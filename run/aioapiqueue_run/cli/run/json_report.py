@@ -196,6 +196,7 @@ def _limited(counts: list[dict[str, Any]]) -> bool:
 def _limits(counts: dict[str, Any]) -> dict[str, Any]:
     """Return the limits of a queue or a lane, with the amounts allowed and used."""
     series = counts["time_series"]
+    budgets = counts.get("budgets")
     return {
         "limits": counts["limits"],
         # Calls are left out if each has used one of its limit: `figures` has their number.
@@ -205,6 +206,7 @@ def _limits(counts: dict[str, Any]) -> dict[str, Any]:
             if unit != CALLS or used != counts["calls"]
         },
         "allowed": {one["unit"]: one["allowed"] for one in series if "allowed" in one},
+        **({"budgets": budgets} if budgets else {}),
     }
 
 

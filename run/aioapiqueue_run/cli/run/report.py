@@ -17,6 +17,7 @@ from aioapiqueue_run.cli.run.advice import (
     listed,
     published_of,
 )
+from aioapiqueue_run.cli.run.budgets import budgets_left
 from aioapiqueue_run.cli.run.errors import ExitCode
 from aioapiqueue_run.cli.run.figures import dry_run_table, rows, table
 from aioapiqueue_run.cli.run.gates import WAITS
@@ -226,6 +227,7 @@ def remarks(plan: RunPlan, outcome: Outcome) -> list[str]:
     """Return the messages below the table."""
     lines = [] if outcome.stopped is not None else list(_unpaced(plan, outcome))
     lines += after_throttling(plan, outcome)
+    lines += budgets_left(plan, outcome)
     if plan.shared is not None:
         lines += _of_shared(plan.shared.as_json())
     if plan.on_host is not None and (others := plan.on_host.shared_with):
