@@ -66,6 +66,21 @@ def test_budget_outlasts_a_run_on_the_host(run, python):
             assert ended.code == (0 if left else 1)
 
 
+@pytest.mark.real
+def test_dry_run_counts_refused_calls(run, python, tmp_path):
+    """A limit that would refuse calls is not said to have no effect."""
+    figures = tmp_path / "figures.json"
+    options = ("--dry-run", "--limit", "ec2=2 in all", "--json", figures)
+    ended = run.here(*options, "--", python, run.script("calls(5, threads=1)"))
+    assert ended.code == 0
+    assert "limits that would have refused calls: ec2 2 in all (3 calls)" in ended.words
+    assert "no limit would have delayed" not in ended.words
+    assert "reserved" not in ended.words
+    found = json.loads(figures.read_text())
+    assert found["if_paced"]["refused"] == [{"name": "ec2", "limit": "2 in all", "calls": 3}]
+    assert "budgets" not in found["queues"][0]
+
+
 def outcome_of(text, operations, regions=("eu-west-1",)):
     """The outcome of a run that has asked for these calls."""
     records = QueueRecords(paced=True)

@@ -253,3 +253,36 @@ def test_expected_retries_cost_no_time():
         dry.end(dry.call(f"Describe{number}"), throttled=True)
     alone.end(alone.call("Describe0"), throttled=True)
     assert work(lambda: dry.call("Describe0")) < 2 * work(lambda: alone.call("Describe0"))
+
+
+@pytest.mark.parametrize(
+    ("limit", "refused"),
+    [
+        ("3 in all", 7),
+        ("3 in each day or raise", 7),
+        ("2 in any 1s or raise", 4),  # a call each quarter of a second
+        ("100 in all", 0),
+    ],
+)
+def test_calls_that_would_be_refused(limit, refused):
+    """They are counted as a queue refuses them, are charged to no limit, and delay no call."""
+    dry = Dry(new_registry([f"ec2={limit}", "ec2.DescribeSnapshots=100/s"]))
+    for _ in range(10):
+        dry.end(dry.call())
+        dry.now += 0.25
+    assert dry.estimate.refused == ({("ec2", limit): refused} if refused else {})
+    assert not dry.estimate.held
+    assert dry.seconds() == pytest.approx(2.5)
+
+
+def test_launches_that_would_be_refused():
+    """A budget of another unit than calls, of which nothing comes back."""
+    dry = Dry(
+        Registry.parse(
+            '[ec2.buckets.launches]\noperations = ["RunInstances"]\n'
+            'cost = {RunInstances = "MaxCount"}\nrate = "12 instances in all"\n'
+        )
+    )
+    for count in (5, 9, 5, 5, 2):
+        dry.end(dry.call("RunInstances", MaxCount=count))
+    assert dry.estimate.refused == {("ec2 (launches)", "12 instances in all"): 2}

@@ -166,18 +166,23 @@ def after_throttling(plan: RunPlan, outcome: Outcome) -> Iterator[str]:
 
 
 def after_dry_run(outcome: Outcome) -> Iterator[str]:
-    """Yield how long a paced run would take, and the limits that would delay its calls."""
+    """Yield how long a paced run would take, and which limits would delay or refuse its calls."""
     estimate = outcome.estimate
     if estimate is None or not outcome.figures:
         return
-    held = [f"{' '.join(one)} ({pluralize(n, 'call')})" for one, n in estimate.held.most_common()]
+    held, refused = (
+        [f"{' '.join(one)} ({pluralize(n, 'call')})" for one, n in counts.most_common()]
+        for counts in (estimate.held, estimate.refused)
+    )
+    if refused:
+        yield f"limits that would have refused calls: {listed(refused)}"
     if held:
         took, paced = as_clock(outcome.seconds), as_clock(outcome.paced_seconds or 0)
         yield f"a paced run would take about {paced}; this one took {took}"
         yield f"limits that would have delayed calls: {listed(held)}"
-    elif any(one.paced for one in outcome.figures):
+    elif not refused and any(one.paced for one in outcome.figures):
         yield "no limit would have delayed a call: a paced run would take as long as this one"
-    else:
+    elif not refused:
         yield "no limit applies to these calls: set one with --limit SERVICE=RATE"
     if estimate.left_out:
         yield (

@@ -6,6 +6,8 @@ instant at which all its limits have room. So a call that waits delays all later
 program that continues with the response. Two Regions have separate limits, and each recovers while
 calls to the other wait, so that their waits do not add up.
 
+A call that a budget, or a limit with `or raise`, would refuse is not charged, and delays none.
+
 A throttled call is retried. With a limit, it would not have been throttled, and no retry needed. So
 for each throttled call, the next call of its kind is not charged. The pause before a retry is left
 out as well: the clock stands still while retries are expected and no call is in flight. Half a
@@ -80,8 +82,14 @@ class _EstimatedQueue:
             for limit, state in zip(lane.limits, lane.kept, strict=True):
                 yield str(lane.name), limit, state
 
-    def charge(self, call: PacedCall, now: float) -> tuple[float, tuple[str, Limit] | None]:
-        """Charge a call at `now`; return when it starts, and the limit that it waits for."""
+    def charge(
+        self, call: PacedCall, now: float
+    ) -> tuple[float, tuple[str, Limit] | None, tuple[str, Limit] | None]:
+        """Charge a call at `now`, unless a limit refuses it.
+
+        Returns:
+            When it starts, the limit that it waits for, and the limit that refuses it.
+        """
         costs = self._units.costs_of(call.cost)
         found = [one for one in self.limits(call, now) if one[2].concerns(costs)]
         for _, _, state in found:
@@ -89,6 +97,9 @@ class _EstimatedQueue:
         waits_for = None
         # At the instant of one limit, another one may be closed that has room now. So ask again.
         for _ in range(_MOST_JUMPS):
+            for lane, one, state in found:
+                if state.raises and state.lacks_room(now, costs):
+                    return now, waits_for, (lane, one)
             dues = [(state.next_at(now, costs), name, limit) for name, limit, state in found]
             due, name, limit = max(dues, key=lambda one: one[0], default=(now, "", None))
             if due <= now or due == math.inf or limit is None:
@@ -96,7 +107,9 @@ class _EstimatedQueue:
             now, waits_for = due, (name, limit)
         for _, _, state in found:
             state.consume(now, costs)
-        return now, waits_for
+            if state.raises:  # it never settles at less
+                state.end_reservation(costs[state.unit])
+        return now, waits_for, None
 
 
 def _of_calls_in_time(limits: Sequence[Limit]) -> tuple[Limit, ...]:
@@ -127,6 +140,8 @@ class PacedEstimate(Watcher):
         self.held: Counter[tuple[str, str]] = Counter()
         """Number of calls that each limit would have delayed, by the name of its calls and its
         text."""
+        self.refused: Counter[tuple[str, str]] = Counter()
+        """Number of calls that each limit would have refused, by the same."""
         self.left_out = False
         """Whether there are limits on calls in flight, which the estimate ignores."""
 
@@ -154,10 +169,11 @@ class PacedEstimate(Watcher):
                 del self._retries[kind]
             self._skipped = 0.0  # the pause before it
             return
-        self._clock, waits_for = queue.charge(call, self._clock)
-        if waits_for is not None:
-            lane, limit = waits_for
-            self.held[limit_name(str(call.queue.name), service, lane), str(limit)] += 1
+        self._clock, waits_for, refused_by = queue.charge(call, self._clock)
+        for counts, found in ((self.held, waits_for), (self.refused, refused_by)):
+            if found is not None:
+                lane, limit = found
+                counts[limit_name(str(call.queue.name), service, lane), str(limit)] += 1
 
     def _queue_of(self, call: PacedCall, service: str) -> _EstimatedQueue:
         queue = self._queues.get(call.queue.name)

@@ -17,6 +17,8 @@ from aioapiqueue_run.cli.run.limits_in_words import named
 from aioapiqueue_run.cli.run.report import not_paced
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from aioapiqueue.recording.spi import WaitTimes
     from aioapiqueue_run.cli.run.model import Outcome, RunPlan
     from aioapiqueue_run.hub import CallStats
@@ -226,10 +228,8 @@ def _if_paced(plan: RunPlan, outcome: Outcome) -> dict[str, Any] | None:
     }
     return {
         "seconds": None if outcome.paced_seconds is None else _plain(outcome.paced_seconds),
-        "held": [
-            {"name": name, "limit": limit, "calls": count}
-            for (name, limit), count in estimate.held.most_common()
-        ],
+        "held": _counted(estimate.held),
+        **({"refused": _counted(estimate.refused)} if estimate.refused else {}),
         "published": [
             {
                 "service": service,
@@ -242,6 +242,14 @@ def _if_paced(plan: RunPlan, outcome: Outcome) -> dict[str, Any] | None:
         ],
         "command": command_to_copy(plan),
     }
+
+
+def _counted(calls: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return numbers of calls by the name and text of a limit."""
+    return [
+        {"name": name, "limit": limit, "calls": count}
+        for (name, limit), count in calls.most_common()
+    ]
 
 
 def _picked(thing: object, *names: str) -> dict[str, Any]:
