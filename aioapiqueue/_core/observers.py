@@ -19,16 +19,16 @@ from typing import (
 
 from aioapiqueue._core.events import ONE_CALL_COST, Costs, Event, EventKind, Outcome
 from aioapiqueue._core.followers import Follower
+from aioapiqueue._core.local_thresholds import LocalThresholds
 from aioapiqueue._core.loops import report_error
 from aioapiqueue._core.slot import UNKNOWN
-from aioapiqueue._core.thresholds import LocalThresholds
 from aioapiqueue._limits.cost_units import ONE_CALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
+    from aioapiqueue._core.local_thresholds import ObservedHost
     from aioapiqueue._core.slot import Call
-    from aioapiqueue._core.thresholds import ObservedHost
 
 _CANCELLED = (asyncio.CancelledError, GeneratorExit)
 _KINDS: tuple[EventKind, ...] = get_args(EventKind)

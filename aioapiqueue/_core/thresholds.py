@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioapiqueue._core.followers import Follower
-from aioapiqueue._core.seam import Core
-from aioapiqueue._limits.limit_types import Budget, Calendar, parse_limit, unit_of
+from aioapiqueue._limits.limit_types import parse_limit, unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
     from aioapiqueue._core.events import EventKind
-    from aioapiqueue._core.figures import LaneFigures
-    from aioapiqueue._core.seam import Host
-    from aioapiqueue._core.slot import Call
     from aioapiqueue._limits.limit_state import BudgetUse
 
-__all__ = ["LocalThresholds", "Thresholds"]
+__all__ = ["Thresholds"]
 
 _SHARES = (0.5, 0.8, 1)
 _KEYS = 10_000
@@ -26,6 +21,13 @@ _ROUNDING = 1e-9
 
 _Crossed = dict[str, tuple[float | None, float]]
 """By limit: the end of its period, and the largest share of which an event was sent."""
+
+
+class Emitter(Protocol):
+    """The part of a dispatcher that is used here."""
+
+    def emit(self, kind: EventKind, *, key: Hashable, **details: Any) -> None:  # noqa: ANN401 - of `Event`, each of its own type
+        """Count an event of a key, and inform observers."""
 
 
 class Thresholds:
@@ -37,7 +39,7 @@ class Thresholds:
 
     __slots__ = ("_crossed", "_host")
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Emitter) -> None:
         self._host = host
         self._crossed: dict[Hashable, _Crossed] = {}
 
@@ -75,62 +77,3 @@ class Thresholds:
                 remaining=use.left,
                 unit=unit_of(limit),
             )
-
-
-class ObservedHost(Core, Protocol):
-    """The part of a dispatcher that is used here and by the observers."""
-
-    lanes: LaneFigures | None
-    """Figures of the lanes; None: the queue has no lanes."""
-
-    def follow(self, follower: Follower) -> None:
-        """Call a follower as well from now on."""
-
-
-class LocalThresholds(Follower):
-    """Looks at the limits of each call that is charged, where they are kept in this process.
-
-    Args:
-        host: the queue's dispatcher.
-    """
-
-    __slots__ = ("_host", "_is_needed", "_thresholds")
-
-    is_last = True
-
-    def __init__(self, host: ObservedHost) -> None:
-        self._host = host
-        self._thresholds = Thresholds(host)
-        self._is_needed = self._has_budgets()
-
-    def _has_budgets(self) -> bool:
-        host = self._host
-        names = () if host.lanes is None else host.lanes.names
-        limits_of = host.limiter.limits_of
-        limits = [limit for name in (None, *names) for limit in limits_of(name) or ()]
-        return any(isinstance(limit, Budget | Calendar) for limit in limits)
-
-    def started(self, call: Call, waited: float) -> None:  # noqa: ARG002 - as `Follower`
-        """Look at what the call was charged."""
-        if self._is_needed:
-            self._look(call.keys)
-
-    def settled(self, call: Call, costs: tuple[float, ...]) -> None:  # noqa: ARG002 - as above
-        """Look at what the call was charged beyond its reservation."""
-        if self._is_needed:
-            self._look(call.keys)
-
-    def happened(
-        self,
-        kind: EventKind,
-        call: Call | None,  # noqa: ARG002 - as above
-        key: Hashable,  # noqa: ARG002 - as above
-        **_: Any,  # noqa: ANN401 - for observers
-    ) -> None:
-        """Look whether other limits have budgets."""
-        if kind == "limits_changed":
-            self._is_needed = self._has_budgets()
-
-    def _look(self, keys: Iterable[Hashable]) -> None:
-        for key in dict.fromkeys((None, *keys)):
-            self._thresholds.note(key, self._host.limiter.snapshot(key).budgets)
