@@ -106,13 +106,17 @@ class SharedLimiter:
         """Have calls raise `LimitExceeded` from now on, if one of these limits asks for it."""
         before, session = self._session.refusals, self._session
         if before is None and any(raises(one) for its in limits for one in its):
-            after = LimiterSteps(self._started, self._settle, self.ended)
+            after = LimiterSteps(
+                self._started, self._settle, self.ended, self.processed, self.snapshot
+            )
             before = SharedRefusals(self._host, self._limits, self._waiting, session, after)
             before.reset(self._planner)
             session.refusals = before
             # In front of these methods, so that other queues do nothing for it.
             self._started = before.started
             self.ended = before.ended  # type: ignore[method-assign]  # the same type
+            self.processed = before.processed  # type: ignore[method-assign]  # as above
+            self.snapshot = before.snapshot  # type: ignore[method-assign]  # as above
             own = {statements.Settled: before.settle}
             self._handlers = self._handlers | own  # type: ignore[misc]  # of this queue alone
         if before is not None:
@@ -464,13 +468,7 @@ class SharedLimiter:
     def processed(
         self, message: messages.Message, reply: messages.Reply, *, forgotten: bool
     ) -> None:
-        """Apply a reply.
-
-        Args:
-            message: the message that it answers.
-            reply: the reply.
-            forgotten: whether the authority has lost all that it knew.
-        """
+        """Apply a reply; `forgotten`: the authority has lost all that it knew."""
         if forgotten:
             self._planner.forget_leases()
             self._restore_holds()

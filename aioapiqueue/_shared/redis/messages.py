@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable  # noqa: TC003 - of a NamedTuple
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit, Rate
     from aioapiqueue._shared.decisions import Decision, Decisions
     from aioapiqueue._shared.limit_table import Scope
-    from aioapiqueue.spi import Call
+    from aioapiqueue.spi import Call, seam
 
 
 @dataclass(frozen=True)
@@ -374,6 +375,10 @@ class LimitStatus(NamedTuple):
         counted: the timestamp of the latest call that the server has answered, and so counted;
             -inf: calls in flight are not counted.
         bounds: the server's own quotas, of the units that this queue knows.
+        budgets: how much is used of each `Budget` that was in force when the message was sent. Its
+            `reserved` is the sum of what the processes last reported, and includes slots that they
+            have not used yet. Reservations of a process that dies become spent within twice the
+            `lease`.
     """
 
     held_until: float
@@ -381,6 +386,7 @@ class LimitStatus(NamedTuple):
     ready_at: tuple[float, ...]
     counted: float = -math.inf
     bounds: tuple[BoundStatus, ...] = ()
+    budgets: Mapping[Limit, seam.BudgetUse] = MappingProxyType({})
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from aioapiqueue import Budget, Concurrency, LimitExceeded
 from aioapiqueue._shared.limit_table import key_of
 from aioapiqueue._shared.redis import messages
+from aioapiqueue._shared.redis.budget_uses import BudgetUses
 from aioapiqueue._shared.redis.leases import LeasedCall, LeasedCosts
 from aioapiqueue.spi import CALLS, cost_units
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from aioapiqueue._shared.redis.outbox import Outbox, Outgoing
     from aioapiqueue._shared.redis.planner import Planner
     from aioapiqueue._shared.redis.waiting_scopes import WaitingScopes
-    from aioapiqueue.spi import Call, Host, statements
+    from aioapiqueue.spi import Call, Host, seam, statements
 
 
 def raises(limit: Limit) -> bool:
@@ -48,6 +49,8 @@ class LimiterSteps(NamedTuple):
     started: Callable[[Call], None]
     settle: Callable[[statements.Settled], None]
     ended: Callable[..., None]
+    processed: Callable[..., None]
+    snapshot: Callable[..., seam.LimiterStats]
 
 
 class RefusingSession(Protocol):
@@ -85,6 +88,7 @@ class SharedRefusals:
         self._waiting = waiting
         self._session = session
         self._after = after
+        self._uses = BudgetUses(host, limits)
 
     def reset(self, planner: Planner) -> None:
         """Start on another event loop, where nothing is reserved yet."""
@@ -199,6 +203,19 @@ class SharedRefusals:
             for lane in self._kept((None, *message.lanes))
         }
         return messages.Reserved(costs, sequence, answered, self.lasts)
+
+    # Figures.
+
+    def processed(
+        self, message: messages.Message, reply: messages.Reply, *, forgotten: bool
+    ) -> None:
+        """Apply a reply as the limiter does; then note how much is used of budgets."""
+        self._after.processed(message, reply, forgotten=forgotten)
+        self._uses.note(reply)
+
+    def snapshot(self, key: Hashable = None, *, deep: bool = False) -> seam.LimiterStats:
+        """Return the figures of the limiter, with the last known use of budgets."""
+        return self._uses.add_to(self._after.snapshot(key, deep=deep), key)
 
     # Refusing.
 

@@ -16,7 +16,7 @@ from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.refusals import raises
 from aioapiqueue._shared.redis.session import LASTING, REFUNDABLE
 from aioapiqueue._shared.statement_json import plain_costs
-from aioapiqueue.spi import CALLS, statements
+from aioapiqueue.spi import CALLS, seam, statements
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -259,6 +259,8 @@ class Codec:
             return messages.Differing(timestamp, revision, bool(whole), self._decisions(decisions))
         timestamp, epoch, figures, *found = rest
         statuses = [_status(one) for one in figures]
+        if envelope.reserved is not None:
+            statuses = list(map(_with_budgets, statuses, envelope.limits.values()))
         common = timestamp, epoch, dict(zip(envelope.limits, statuses, strict=True))
         message = envelope.message
         match message:
@@ -499,6 +501,22 @@ def _status(figures: Sequence[bytes | str]) -> messages.LimitStatus:
         for place, left, until in _chunks(3, rest[:split])
     ]
     return messages.LimitStatus(held_until, rate, tuple(rest[split:]), counted, tuple(bounds))
+
+
+def _with_budgets(status: messages.LimitStatus, limits: Sequence[Limit]) -> messages.LimitStatus:
+    """Return a status with the use of budgets, whose figures are the last ones in a reply."""
+    budgets = [one for one in limits if isinstance(one, Budget)]
+    if not budgets:
+        return status
+    split = len(status.ready_at) - 2 * len(budgets)
+    uses = _chunks(2, status.ready_at[split:])
+    return status._replace(
+        ready_at=status.ready_at[:split],
+        budgets={
+            budget: seam.BudgetUse.of(budget.amount, charged, reserved)
+            for budget, (charged, reserved) in zip(budgets, uses, strict=True)
+        },
+    )
 
 
 def _leading_limit(limits: Sequence[Limit]) -> tuple[Rate | Window | None, float]:

@@ -68,8 +68,8 @@ for index, line in ipairs(payload.lines or {}) do
 end
 
 -- Add the status of a state: the end of its hold, the rate after slow-downs, the bounds by API
--- servers' counts, and when each limit has room for the next call ('-inf': unknown). In texts, as a
--- reply has no fractions.
+-- servers' counts, when each limit has room for the next call ('-inf': unknown), and what is used of
+-- each budget. In texts, as a reply has no fractions.
 local function add_status(statuses, state)
   local rate, figures = NEVER, {as_text(blocked_until(state)), 'inf', '-inf', 0}
   if queue.follows > ALWAYS then
@@ -97,6 +97,9 @@ local function add_status(statuses, state)
     end
   end
   figures[2] = as_text(rate)
+  if state.reported then
+    add_uses(figures, state, queue.out_key)
+  end
   statuses[#statuses + 1] = figures
 end
 
