@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.cost_units import CostTotals
     from aioapiqueue._limits.limit_types import Rate
 
-__all__ = ["Charge", "LearntBucket", "LimitState", "TokenBucket"]
+__all__ = ["LearntBucket", "LimitState", "TokenBucket"]
 
 QUANTUM = 0.005
 """Longest time between two groups of calls, in seconds. A longer one would save little more CPU."""

@@ -24,6 +24,7 @@ from aioapiqueue._shared.host.messages import end_text, transit
 from aioapiqueue._shared.host.requests import Estimates, Holds, Requests
 from aioapiqueue._shared.host.scopes import HostCall, Scopes, line_of
 from aioapiqueue._shared.host.session import HubSession
+from aioapiqueue._shared.known_budgets import KnownBudgets
 from aioapiqueue._shared.lateness import Stalls
 from aioapiqueue._shared.limit_table import key_to_send, throttled_key
 from aioapiqueue._shared.outage import Outage
@@ -81,6 +82,7 @@ class HostLimiter:
         self._scopes = Scopes(limits)
         self._decisions = Decisions(self._now)
         self._holds = Holds(host, limits, self._scopes, self._decisions)
+        self._budgets = KnownBudgets(host)
         self._session = HubSession(
             host,
             link,
@@ -94,6 +96,7 @@ class HostLimiter:
                 "backed_off": self._slow_down,
                 "lanes": self._change_lanes_elsewhere,
                 "due": self._note_due,
+                "budgets": self._budgets.note,
                 "decided": self._adopt,
             },
             on_connected=self._request_again,
@@ -389,6 +392,7 @@ class HostLimiter:
             if made_elsewhere:  # else the dispatcher has noted them
                 self._host.note_remote_limits(key, limits)
             self._limits.change(key, limits, now)
+            self._budgets.forget(key, before or (), self.limits_of)
             is_set = any(type(one) is statements.SetLimits and one.key == key for one in limiting)
             if is_set or limits != before:
                 changed[key] = None
@@ -493,14 +497,15 @@ class HostLimiter:
 
     # Figures, and the end.
 
-    def snapshot(self, key: Hashable = None, *, deep: bool = False) -> seam.LimiterStats:  # noqa: ARG002 - the hub knows what remains
-        """Return the figures of this moment."""
-        return self._outage.stats(
+    def snapshot(self, key: Hashable = None, *, deep: bool = False) -> seam.LimiterStats:  # noqa: ARG002 - the hub knows the rest
+        """Return the figures of this moment; of what remains, as the hub has last sent it."""
+        figures = self._outage.stats(
             lanes=len(self._limits.lanes.by_key),
             rate=self._session.rate,
             held_until=self._decisions.paused_until,
             asks=self._link.asks,
         )
+        return self._budgets.with_budgets(figures, key)
 
     async def aclose(self) -> None:
         """Close the connection: the hub takes back unused grants, and forgets these limits."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from aioapiqueue import Budget, Concurrency, LimitExceeded
 from aioapiqueue._shared.decisions import Decisions, Limiting
 from aioapiqueue._shared.host.messages import transit
+from aioapiqueue._shared.host_hub.budget_news import BudgetNews
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
 from aioapiqueue._shared.host_hub.exchange import PendingGrant, QuotaClient, broadcast
 from aioapiqueue._shared.host_hub.limiter import QuotaLimiter, SlowDowns
@@ -98,6 +99,9 @@ class HubQuota:
         self.dispatcher.follow(SlowDowns(self.backed_off))
         self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `make_limiter` makes it
         self.records = QuotaRecords(self.name, self.limiter, self.limits, journal, self.dispatcher)
+        self._budgets: BudgetNews | None = None
+        """Sends clients how much of budgets and calendar limits is used; None: there were none."""
+        self._note_budgets()
 
     def make_limiter(self, host: Host, settings: seam.LimitSettings) -> QuotaLimiter:
         """Return the limiter, with the limits in force; see `LimiterFactory`."""
@@ -130,6 +134,8 @@ class HubQuota:
         if not self.clients:  # the terms of the last clients stayed in force, with what was used
             stale = [one for one in self._clients_of if one is not client.terms]
         self.clients[client] = None
+        if self._budgets is not None:
+            self._budgets.add(client)
         self._clients_of.setdefault(client.terms, {})[client] = None
         for terms in stale:
             self._forget(terms)
@@ -142,6 +148,8 @@ class HubQuota:
     def leave(self, client: QuotaClient) -> None:
         """Remove a client that has no waiting or running calls."""
         del self.clients[client]
+        if self._budgets is not None:
+            self._budgets.forget(client)
         of_its_terms = self._clients_of[client.terms]
         del of_its_terms[client]
         if not self.clients:  # a pause ends: no process is left that could end it
@@ -342,10 +350,19 @@ class HubQuota:
         # Before calls enter: a limit that is set again must not start unused.
         self.records.prepare_changed(changes)
         self.dispatcher.find_fast_acquire()
+        self._note_budgets()
         for client, *details, place, waited in waiting:
             call = self.enter(client, *details, place=place, waited=waited)
             if call is not None:
                 client.entered(call)
+
+    def _note_budgets(self) -> None:
+        """Send clients how much is used under other limits, if any of them has a budget."""
+        if self._budgets is not None:
+            self._budgets.note_all()
+        elif self.limits.has_budgets or self.limits.has_calendars:
+            self._budgets = BudgetNews(self.dispatcher, self.limiter, self.clients)
+            self.dispatcher.follow(self._budgets)
 
     def _withdraw_all(self) -> list[Any]:
         calls = map(_as_client_call, self.dispatcher.waiters)
@@ -447,6 +464,8 @@ class HubQuota:
         # A hold that ends now makes waiting calls look at their limits again. A pause continues.
         for key in (None, *self.limiter.lanes.by_key):
             self.limiter.apply(statements.Hold(key, now))
+        if self._budgets is not None:
+            self._budgets.note_all()
 
     # Reports about calls.
 
@@ -466,6 +485,8 @@ class HubQuota:
         self.records.prepare(call.keys)  # what it settles must change what the journal has counted
         self.limiter.count_running(call, call.joined_at)
         dispatcher.started += 1
+        if self._budgets is not None:
+            self._budgets.note(call)
         return call
 
     def _foreign_limit(self, call: ClientCall, client: QuotaClient) -> tuple[str, str, str] | None:

@@ -29,8 +29,9 @@ _SHARE_OF_BUDGET = 1000
 """The same for a budget, which never recovers what a crash costs."""
 _FOREVER = 366 * 86_400.0
 """Seconds after which every limit has recovered, as no period is longer."""
-Carried = tuple[Sequence[algorithms.Charge], float]
-"""The charges that a limit starts with, and how much more its predecessors may have used."""
+Carried = tuple[Sequence[tuple[float, float]], float]
+"""The charges that a limit starts with (instants and amounts), and how much more its predecessors
+may have used."""
 
 
 @dataclass(eq=False, slots=True)

@@ -1,0 +1,96 @@
+"""What a process last knew of budgets and calendar limits that an authority elsewhere keeps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue import Budget, Calendar
+from aioapiqueue._shared.statement_json import key_from, limits_from
+from aioapiqueue.spi import lane_states, limit_types, seam
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+    from aioapiqueue import Limit
+    from aioapiqueue.spi import Host
+
+_KEYS = 10_000
+"""Number of keys that are remembered: a key may be a tenant's."""
+
+
+class KnownBudgets:
+    """The latest figures that the authority has sent, by key; None: the queue's own limits.
+
+    Args:
+        host: the queue's dispatcher, whose observers receive `threshold` events.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._thresholds = seam.Thresholds(host)
+        self._by_key: dict[Hashable, dict[str, seam.BudgetUse]] = {}
+
+    def note(self, news: Iterable[tuple[Sequence[Any], Mapping[str, Sequence[Any]]]]) -> None:
+        """Note figures as they are sent, and send events of the shares that they have reached.
+
+        Args:
+            news: pairs of a key (`[]`: the queue, `[key]`: a lane) and the parts of a `BudgetUse`
+                of each of its budgets and calendar limits, by the text of the limit.
+        """
+        for sent, uses in news:
+            key = key_from(sent)
+            budgets = {limit: seam.BudgetUse(*use) for limit, use in uses.items()}
+            self._by_key.pop(key, None)  # so that the key becomes the latest
+            if budgets:
+                self._by_key[key] = budgets
+                if len(self._by_key) > _KEYS:
+                    del self._by_key[next(iter(self._by_key))]
+            self._thresholds.note(key, budgets)
+
+    def forget(
+        self,
+        name: Hashable,
+        before: Iterable[Limit],
+        limits_of: Callable[[Hashable], Iterable[Limit] | None],
+    ) -> None:
+        """Forget the figures of limits that are no longer in force.
+
+        Args:
+            name: the key or pattern whose limits have changed; None: the queue.
+            before: its limits before the change.
+            limits_of: returns the limits of a key that are in force now.
+        """
+        former = {str(one) for one in before if isinstance(one, Budget | Calendar)}
+        for key, budgets in self._by_key.items() if former else ():
+            if key == name or (None not in (key, name) and lane_states.fits(name, key)):
+                gone = former.difference(map(str, limits_of(key) or ()))
+                self._by_key[key] = {
+                    limit: use for limit, use in budgets.items() if limit not in gone
+                }
+
+    def with_budgets(self, figures: seam.LimiterStats, key: Hashable) -> seam.LimiterStats:
+        """Add `budgets` and `remaining` of a key's lane, or (None) of the queue's own limits.
+
+        Any thread may call it.
+        """
+        known = self._by_key.get(key)
+        if not known:
+            return figures
+        loop = self._host.loop
+        wall = loop.to_wall(loop.now())
+        budgets: dict[str, seam.BudgetUse] = {}
+        remaining: dict[str, float] = {}
+        for (text, last), limit in zip(known.items(), limits_from(known), strict=True):
+            use = budgets[text] = _use_at(wall, limit, last)
+            unit = limit_types.unit_of(limit)
+            if unit is not None:  # always, as only a `Concurrency` counts no unit
+                remaining[unit] = min(use.left, remaining.get(unit, use.left))
+        return figures._replace(budgets=budgets, remaining=remaining)
+
+
+def _use_at(wall: float, limit: Limit, last: seam.BudgetUse) -> seam.BudgetUse:
+    """Return how much is used at an instant of the wall clock, if no call was charged since."""
+    if last.resets_at is None or wall < last.resets_at or not isinstance(limit, Calendar):
+        return last
+    # A new period. The authority sends nothing as it begins, but when it is used.
+    return seam.BudgetUse.of(limit.calls, 0, 0, limit.period(wall)[1])
