@@ -10,6 +10,7 @@ ten times a second. No timer runs while nothing changes.
 
 from __future__ import annotations
 
+import heapq
 import math
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._shared.host_hub.exchange import QuotaClient
     from aioapiqueue._shared.host_hub.limiter import QuotaLimiter
-    from aioapiqueue.spi import Call, Host, events, seam
+    from aioapiqueue.spi import Call, Host, events, lane_states, seam
 
 _INTERVAL = 0.1
 """Seconds between two messages to a client, on average."""
@@ -38,6 +39,8 @@ _AT_ONCE = 200
 """Number of lanes in one message: some 2 milliseconds of work. The others are in the next one."""
 _MOST_KEYS = 1000
 """Number of keys of one client whose lanes are followed: those that it called under last."""
+_MOST_SHOWN = 300
+"""Number of lanes whose use `hub status` shows."""
 
 
 class BudgetNews(Follower):
@@ -218,3 +221,33 @@ def budgets_of(limiter: QuotaLimiter, key: Hashable) -> Mapping[str, seam.Budget
     """Return the use of a key's lane, or (None) of the queue's own limits."""
     limiter.lanes.refresh(key)  # its limits may have changed since its last call
     return limiter.snapshot(key).budgets
+
+
+def budgets_as_json(limiter: QuotaLimiter, now: float, *, lanes: bool) -> dict[str, Any]:
+    """Return how much is used, for `hub status`: by key, and "" for the queue's own limits.
+
+    Args:
+        limiter: of the quota.
+        now: the present instant.
+        lanes: whether to include lanes: those that are used, the most used first.
+    """
+    keys: list[Hashable] = [None]
+    if lanes:
+        shares = ((_share_used(lane, now), key) for key, lane in limiter.lanes.by_key.items())
+        # The key None cannot be asked for; and "" is the name of the queue's own limits here.
+        used = (one for one in shares if one[0] and one[1] not in (None, ""))
+        keys += [key for _, key in heapq.nlargest(_MOST_SHOWN, used, key=lambda one: one[0])]
+    found = {"" if key is None else str(key): budgets_of(limiter, key) for key in keys}
+    return {key: _as_json(budgets) for key, budgets in found.items() if budgets}
+
+
+def _share_used(lane: lane_states.Lane, now: float) -> float:
+    uses = [state.use(now) for state in lane.kept]
+    return max((use.share for use in uses if use is not None), default=0)
+
+
+def _as_json(budgets: Mapping[str, seam.BudgetUse]) -> dict[str, Any]:
+    return {
+        limit: {"spent": use.spent, "reserved": use.reserved, "left": use.left}
+        for limit, use in budgets.items()
+    }

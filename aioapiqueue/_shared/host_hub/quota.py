@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from aioapiqueue import Budget, Concurrency, LimitExceeded
 from aioapiqueue._shared.decisions import Decisions, Limiting
 from aioapiqueue._shared.host.messages import transit
-from aioapiqueue._shared.host_hub.budget_news import BudgetNews
+from aioapiqueue._shared.host_hub.budget_news import BudgetNews, budgets_as_json
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
 from aioapiqueue._shared.host_hub.exchange import PendingGrant, QuotaClient, broadcast
 from aioapiqueue._shared.host_hub.limiter import QuotaLimiter, SlowDowns
@@ -223,6 +223,7 @@ class HubQuota:
             "paused": snapshot.paused,
             "held": held if 0 < held < math.inf else 0.0,
             "waits": {f"p{one}": waits.percentile(one) for one in (50, 99)},
+            "budgets": budgets_as_json(self.limiter, now, lanes=lanes),
         }
 
     def _as_given(self, limit: Limit) -> str:

@@ -407,3 +407,42 @@ async def test_quota_without_budgets_sends_no_figures():
             assert messages == [[[[], {}]]]
         messages.clear()
     await queue.aclose()
+
+
+async def test_status_has_what_is_used():
+    """The queue's own limits, and the lanes that are used at all, the most used of them first."""
+    hub = VirtualHub()
+    lanes = {"tenant:*": "4 usd in all", "": "4 usd in all", "unpaid": "5/s"}
+    queue = ApiQueue("50 usd in each day", "10/s", lanes=lanes, schedule=hub.schedule("crm"))
+    costs = {"tenant:a": 1, "tenant:b": 2.5, "tenant:c": 0, "unpaid": 0, "": 0.5}
+    slots = [await queue.enqueue(key=key, cost=usd(cost)) for key, cost in costs.items()]
+    slots[0].settle(usd(0.25))
+    await asyncio.sleep(1)
+    (quota,) = hub.quotas
+    found = quota.as_json()["budgets"]
+    assert found == {
+        "": {"50 usd in each day": {"spent": 3.25, "reserved": 0, "left": 46.75}},
+        "tenant:b": {"4 usd in all": {"spent": 0, "reserved": 2.5, "left": 1.5}},
+        "tenant:a": {"4 usd in all": {"spent": 0.25, "reserved": 0, "left": 3.75}},
+    }
+    assert list(found) == ["", "tenant:b", "tenant:a"]
+    assert list(quota.as_json(lanes=False)["budgets"]) == [""]
+    hub.quotas.reset("crm")
+    assert quota.as_json()["budgets"] == {
+        "": {"50 usd in each day": {"spent": 0, "reserved": 0, "left": 50}}
+    }
+    queue.set_rate("10/s")
+    await settled()
+    assert quota.as_json()["budgets"] == {}
+    await queue.aclose()
+
+
+async def test_status_shows_some_hundred_lanes():
+    """Of thousands of tenants, those that have used most."""
+    hub = VirtualHub()
+    queue = ApiQueue(lanes={"*": "1000 usd in all"}, schedule=hub.schedule("crm"))
+    costs = range(1, 401)
+    await asyncio.gather(*(queue.enqueue(key=f"{cost}", cost=usd(cost)) for cost in costs))
+    (quota,) = hub.quotas
+    assert list(quota.as_json()["budgets"]) == [f"{cost}" for cost in reversed(costs)][:300]
+    await queue.aclose()
