@@ -60,7 +60,7 @@ class _OfPriority:
                 # Thousands of keys may start a call each while those that wait cannot start: their
                 # turns are then taken for over.
                 done = (one.turn for one in self.by_key.values() if not one.waiting)
-                self.clock.now = max(self.clock.now, *done)
+                self.clock.now = max((self.clock.now, *done))  # none may be left
                 self._keep(sorting)
             self.most = 2 * len(self.by_key) + MANY_FLOWS
 

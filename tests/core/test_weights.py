@@ -345,6 +345,24 @@ async def test_keys_that_are_over_are_forgotten():
     last.cancel()
 
 
+async def test_calls_of_many_keys_may_leave():
+    """Where more keys wait than are kept without waiting calls, each call can be cancelled."""
+    queue = ApiQueue("1/h", order="fair", weights={"*": 2})
+    (await queue.enqueue()).release()
+
+    async def call(key):
+        async with queue.slot(key=key):
+            pass
+
+    tasks = [asyncio.create_task(call(number)) for number in range(100)]
+    await asyncio.sleep(1)
+    for task in tasks:
+        task.cancel()
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(one) for one in ended} == {asyncio.CancelledError}
+    assert queue.stats.waiting == 0
+
+
 REFUSED = [
     ({"weights": {"a": 0}}, ValueError, r"weights\['a'\] must be finite and above 0, not 0"),
     ({"weights": {"a": -1}}, ValueError, "above 0, not -1"),
