@@ -129,6 +129,11 @@ class KeyShares:
         """Return how far a key is ahead of virtual time."""
         return max(0, share.turn - self._by_priority[priority].clock.now)
 
+    def now(self, priority: float) -> int:
+        """Return the latest turn in which a call of a priority has started, while others wait."""
+        shares = self._by_priority.get(priority)
+        return 0 if shares is None else shares.clock.now
+
     def next_turn(self, call: Waiter, waiting: int = 0) -> int:
         """Return the turn of a newcomer, behind this many calls of its key that cost as much."""
         shares = self._by_priority.get(call.priority)

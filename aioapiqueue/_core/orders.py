@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,6 +26,8 @@ _PLACES = 2**64
 """Greater than any turn, and than any number."""
 _LOW_BITS = 2**63 - 1
 _DOUBLE, _WHOLE = struct.Struct(">d"), struct.Struct(">q")
+_CLOSED = 4
+"""A line that is this many of its calls late cannot start, and delays no other."""
 _MANY_FLOWS = 64
 """Flows whose past turns are never dropped: searching for them would cost more than they do."""
 
@@ -68,6 +70,23 @@ class OrderedLine(Protocol):
         """Return the next call; None: no call waits."""
 
 
+class Turns(NamedTuple):
+    """By which a call competes with the calls of other lines: instants of virtual time."""
+
+    own: int
+    """Its turn."""
+    latest: int
+    """The latest turn in which a call has started."""
+    each: int
+    """What a call of its line takes."""
+
+    def until(self, other: Turns) -> int:
+        """Return how many calls of this line, from this one on, are to start before another."""
+        if self.own > other.own or self.own + _CLOSED * self.each < other.latest:
+            return 0
+        return 1 + (other.own - self.own) // self.each
+
+
 class Ordering(Generic[W]):
     """First come, first served; and the base of all other orders.
 
@@ -106,6 +125,16 @@ class Ordering(Generic[W]):
 
     def joined(self, call: W) -> None:
         """Note that a call joins, before it is added to a line."""
+
+    def turns(self, call: W, line: OrderedLine, behind: int) -> Turns:  # noqa: ARG002 - as above
+        """Return the turns by which a call competes with other lines, if the order decides late.
+
+        Args:
+            call: the call.
+            line: its line.
+            behind: number of calls of its key that start before it.
+        """
+        return Turns(0, 0, 1)
 
     def added(self, call: W, line: OrderedLine | None) -> None:
         """Note that a call is about to be added to a line, empty if it is new.

@@ -17,7 +17,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
-from aioapiqueue._core.orders import Ordering, W
+from aioapiqueue._core.orders import Ordering, Turns, W
 from aioapiqueue._core.wait_queue import WaitQueue
 from aioapiqueue._core.weighted_lines import WeightedLine
 
@@ -66,6 +66,11 @@ class WeightedTurns(Ordering[W]):
         share = self.shares.of(first)
         turns = self.shares.turns_for(first.costs, max(line.weight, share.weight))
         return line.turn + behind * max(1, len(share.parts)) * turns
+
+    def turns(self, call: W, line: OrderedLine, behind: int) -> Turns:
+        """Return the turns by which a call competes with other lines."""
+        each = self.turn_behind(line, 1) - line.turn
+        return Turns(self.shares.next_turn(call, behind), self.shares.now(call.priority), each)
 
     def added(self, call: W, line: OrderedLine | None) -> None:
         """Count a call that waits in a line."""

@@ -11,36 +11,7 @@ import pytest
 from aioapiqueue import ApiQueue, QueueFull
 from tests.helpers import introspect
 from tests.helpers.instants import now
-from tests.helpers.limiters import OnHost
-
-
-async def starts_in(seconds, queue, *calls, settle=None, runs=0.0):
-    """Return how often each key has started, of calls (key, callers, options) that go on for ever.
-
-    After `seconds`, all are cancelled.
-    """
-    counts = Counter()
-
-    async def call(key, options):
-        while True:
-            async with queue.slot(**({} if "keys" in options else {"key": key}), **options) as slot:
-                counts[key] += 1
-                if runs:
-                    await asyncio.sleep(runs)
-                if settle is not None:
-                    slot.settle(settle)
-
-    tasks = [
-        asyncio.create_task(call(key, options))
-        for key, callers, options in calls
-        for _ in range(callers)
-    ]
-    await asyncio.sleep(seconds)
-    for task in tasks:
-        task.cancel()
-    ended = await asyncio.gather(*tasks, return_exceptions=True)
-    assert all(isinstance(one, asyncio.CancelledError) for one in ended)
-    return counts
+from tests.helpers.shares import starts_in
 
 
 async def order_of(queue, *calls):
@@ -66,14 +37,10 @@ async def test_shares_follow_weights(limiter):
 
 @pytest.mark.contract
 async def test_keys_with_lanes_have_shares(limiter):
-    """Of the queue's own limit, where each key has a lane, too.
-
-    Not through a hub, which has the lanes of a process take turns, and knows no weights.
-    """
-    share = 1 if isinstance(limiter, OnHost) else 3
+    """Of the queue's own limit, where each key has a lane, too."""
     queue = limiter.queue("4/s", order="fair", weights={"a": 3}, lanes={"*": "100/s"})
     counts = await starts_in(30, queue, ("a", 4, {}), ("b", 4, {}))
-    assert counts["a"] / sum(counts.values()) == pytest.approx(share / (share + 1), abs=0.009)
+    assert counts["a"] / sum(counts.values()) == pytest.approx(0.75, abs=0.009)
 
 
 @pytest.mark.contract

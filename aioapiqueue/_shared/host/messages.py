@@ -10,12 +10,14 @@ lacks. The welcome also has `now`, the hub's clock: a queue whose clock differs 
 namespace, and refuses to go on.
 
 From a queue                                    meaning
-`["join", ticket, keys, amounts, priority, waited, others]`
+`["join", ticket, keys, amounts, priority, waited, others, after]`
                                                 A call requests a grant. `keys` is `[]` for a call
                                                 without a key. `waited`: seconds that the first call
                                                 of its line has waited, which will get the grant;
                                                 `others`: number of waiting calls without a request.
-                                                Both are left out if they are 0.
+                                                Both are left out if they are 0. `after`: number of
+                                                calls of the queue that are to start before it; only
+                                                where keys have weights and wait in several lines.
 `["leave", ticket]`                             The request is withdrawn, or its grant is unused.
 `["end", ticket]`                               The call has ended.
 `["reported", statement]`                       A server reports something; see `to_json`.
@@ -88,6 +90,9 @@ _A_WAIT = 0.010
 _LEAST_TRANSIT = 0.002
 """Seconds: a timer may be a millisecond late in the hub's loop, and again in the queue's."""
 
+FARTHEST = 10**6
+"""Largest `after`; keys with smaller shares get about one call in so many."""
+
 Message = list[Any]
 
 
@@ -111,8 +116,11 @@ def join_text(
     *,
     waited: float,
     others: int,
+    after: int | None = None,
 ) -> str:
     """Return the text of `join`."""
+    if after is not None:
+        return text_of("join", ticket, keys, amounts, priority, round(waited, 3), others, after)
     if others or waited >= _A_WAIT:
         return text_of("join", ticket, keys, amounts, priority, round(waited, 3), others)
     if not keys and amounts is None and type(priority) is int:  # a float may be inf

@@ -143,8 +143,14 @@ class Requests:
         # before the first of another.
         return _MOST if self._host.waiters.ordering is None else 1
 
-    def request(self, call: HostCall, line: Hashable) -> None:
-        """Request a grant for a call."""
+    def request(self, call: HostCall, line: Hashable, after: int | None = None) -> None:
+        """Request a grant for a call.
+
+        Args:
+            call: the call.
+            line: name of its line.
+            after: see `join`; default None.
+        """
         if not self._session.is_up:  # it was lost while earlier calls made their requests
             return
         ticket = self.next_ticket()
@@ -158,7 +164,7 @@ class Requests:
         others = max(0, self._host.waiters.live - len(self.calls))
         amounts = self._session.amounts(call)
         keys = keys_to(call.keys)
-        text = join_text(ticket, keys, amounts, priority, waited=waited, others=others)
+        text = join_text(ticket, keys, amounts, priority, waited=waited, others=others, after=after)
         before = self._in_line.get(line, 0)
         self._in_line[line] = before + 1
         # At once only if no call of its line is there already: else it waits behind that one

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioapiqueue import LimitExceeded
 from aioapiqueue._shared.decisions import newest_from
-from aioapiqueue._shared.host.messages import grant_text, text_of, transit
+from aioapiqueue._shared.host.messages import FARTHEST, grant_text, text_of, transit
 from aioapiqueue._shared.host_hub.client_turns import ClientCall
 from aioapiqueue._shared.host_hub.exchange import read_unknown, welcome
 from aioapiqueue._shared.host_hub.quota import is_real_time
@@ -150,15 +150,20 @@ class HubClient:
         priority: float,
         waited: float = 0.0,
         others: int = 0,
+        after: int | None = None,
     ) -> None:
         """Start a call, or let it wait."""
         self._check_new(ticket)
         # Checked now: an error when they are used would affect other clients.
         if not (0 <= waited <= checks.LONGEST and 0 <= others <= checks.LONGEST):
             raise ValueError("a malformed join")
+        if after is not None and not (type(after) is int and 0 <= after <= FARTHEST):
+            raise ValueError("a malformed join")
         several = tuple(map(as_key, keys)) if keys else Call.keys
         self._others = others
-        call = self._quota.enter(self, ticket, several, amounts, priority, waited=waited)
+        call = self._quota.enter(
+            self, ticket, several, amounts, priority, waited=waited, after=after
+        )
         if call is not None:
             self._waiting[ticket] = call
 

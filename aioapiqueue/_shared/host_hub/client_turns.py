@@ -8,7 +8,9 @@ turns: this is start-time fair queueing (Goyal et al. 1996) with a cost of 1 for
 
 A client has a line for each set of limits of its calls. Some lines may be closed for hours, and
 must not delay its other calls. So two calls of one line are as many turns apart as lines of the
-client were served recently, and the first call of another line is at most as many turns away.
+client were served recently, and the first call of another line is at most as many turns away. If
+keys have weights, their client states how many of its calls go before another one, which gets a
+turn after as many.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ _RECENT = 64
 class ClientCall(DetailedCall):
     """A call for which a client requests a grant; made by `of_client`."""
 
-    __slots__ = ("before", "client", "delayed_by", "place", "ticket")
+    __slots__ = ("after", "before", "client", "delayed_by", "place", "ticket")
 
     client: Hashable
     """The client."""
@@ -46,6 +48,9 @@ class ClientCall(DetailedCall):
     """Seconds that it waited before it joined: at its client, or here under former limits."""
     delayed_by: tuple[str, str, str] | None
     """The limit of another client that it waited for: its lane, its text, and its owner."""
+    after: int | None
+    """Number of calls of its client that are to start before it, if its keys have weights and it
+    has several lines; None: they take equal turns."""
 
     @classmethod
     def of_client(
@@ -71,6 +76,7 @@ class ClientCall(DetailedCall):
         call.place = 0
         call.before = 0.0
         call.delayed_by = None
+        call.after = None
         return call
 
 
@@ -124,13 +130,21 @@ class ClientTurns(orders.Ordering[ClientCall]):
             return call.place
         # It shares the turn of the first call of another client that waits for the same limits: how
         # that client is served under other limits must move it neither forward nor back.
-        first = None
+        first, served = None, self._served
         for line in self._lines_with.get(call.limits, ()):
             if line.flow is not call.client and (head := line.first()) is not None:
-                first = head.arrival if first is None else min(first, head.arrival)
-        turn = (self._served + _IN_A_TURN if first is None else first) // _IN_A_TURN
+                at = head.arrival
+                if head.after:  # the weights of a client put no call of another one back
+                    at = min(at, served + _IN_A_TURN)
+                first = at if first is None else min(first, at)
+        turn = (served + _IN_A_TURN if first is None else first) // _IN_A_TURN
         turns = self._turns_of.get(call.client)
-        if turns is not None and turn <= turns.last:  # its client has this turn, or a later one
+        if call.after is not None:
+            # Where other clients have waited for long, limits are slow that are not those of all
+            # lines. There, clients take turns, whatever the weights are.
+            if turn >= served // _IN_A_TURN:
+                turn = served // _IN_A_TURN + 1 + call.after
+        elif turns is not None and turn <= turns.last:  # its client has this turn, or a later one
             last = turns.last_in.get(call.limits)
             apart = min(_MOST_APART, len(turns.recent) + (call.limits not in turns.recent))
             if last is None:  # not always after `turns.last`, which may be in a closed line

@@ -413,6 +413,7 @@ class HubQuota:
         *,
         place: int = 0,
         waited: float = 0.0,
+        after: int | None = None,
     ) -> ClientCall | None:
         """Start a call, or let it wait; return it if it waits.
 
@@ -424,12 +425,13 @@ class HubQuota:
             priority: lower goes first.
             place: its place in the wait queue before; 0: it is new.
             waited: seconds that it has waited already; default 0.
+            after: see `ClientCall`; default None.
         """
         dispatcher = self.dispatcher
         call = ClientCall.of_client(client, ticket, dispatcher, keys, priority)
         if amounts is not None or len(dispatcher.units) > 1:
             call.costs = self.costs_of(amounts)
-        call.place, call.before = place, waited
+        call.place, call.before, call.after = place, waited, after
         # Looked at here, not in `prepare`, as most calls of most quotas need nothing.
         if self.limiter.lanes.limits or self.records.own_states is not self.limiter.own.states:
             self.records.prepare(call.keys)
