@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue import Budget, Calendar
+from aioapiqueue import Budget, BudgetUse, Calendar
 from aioapiqueue._shared.statement_json import key_from, limits_from
 from aioapiqueue.spi import lane_states, limit_types, seam
 
@@ -28,7 +28,7 @@ class KnownBudgets:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._thresholds = seam.Thresholds(host)
-        self._by_key: dict[Hashable, dict[str, seam.BudgetUse]] = {}
+        self._by_key: dict[Hashable, dict[str, BudgetUse]] = {}
 
     def note(self, news: Iterable[tuple[Sequence[Any], Mapping[str, Sequence[Any]]]]) -> None:
         """Note figures as they are sent, and send events of the shares that they have reached.
@@ -39,7 +39,7 @@ class KnownBudgets:
         """
         for sent, uses in news:
             key = key_from(sent)
-            budgets = {limit: seam.BudgetUse(*use) for limit, use in uses.items()}
+            budgets = {limit: BudgetUse(*use) for limit, use in uses.items()}
             self._by_key.pop(key, None)  # so that the key becomes the latest
             if budgets:
                 self._by_key[key] = budgets
@@ -78,7 +78,7 @@ class KnownBudgets:
             return figures
         loop = self._host.loop
         wall = loop.to_wall(loop.now())
-        budgets: dict[str, seam.BudgetUse] = {}
+        budgets: dict[str, BudgetUse] = {}
         remaining: dict[str, float] = {}
         for (text, last), limit in zip(known.items(), limits_from(known), strict=True):
             use = budgets[text] = _use_at(wall, limit, last)
@@ -88,9 +88,9 @@ class KnownBudgets:
         return figures._replace(budgets=budgets, remaining=remaining)
 
 
-def _use_at(wall: float, limit: Limit, last: seam.BudgetUse) -> seam.BudgetUse:
+def _use_at(wall: float, limit: Limit, last: BudgetUse) -> BudgetUse:
     """Return how much is used at an instant of the wall clock, if no call was charged since."""
     if last.resets_at is None or wall < last.resets_at or not isinstance(limit, Calendar):
         return last
     # A new period. The authority sends nothing as it begins, but when it is used.
-    return seam.BudgetUse.of(limit.calls, 0, 0, limit.period(wall)[1])
+    return BudgetUse(0, 0, limit.calls, limit.period(wall)[1])

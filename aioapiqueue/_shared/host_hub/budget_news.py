@@ -24,9 +24,10 @@ from aioapiqueue.spi import Follower
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
+    from aioapiqueue import BudgetUse
     from aioapiqueue._shared.host_hub.exchange import QuotaClient
     from aioapiqueue._shared.host_hub.limiter import QuotaLimiter
-    from aioapiqueue.spi import Call, Host, events, lane_states, seam
+    from aioapiqueue.spi import Call, Host, events, lane_states
 
 _INTERVAL = 0.1
 """Seconds between two messages to a client, on average."""
@@ -217,7 +218,7 @@ class BudgetNews(Follower):
         del self._sent[key]
 
 
-def budgets_of(limiter: QuotaLimiter, key: Hashable) -> Mapping[str, seam.BudgetUse]:
+def budgets_of(limiter: QuotaLimiter, key: Hashable) -> Mapping[str, BudgetUse]:
     """Return the use of a key's lane, or (None) of the queue's own limits."""
     limiter.lanes.refresh(key)  # its limits may have changed since its last call
     return limiter.snapshot(key).budgets
@@ -246,7 +247,7 @@ def _share_used(lane: lane_states.Lane, now: float) -> float:
     return max((use.share for use in uses if use is not None), default=0)
 
 
-def _as_json(budgets: Mapping[str, seam.BudgetUse]) -> dict[str, Any]:
+def _as_json(budgets: Mapping[str, BudgetUse]) -> dict[str, Any]:
     return {
         limit: {"spent": use.spent, "reserved": use.reserved, "left": use.left}
         for limit, use in budgets.items()

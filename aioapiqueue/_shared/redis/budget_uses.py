@@ -10,7 +10,7 @@ from aioapiqueue.spi import limit_types, seam
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-    from aioapiqueue import Limit
+    from aioapiqueue import BudgetUse, Limit
     from aioapiqueue._shared.limit_table import LimitTable
     from aioapiqueue._shared.redis.messages import Reply
     from aioapiqueue.spi import Host
@@ -35,7 +35,7 @@ class BudgetUses:
 
     def _forget(self) -> None:
         self._thresholds = seam.Thresholds(self._host)
-        self._by_key: dict[Hashable, Mapping[Limit, seam.BudgetUse]] = {}
+        self._by_key: dict[Hashable, Mapping[Limit, BudgetUse]] = {}
         """By key, the latest last; None: of the queue's own budgets."""
 
     def note(self, reply: Reply) -> None:
@@ -54,9 +54,7 @@ class BudgetUses:
                     del self._by_key[next(iter(self._by_key))]
             self._thresholds.note(key, {str(limit): use for limit, use in uses.items()})
 
-    def _in_force(
-        self, key: Hashable, uses: Mapping[Limit, seam.BudgetUse]
-    ) -> dict[Limit, seam.BudgetUse]:
+    def _in_force(self, key: Hashable, uses: Mapping[Limit, BudgetUse]) -> dict[Limit, BudgetUse]:
         """Return the uses without those of limits that have been replaced."""
         return {limit: uses[limit] for limit in self._limits.of_key(key) or () if limit in uses}
 

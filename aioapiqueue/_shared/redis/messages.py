@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aioapiqueue import Limit, Rate
+    from aioapiqueue import BudgetUse, Limit, Rate
     from aioapiqueue._shared.decisions import Decision, Decisions
     from aioapiqueue._shared.limit_table import Scope
-    from aioapiqueue.spi import Call, seam
+    from aioapiqueue.spi import Call
 
 
 @dataclass(frozen=True)
@@ -386,7 +386,7 @@ class LimitStatus(NamedTuple):
     ready_at: tuple[float, ...]
     counted: float = -math.inf
     bounds: tuple[BoundStatus, ...] = ()
-    budgets: Mapping[Limit, seam.BudgetUse] = MappingProxyType({})
+    budgets: Mapping[Limit, BudgetUse] = MappingProxyType({})
 
 
 @dataclass(frozen=True)

@@ -513,7 +513,7 @@ def _with_budgets(status: messages.LimitStatus, limits: Sequence[Limit]) -> mess
     return status._replace(
         ready_at=status.ready_at[:split],
         budgets={
-            budget: seam.BudgetUse.of(budget.amount, charged, reserved)
+            budget: seam.use_of(budget.amount, charged, reserved)
             for budget, (charged, reserved) in zip(budgets, uses, strict=True)
         },
     )
