@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Limit
 
-PROTOCOL = 8
+PROTOCOL = 9
 """Raise it with each change of what is sent."""
 
 

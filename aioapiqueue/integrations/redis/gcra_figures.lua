@@ -88,7 +88,7 @@ end
 -- Two versions that store different keys, or use them differently, would break each other's limits.
 -- So each refuses the keys of the other. The first edition knows no layouts: it reads the clock
 -- from `seen`, finds no figure there, and refuses, too.
-local LAYOUT = 9  -- raised whenever the keys, or the use of them, change
+local LAYOUT = 10  -- raised whenever the keys, or the use of them, change
 local MARK = 'another version of aioapiqueue'
 
 -- The clock of this quota never goes back. If the server's does (its time is set, or a replica

@@ -46,21 +46,21 @@ async def test_first_edition_is_recognised(valkey, name):
     """Its keys have no layout; the error names what to do, and nothing there is touched."""
     valkey.sync().hset(base(name), mapping=FIRST_EDITION)
     text = await refusal(valkey, name)
-    assert "an earlier version of aioapiqueue (layout 1; this version has layout 9)" in text
+    assert "an earlier version of aioapiqueue (layout 1; this version has layout 10)" in text
     assert (
         "Use one version in all processes. If no other process uses this name any more, wait"
         in text
     )
 
 
-@pytest.mark.parametrize("layout", [2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("layout", [2, 3, 4, 5, 6, 7, 8, 9])
 async def test_versions_before_are_recognised(valkey, name, layout):
     """Each lacks something that is kept now.
 
     Layout 2 ranks no reservations, 3 does not report calls in flight, 4 undoes upward settlements,
     5 keeps the limits and pauses that were heard last, not those that were decided last, 6 confuses
     the states of limits of one kind that come in another order, 7 does not count the calls between
-    two slow-downs, 8 lets the keys of a budget expire.
+    two slow-downs, 8 lets the keys of a budget expire, 9 adds up no reservations.
     """
     decided = {
         "rev": "1700000000000000",
@@ -69,14 +69,14 @@ async def test_versions_before_are_recognised(valkey, name, layout):
     }
     valkey.sync().hset(base(name), mapping=FIRST_EDITION | decided | {"layout": str(layout)})
     text = await refusal(valkey, name)
-    assert f"an earlier version of aioapiqueue (layout {layout}; this version has layout 9)" in text
+    assert f"an earlier version of aioapiqueue (layout {layout}; this version has layout 10)" in text
 
 
 async def test_a_later_version_is_recognised(valkey, name):
     """As the later one sees this."""
-    valkey.sync().hset(base(name), mapping=FIRST_EDITION | {"layout": "10"})
+    valkey.sync().hset(base(name), mapping=FIRST_EDITION | {"layout": "11"})
     text = await refusal(valkey, name)
-    assert "a later version of aioapiqueue (layout 10; this version has layout 9)" in text
+    assert "a later version of aioapiqueue (layout 11; this version has layout 10)" in text
 
 
 async def test_first_edition_refuses_ours(valkey, name):
@@ -86,4 +86,4 @@ async def test_first_edition_refuses_ours(valkey, name):
         seen = valkey.sync().hget(base(name), "seen")
     assert seen == b"another version of aioapiqueue"
     script, _ = introspect.redis_script()
-    assert "local LAYOUT = 9" in script
+    assert "local LAYOUT = 10" in script
