@@ -138,6 +138,7 @@ def synthetic():
         {"at": 1.5, "queue": "ec2", "kind": "held", "lane": "x", "seconds": 2.0},
         {"at": 1.5, "queue": "ec2", "kind": "limits_changed", "limits": [], "origin": "user"},
         {"at": 1.5, "queue": "ec2", "kind": "backed_off", "rate": 2.0},
+        {"at": 1.5, "queue": "ec2", "kind": "threshold", "limits": ["9 in all"], "share": 0.8},
     ]
     report["learnt"] = [{"queue": "ec2", "lane": None, "limits": ["1/s"]}]
     return json_text(report)
@@ -149,14 +150,15 @@ def test_page_has_each_key(run, aws, python, tmp_path):
     aws.throttles = lambda action: action == "DescribeVolumes" and next(answers) == 2
     root, shapes = schema()
     seen, problems = set(), []
-    limits = ("ec2=40/s", "ec2.DescribeVolumes=20/s", "iam=3/s", "default=300/s")
-    options = [f"--limit={one}" for one in limits]
+    limits = ("ec2=40/s, 99 in all", "ec2.DescribeVolumes=20/s, 9 in each day")
+    options = [f"--limit={one}" for one in (*limits, "iam=3/s", "default=300/s")]
     bucket = '[services.sts]\nbuckets = {requests = {operations = ["*"], rate = "50/s"}}\n'
     (tmp_path / "limits.toml").write_text(bucket)
+    refusing = ("--share", "1%", "--limit", "ec2.DescribeVolumes=3 in all")
     texts = [
         written(run, python, tmp_path, "--fail-on", "throttled > 0", *options),
         written(run, python, tmp_path, "--limits", tmp_path / "limits.toml"),
-        written(run, python, tmp_path, "--dry-run", "--preset", "aws", "--share", "1%"),
+        written(run, python, tmp_path, "--dry-run", "--preset", "aws", *refusing),
         synthetic(),
     ]
     for text in texts:
