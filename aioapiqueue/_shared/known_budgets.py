@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue import Budget, BudgetUse, Calendar
+from aioapiqueue import BudgetUse, Calendar
 from aioapiqueue._shared.statement_json import key_from, limits_from
-from aioapiqueue.spi import lane_states, limit_types, seam
+from aioapiqueue.spi import limit_types, seam
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
     from aioapiqueue.spi import Host
@@ -47,26 +47,19 @@ class KnownBudgets:
                     del self._by_key[next(iter(self._by_key))]
             self._thresholds.note(key, budgets)
 
-    def forget(
-        self,
-        name: Hashable,
-        before: Iterable[Limit],
-        limits_of: Callable[[Hashable], Iterable[Limit] | None],
-    ) -> None:
-        """Forget the figures of limits that are no longer in force.
+    def forget(self, key: Hashable, before: Iterable[Limit], limits: Iterable[Limit]) -> None:
+        """Forget the figures of limits that are no longer in force, until others are sent.
 
         Args:
-            name: the key or pattern whose limits have changed; None: the queue.
+            key: the key whose limits have changed; None: the queue. Of a pattern, nothing has to be
+                done: users see no figures of its lanes.
             before: its limits before the change.
-            limits_of: returns the limits of a key that are in force now.
+            limits: those that are in force now.
         """
-        former = {str(one) for one in before if isinstance(one, Budget | Calendar)}
-        for key, budgets in self._by_key.items() if former else ():
-            if key == name or (None not in (key, name) and lane_states.fits(name, key)):
-                gone = former.difference(map(str, limits_of(key) or ()))
-                self._by_key[key] = {
-                    limit: use for limit, use in budgets.items() if limit not in gone
-                }
+        if key in self._by_key:
+            gone = set(map(str, before)).difference(map(str, limits))
+            known = self._by_key[key].items()
+            self._by_key[key] = {limit: use for limit, use in known if limit not in gone}
 
     def with_budgets(self, figures: seam.LimiterStats, key: Hashable) -> seam.LimiterStats:
         """Add `budgets` and `remaining` of a key's lane, or (None) of the queue's own limits.

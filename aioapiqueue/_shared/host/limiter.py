@@ -392,7 +392,7 @@ class HostLimiter:
             if made_elsewhere:  # else the dispatcher has noted them
                 self._host.note_remote_limits(key, limits)
             self._limits.change(key, limits, now)
-            self._budgets.forget(key, before or (), self.limits_of)
+            self._budgets.forget(key, before or (), limits)
             is_set = any(type(one) is statements.SetLimits and one.key == key for one in limiting)
             if is_set or limits != before:
                 changed[key] = None

@@ -277,6 +277,22 @@ async def test_only_latest_keys_are_followed():
     await other.aclose()
 
 
+async def test_process_that_left_is_forgotten():
+    """The hub keeps nothing of it, and sends it nothing, as others go on."""
+    hub = VirtualHub()
+    one, other = (ApiQueue(lanes={"*": "9 in all"}, schedule=hub.schedule("crm")) for _ in range(2))
+    for queue in (one, other):
+        (await queue.enqueue(key="a")).release()
+    gone = hub.links[1].client
+    await other.aclose()
+    await settled()
+    gone.outbox.clear()
+    (await one.enqueue(key="a")).release()
+    await asyncio.sleep(1)
+    assert gone.outbox == []
+    await one.aclose()
+
+
 async def test_figures_outlast_a_lost_hub(hub):
     """The last ones stay until a new hub, which knows what was spent, sends its own."""
     one, other = (ApiQueue("5 usd in all", schedule=hub.schedule("crm")) for _ in range(2))
@@ -344,6 +360,8 @@ async def test_replaced_limits_have_no_figures():
     for queue in (one, other):
         (await queue.enqueue(keys=("a", "b"), cost=usd(1))).release()
     await asyncio.sleep(1)
+    one.set_rate("5 usd in all", "1000/s")
+    assert figures(one.stats) == {"5 usd in all": (2, 0, 3)}
     one.set_rate("6 usd in all")
     one.set_rate("10/s", key="a")
     one.set_rate("10/s", key="b*")
@@ -402,6 +420,8 @@ async def test_quota_without_budgets_sends_no_figures():
         for _ in range(2):
             (await queue.enqueue(key="a")).release()
         await asyncio.sleep(1)
+        (quota,) = hub.quotas
+        assert quota.dispatcher.follows_ends == bool(sent)  # else nothing looks at its calls
         assert bool(messages) == bool(sent)
         if sent == 2:
             assert messages == [[[[], {}]]]

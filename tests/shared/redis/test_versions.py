@@ -69,7 +69,9 @@ async def test_versions_before_are_recognised(valkey, name, layout):
     }
     valkey.sync().hset(base(name), mapping=FIRST_EDITION | decided | {"layout": str(layout)})
     text = await refusal(valkey, name)
-    assert f"an earlier version of aioapiqueue (layout {layout}; this version has layout 10)" in text
+    assert (
+        f"an earlier version of aioapiqueue (layout {layout}; this version has layout 10)" in text
+    )
 
 
 async def test_a_later_version_is_recognised(valkey, name):
