@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 
 import pytest
 
@@ -337,6 +338,17 @@ async def test_other_replies_stay_the_same(valkey, name, limits, figures):
         assert len(status) == 4 + figures
     has_budget = any(isinstance(one, Budget) for one in queue.limits)
     assert bool(queue.stats.budgets) == bool(queue.stats.remaining) == has_budget
+
+
+@pytest.mark.parametrize("limit", ["10/s", "5 in all"])
+async def test_figures_can_be_copied(valkey, name, limit):
+    """With budgets and without, before the first reply and after it."""
+    queue = make(valkey, name, limit, lanes={"a": "3/s"})
+    for _ in range(2):
+        stats = queue.stats
+        assert copy.deepcopy(stats) == stats
+        (await queue.enqueue(key="a")).release()
+        await exchanged()
 
 
 async def test_late_message_reserves_nothing(valkey, name):
