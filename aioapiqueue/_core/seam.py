@@ -19,7 +19,6 @@ Each limiter follows these rules:
 from __future__ import annotations
 
 import math
-from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from aioapiqueue._core.loops import report_error
@@ -201,6 +200,8 @@ class LimiterStats(NamedTuple):
     """Whether a pause without end is in force."""
     remaining: Mapping[str, float]
     """How much could start now, by unit; of a quota that is kept elsewhere, only what it says."""
+    budgets: Mapping[str, BudgetUse]
+    """As in `Stats`."""
     asks: int = 0
     faults: int = 0
     fault: str = ""
@@ -212,8 +213,6 @@ class LimiterStats(NamedTuple):
     """Number of bodies that may run at once now, without regard to lanes, if known here."""
     idle_at: float = math.inf
     """The instant from which it is in the same state as a new limiter; inf: never."""
-    budgets: Mapping[str, BudgetUse] = MappingProxyType({})
-    """As in `Stats`."""
 
 
 FastAcquire: TypeAlias = """tuple[

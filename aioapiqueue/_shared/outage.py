@@ -96,7 +96,7 @@ class Outage:
         return seam.LimiterStats(
             lanes=lanes,
             remaining={},
-            budgets={},  # not the default, which cannot be copied or pickled
+            budgets={},
             rate=rate,
             paused=held_until == math.inf,
             asks=asks,
