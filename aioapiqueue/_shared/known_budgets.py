@@ -30,22 +30,24 @@ class KnownBudgets:
         self._thresholds = seam.Thresholds(host)
         self._by_key: dict[Hashable, dict[str, BudgetUse]] = {}
 
-    def note(self, news: Iterable[tuple[Sequence[Any], Mapping[str, Sequence[Any]]]]) -> None:
-        """Note figures as they are sent, and send events of the shares that they have reached.
+    def note(self, key: Hashable, budgets: dict[str, BudgetUse]) -> None:
+        """Note figures of a key's lane, and send events of the shares that they have reached.
 
         Args:
-            news: pairs of a key (`[]`: the queue, `[key]`: a lane) and the parts of a `BudgetUse`
-                of each of its budgets and calendar limits, by the text of the limit.
+            key: the key; None: the queue's own limits.
+            budgets: how much is used of each budget and calendar limit, by the text of the limit.
         """
-        for sent, uses in news:
-            key = key_from(sent)
-            budgets = {limit: BudgetUse(*use) for limit, use in uses.items()}
-            self._by_key.pop(key, None)  # so that the key becomes the latest
-            if budgets:
-                self._by_key[key] = budgets
-                if len(self._by_key) > _KEYS:
-                    del self._by_key[next(iter(self._by_key))]
-            self._thresholds.note(key, budgets)
+        self._by_key.pop(key, None)  # so that the key becomes the latest
+        if budgets:
+            self._by_key[key] = budgets
+            if len(self._by_key) > _KEYS:
+                del self._by_key[next(iter(self._by_key))]
+        self._thresholds.note(key, budgets)
+
+    def note_sent(self, news: Iterable[tuple[Sequence[Any], Mapping[str, Sequence[Any]]]]) -> None:
+        """Note figures as a hub sends them; see `host/messages.py`."""
+        for key, uses in news:
+            self.note(key_from(key), {limit: BudgetUse(*use) for limit, use in uses.items()})
 
     def forget(self, key: Hashable, before: Iterable[Limit], limits: Iterable[Limit]) -> None:
         """Forget the figures of limits that are no longer in force, until others are sent.
@@ -61,14 +63,24 @@ class KnownBudgets:
             known = self._by_key[key].items()
             self._by_key[key] = {limit: use for limit, use in known if limit not in gone}
 
-    def with_budgets(self, figures: seam.LimiterStats, key: Hashable) -> seam.LimiterStats:
+    def with_budgets(
+        self, figures: seam.LimiterStats, key: Hashable, in_force: Iterable[Limit] | None = None
+    ) -> seam.LimiterStats:
         """Add `budgets` and `remaining` of a key's lane, or (None) of the queue's own limits.
 
         Any thread may call it.
+
+        Args:
+            figures: the other figures.
+            key: the key; None: the queue's own limits.
+            in_force: the limits of the lane, if all are known here; default: those in the figures.
         """
         known = self._by_key.get(key)
         if not known:
             return figures
+        if in_force is not None:
+            texts = set(map(str, in_force))
+            known = {limit: use for limit, use in known.items() if limit in texts}
         loop = self._host.loop
         wall = loop.to_wall(loop.now())
         budgets: dict[str, BudgetUse] = {}

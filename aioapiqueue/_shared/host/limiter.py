@@ -96,7 +96,7 @@ class HostLimiter:
                 "backed_off": self._slow_down,
                 "lanes": self._change_lanes_elsewhere,
                 "due": self._note_due,
-                "budgets": self._budgets.note,
+                "budgets": self._budgets.note_sent,
                 "decided": self._adopt,
             },
             on_connected=self._request_again,

@@ -15,9 +15,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aioapiqueue import Budget, Concurrency, LimitExceeded
-from aioapiqueue._shared.limit_table import key_of
+from aioapiqueue._shared.known_budgets import KnownBudgets
+from aioapiqueue._shared.limit_table import NO_KEY, key_of
 from aioapiqueue._shared.redis import messages
-from aioapiqueue._shared.redis.budget_uses import BudgetUses
 from aioapiqueue._shared.redis.leases import LeasedCall, LeasedCosts
 from aioapiqueue.spi import CALLS, cost_units
 
@@ -88,7 +88,8 @@ class SharedRefusals:
         self._waiting = waiting
         self._session = session
         self._after = after
-        self._uses = BudgetUses(host, limits)
+        self._known = KnownBudgets(host)
+        self._epoch = 0
 
     def reset(self, planner: Planner) -> None:
         """Start on another event loop, where nothing is reserved yet."""
@@ -211,11 +212,18 @@ class SharedRefusals:
     ) -> None:
         """Apply a reply as the limiter does; then note how much is used of budgets."""
         self._after.processed(message, reply, forgotten=forgotten)
-        self._uses.note(reply)
+        if reply.epoch != self._epoch:  # a user has reset the quota, or the authority lost its data
+            self._epoch, self._known = reply.epoch, KnownBudgets(self._host)
+        for key, status in reply.statuses.items():
+            if key is not NO_KEY:  # by the key None, a user gets the figures of the queue
+                in_force = self._limits.of_key(key) or ()
+                uses = {str(one): status.budgets[one] for one in in_force if one in status.budgets}
+                self._known.note(key, uses)
 
     def snapshot(self, key: Hashable = None, *, deep: bool = False) -> seam.LimiterStats:
         """Return the figures of the limiter, with the last known use of budgets."""
-        return self._uses.add_to(self._after.snapshot(key, deep=deep), key)
+        figures = self._after.snapshot(key, deep=deep)
+        return self._known.with_budgets(figures, key, self._limits.of_key(key) or ())
 
     # Refusing.
 
