@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from aioapiqueue import BudgetUse
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -38,21 +40,13 @@ class LaneUse(NamedTuple):
     use: Mapping[str, float]
 
     def __str__(self) -> str:
-        """Return the use as text, as `str(BudgetUse)` does.
-
-        >>> str(LaneUse("", "5 usd in all", {"spent": 1.25, "reserved": 0.5, "left": 3.25}))
-        '1.25 spent, 0.5 reserved, 3.25 left'
-        """
-        return ", ".join(f"{amount_text(self.use[name])} {name}" for name in USES)
+        """Return the use as text: `1.25 spent, 0.5 reserved, 3.25 left`."""
+        return str(BudgetUse(**self.use))
 
     @property
     def share_left(self) -> float:
         """The share of the limit that is left."""
-        whole = sum(self.use[name] for name in USES)
-        return self.use["left"] / whole if whole else 0.0
-
-
-USES = ("spent", "reserved", "left")
+        return 1 - BudgetUse(**self.use).share
 
 
 def amount_text(amount: float) -> str:
