@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -13,10 +14,10 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+from aioapiqueue import ApiQueue, HostSchedule
 from aioapiqueue.schedules.spi import HUB_DIR, HubLocation
 from aioapiqueue_run.cli.app import app
 from aioapiqueue_run.cli.console import as_argument
-from aioapiqueue_run.cli.hub import ask_hub
 from tests.helpers.host_crowd import hello
 from tests.helpers.host_workers import Workers
 from tests.helpers.hubs import hub_in_use, hubs_with, processes_of
@@ -83,48 +84,33 @@ def test_who_shares_what_is_shown(hub):
         assert "queues used the hub and will start another" in run("stop").replace("\n", " ")
 
 
-@pytest.fixture
-def budgets(hub, monkeypatch):
-    """Let the hub's answer have these budgets of its only quota."""
-    found = {}
-
-    def ask(*args, **options):
-        answer = ask_hub(*args, **options)
-        for quota in answer["quotas"]:
-            quota["budgets"] = found
-        return answer
-
-    monkeypatch.setattr("aioapiqueue_run.cli.hub.ask_hub", ask)
-    return found
-
-
-def test_use_of_budgets_is_shown(hub, budgets):
-    """The quota's own, then the lanes with the least left, in 80 columns and without escapes."""
-    run("start")
-    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
-        sock.connect(os.fspath(HubLocation(str(hub)).sockets()[0]))
-        sock.sendall(hello(1, quota="crm"))
-        assert "welcome" in json.loads(sock.makefile().readline())
-        assert "spent" not in run("status")
+async def status_with_budgets():
+    """Return what the command says while a queue uses budgets, of itself and of tenants."""
+    lanes = {"tenant:*": "2 usd in each day or raise", "b": "2 usd in all"}
+    queue = ApiQueue("5000 usd in all", lanes=lanes, schedule=HostSchedule("crm"))
+    async with queue:
         for tenant in range(10):
-            use = {"spent": tenant / 8, "reserved": 0.0, "left": 2 - tenant / 8}
-            budgets[f"tenant:{tenant}\x1b[2J"] = {"2 usd in each day or raise": use}
-        budgets["b"] = {"2 usd in all": {"spent": 2.0, "reserved": 0.0, "left": 0.0}}
-        budgets[""] = {"5000 usd in all": {"spent": 1200.25, "reserved": 0.5, "left": 3799.25}}
-        shown = run("status").splitlines()
-    first = shown.index("  5000 usd in all: 1,200.25 spent, 0.5 reserved, 3,799.25 left")
-    # The last lane of `hello` comes before.
-    assert shown[first - 1].endswith(": 5/s")
-    assert shown[first + 1 : first + 4] == [
-        "  b, 2 usd in all: 2 spent, 0 reserved, 0 left",
+            async with queue.slot(key=f"tenant:{tenant}\x1b[2J", cost={"usd": tenant / 8}):
+                pass
+        async with queue.slot(key="b", cost={"usd": 2}), queue.slot(cost={"usd": 0.5}) as slot:
+            slot.settle({"usd": 0.25})
+            return await asyncio.to_thread(run, "status")
+
+
+def test_use_of_budgets_is_shown(hub):
+    """The quota's own, then the lanes with the least left, in 80 columns and without escapes."""
+    shown = asyncio.run(status_with_budgets()).splitlines()
+    first = shown.index("  5000 usd in all: 5.875 spent, 2 reserved, 4,992.125 left")
+    assert shown[first + 1 : first + 6] == [
+        "  b, 2 usd in all: 0 spent, 2 reserved, 0 left",
         r"  tenant:9\x1b[2J, 2 usd in each day or raise:",
         "    1.125 spent, 0 reserved, 0.875 left",
+        r"  tenant:8\x1b[2J, 2 usd in each day or raise: 1 spent, 0 reserved, 1 left",
+        r"  tenant:7\x1b[2J, 2 usd in each day or raise:",
     ]
-    assert shown[first + 4] == (
-        r"  tenant:8\x1b[2J, 2 usd in each day or raise: 1 spent, 0 reserved, 1 left"
-    )
-    assert shown.index("  and 6 more budgets") == first + 8
+    assert "  and 5 more budgets" in shown
     assert all(len(line) <= 80 for line in shown[1:])
+    assert processes_of(hub)
 
 
 def test_reset_without_a_hub_names_the_command():
