@@ -27,7 +27,7 @@ if _typing.TYPE_CHECKING:
     from aioapiqueue._core.refusals import LimitExceeded
     from aioapiqueue._core.stats import LaneStats, Stats
     from aioapiqueue._core.view import LimiterView
-    from aioapiqueue._limits.limit_state import BudgetUse
+    from aioapiqueue._limits.budget_use import BudgetUse
     from aioapiqueue._limits.ramp import Ramp
     from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.registry import Registry, ServiceLimits
@@ -72,7 +72,7 @@ _LAZY = {
     **dict.fromkeys(("Registry", "ServiceLimits", "registry"), "registry"),
     **dict.fromkeys(("Adaptive", "adaptive"), "adaptive"),
     **dict.fromkeys(("LaneStats", "Stats"), "_core.stats"),
-    "BudgetUse": "_limits.limit_state",
+    "BudgetUse": "_limits.budget_use",
     "Event": "_core.events",
     "LimitExceeded": "_core.refusals",
     "Observer": "_core.observers",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
 
+from aioapiqueue._core.thresholds import Thresholds
+
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
     from aioapiqueue._limits.limit_types import Limit
 
-__all__ = ["EventKind", "Outcome"]
+__all__ = ["EventKind", "Outcome", "Thresholds"]
 
 EventKind = Literal[
     "joined",

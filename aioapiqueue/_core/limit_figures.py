@@ -1,4 +1,4 @@
-"""Figures of limits that are kept in this process: what could start now, and how fast."""
+"""Figures of limits that are kept in this process: what could start now, and what is used."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from aioapiqueue._limits.windows import Permits
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from aioapiqueue._limits.limit_state import BudgetUse, LimitState
+    from aioapiqueue._limits.budget_use import BudgetUse
+    from aioapiqueue._limits.limit_state import LimitState
     from aioapiqueue._limits.limit_types import Limit
 
-__all__ = ["budgets", "calls_allowed", "remaining"]
+__all__ = ["budgets", "remaining"]
 
 
 def remaining(
@@ -49,8 +50,3 @@ def budgets(
     """
     uses = [(limit, state.use(now)) for limit, state in zip(limits, states, strict=False)]
     return {str(limit): use for limit, use in uses if use is not None}
-
-
-def calls_allowed(states: Iterable[LimitState]) -> float:
-    """Return the calls per second that a slow-down has left; inf: whatever the limits say."""
-    return min((state.allowed() for state in states if not state.unit), default=math.inf)

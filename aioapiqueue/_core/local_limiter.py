@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aioapiqueue._core import limit_figures
 from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.resorting import Sorter
 from aioapiqueue._core.seam import LimiterStats, LimiterTraits
@@ -471,7 +470,7 @@ class LocalLimiter:
             self.own.adapt_permits()
             self._look_again(states)
             self._rounds.begin(scope)
-            rate = limit_figures.calls_allowed(states)
+            rate = _calls_allowed(states)
             host.emit("backed_off", call, key=key, rate=None if rate == math.inf else rate)
 
     def _hold(self, hold: Hold) -> None:
@@ -541,6 +540,8 @@ class LocalLimiter:
 
     def snapshot(self, key: Hashable = None, *, deep: bool = False) -> LimiterStats:
         """Return the figures of this moment."""
+        from aioapiqueue._core import limit_figures  # noqa: PLC0415 - only figures need it
+
         now = self._host.loop.now()
         limits, states = self._limits_at(key)
         permits = [state.most for state in self.own.states if isinstance(state, Permits)]
@@ -554,7 +555,7 @@ class LocalLimiter:
             ),
             budgets=limit_figures.budgets(limits, states, now),
             idle_at=self.idle_at(now) if deep and not self.lanes.altered else math.inf,
-            rate=limit_figures.calls_allowed(self.own.states),
+            rate=_calls_allowed(self.own.states),
             paused=self._paused == math.inf,
             permits=min(permits, default=math.inf),
         )
@@ -586,3 +587,8 @@ class LocalLimiter:
 
 def _has_permits(*limits: Sequence[Limit]) -> bool:
     return any(isinstance(one, Concurrency) for its in limits for one in its)
+
+
+def _calls_allowed(states: Iterable[LimitState]) -> float:
+    """Return the calls per second that a slow-down has left; inf: whatever the limits say."""
+    return min((state.allowed() for state in states if not state.unit), default=math.inf)

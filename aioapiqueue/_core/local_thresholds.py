@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aioapiqueue._core.followers import Follower
-from aioapiqueue._core.seam import Core, Thresholds
+from aioapiqueue._core.seam import Core
+from aioapiqueue._core.thresholds import Thresholds
 from aioapiqueue._limits.limit_types import Budget, Calendar
 
 if TYPE_CHECKING:

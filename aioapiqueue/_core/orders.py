@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
@@ -70,15 +70,21 @@ class OrderedLine(Protocol):
         """Return the next call; None: no call waits."""
 
 
-class Turns(NamedTuple):
-    """By which a call competes with the calls of other lines: instants of virtual time."""
+class Turns:
+    """By which a call competes with the calls of other lines: instants of virtual time.
 
-    own: int
-    """Its turn."""
-    latest: int
-    """The latest turn in which a call has started."""
-    each: int
-    """What a call of its line takes."""
+    Args:
+        own: its turn.
+        latest: the latest turn in which a call has started.
+        each: what a call of its line takes.
+    """
+
+    __slots__ = ("each", "latest", "own")
+
+    def __init__(self, own: int, latest: int, each: int) -> None:
+        self.own = own
+        self.latest = latest
+        self.each = each
 
     def until(self, other: Turns) -> int:
         """Return how many calls of this line, from this one on, are to start before another."""

@@ -23,8 +23,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from aioapiqueue._core.loops import report_error
 from aioapiqueue._core.slow_downs import SlowDownRounds
-from aioapiqueue._core.thresholds import Thresholds
-from aioapiqueue._limits.limit_state import use_of
 from aioapiqueue._limits.state_maker import StateMaker
 from aioapiqueue._limits.windows import Permits
 
@@ -38,8 +36,8 @@ if TYPE_CHECKING:
     from aioapiqueue._core.slot import Call
     from aioapiqueue._core.statements import ServerCount, Statement
     from aioapiqueue._core.wait_queue import Line, WaitQueue
+    from aioapiqueue._limits.budget_use import BudgetUse
     from aioapiqueue._limits.cost_units import CostTotals, Units
-    from aioapiqueue._limits.limit_state import BudgetUse
     from aioapiqueue._limits.limit_types import Concurrency, Limit
     from aioapiqueue._limits.state_maker import AdaptivePolicy
 
@@ -51,8 +49,6 @@ __all__ = [
     "LimiterStats",
     "LimiterTraits",
     "SlowDownRounds",
-    "Thresholds",
-    "use_of",
 ]
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, NoReturn
 
+from aioapiqueue._limits.budget_use import BudgetUse
 from aioapiqueue._limits.grammar import duration_text
-from aioapiqueue._limits.limit_state import BudgetUse
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from aioapiqueue._limits.limit_types import parse_limit, unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
-    from aioapiqueue._core.events import EventKind
-    from aioapiqueue._limits.limit_state import BudgetUse
+    from aioapiqueue._limits.budget_use import BudgetUse
 
 __all__ = ["Thresholds"]
 
@@ -26,7 +25,7 @@ _Crossed = dict[str, tuple[float | None, float]]
 class Emitter(Protocol):
     """The part of a dispatcher that is used here."""
 
-    def emit(self, kind: EventKind, *, key: Hashable, **details: Any) -> None:  # noqa: ANN401 - of `Event`, each of its own type
+    def emit(self, kind: Literal["threshold"], *, key: Hashable, **details: Any) -> None:  # noqa: ANN401 - of `Event`, each of its own type
         """Count an event of a key, and inform observers."""
 
 

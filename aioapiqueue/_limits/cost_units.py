@@ -13,7 +13,9 @@ from aioapiqueue._limits.grammar import CALLS, MONEY
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["ONE_CALL", "CostTotals", "Units", "is_stated"]
+    from aioapiqueue._limits.budget_use import BudgetUse
+
+__all__ = ["ONE_CALL", "CostTotals", "Units", "is_stated", "use_of"]
 
 Cost = float | Mapping[str, float]
 """What a call costs: a number of calls, or amounts by unit, in which `calls` is 1 by default."""
@@ -261,3 +263,20 @@ class CostTotals:
         """Return the totals by name of unit; `calls` is the number of calls."""
         # `or`: rounding may leave -0.0 of costs that were subtracted again.
         return {name: round(self.of(unit, calls), 9) or 0 for unit, name in enumerate(units.names)}
+
+
+def use_of(
+    whole: float, charged: float, reserved: float, resets_at: float | None = None
+) -> BudgetUse:
+    """Return the use of a limit of `whole`, of which these amounts are charged and reserved."""
+    from aioapiqueue._limits.budget_use import BudgetUse  # noqa: PLC0415 - only figures need it
+
+    # A call that started in an earlier period is a reservation, but is not charged any more.
+    reserved = min(reserved, charged)
+    left = _exact(max(0, whole - charged))
+    return BudgetUse(_exact(charged - reserved), _exact(reserved), left, resets_at)
+
+
+def _exact(amount: float) -> float:
+    """Return an amount without the rounding errors of a sum, for people to read."""
+    return round(amount, 9)

@@ -11,12 +11,14 @@ A call that is subject to several limits is charged to all of them at one instan
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ROUNDING", "BudgetUse", "Charge", "LimitState", "use_of"]
+    from aioapiqueue._limits.budget_use import BudgetUse
+
+__all__ = ["ROUNDING", "Charge", "LimitState"]
 
 Charge = tuple[float, float]
 """A cost that a limit counts: the instant at which it was charged, and the amount."""
@@ -24,57 +26,6 @@ Charge = tuple[float, float]
 ROUNDING = 1e-9
 """Tolerance for sums of costs, as a share of the limit: fractions like 0.1 do not add up exactly.
 Whole calls do, so it never amounts to one."""
-
-
-class BudgetUse(NamedTuple):
-    """How much of a budget, or of a limit of the present day, hour or month, is used.
-
-    The amounts are in the unit of the limit.
-
-    Attributes:
-        spent: cost of the calls that have settled or ended; for a limit without `or raise`, also of
-            those that are running.
-        reserved: cost of the running calls that have not settled yet, and may settle at less. 0 for
-            a limit without `or raise`, and in the unit `calls`.
-        left: what other calls may still cost.
-        resets_at: end of the present period, in seconds since the epoch; None: a budget.
-    """
-
-    spent: float
-    reserved: float
-    left: float
-    resets_at: float | None = None
-
-    def __str__(self) -> str:
-        """Return it for people to read: `1.25 spent, 0.5 reserved, 3.25 left`."""
-        return (
-            f"{_text(self.spent)} spent, {_text(self.reserved)} reserved, {_text(self.left)} left"
-        )
-
-    @property
-    def share(self) -> float:
-        """The share of the limit that is used; never below 1 if nothing is left."""
-        used = self.spent + self.reserved
-        return used / (used + self.left) if self.left else 1
-
-
-def use_of(
-    whole: float, charged: float, reserved: float, resets_at: float | None = None
-) -> BudgetUse:
-    """Return the use of a limit of `whole`, of which these amounts are charged and reserved."""
-    # A call that started in an earlier period is a reservation, but is not charged any more.
-    reserved = min(reserved, charged)
-    left = _exact(max(0, whole - charged))
-    return BudgetUse(_exact(charged - reserved), _exact(reserved), left, resets_at)
-
-
-def _exact(amount: float) -> float:
-    """Return an amount without the rounding errors of a sum, for people to read."""
-    return round(amount, 9)
-
-
-def _text(amount: float) -> str:
-    return f"{amount:,.9f}".rstrip("0").rstrip(".")
 
 
 class LimitState:

@@ -12,16 +12,17 @@ import math
 from typing import TYPE_CHECKING
 
 from aioapiqueue._limits.algorithms import TokenBucket
-from aioapiqueue._limits.cost_units import BILLIONTHS
+from aioapiqueue._limits.cost_units import BILLIONTHS, use_of
 from aioapiqueue._limits.grammar import MONEY
-from aioapiqueue._limits.limit_state import ROUNDING, LimitState, use_of
+from aioapiqueue._limits.limit_state import ROUNDING, LimitState
 from aioapiqueue._limits.ramped import RampedBucket
 from aioapiqueue._limits.windows import CalendarWindow, SlidingWindow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioapiqueue._limits.limit_state import BudgetUse, Charge
+    from aioapiqueue._limits.budget_use import BudgetUse
+    from aioapiqueue._limits.limit_state import Charge
     from aioapiqueue._limits.limit_types import Budget
 
 __all__ = [

@@ -9,13 +9,15 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.limit_state import ROUNDING, LimitState, use_of
+from aioapiqueue._limits.cost_units import use_of
+from aioapiqueue._limits.limit_state import ROUNDING, LimitState
 from aioapiqueue._limits.limit_types import Concurrency
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioapiqueue._limits.limit_state import BudgetUse, Charge
+    from aioapiqueue._limits.budget_use import BudgetUse
+    from aioapiqueue._limits.limit_state import Charge
     from aioapiqueue._limits.limit_types import Calendar, Window
 
 __all__ = ["CalendarWindow", "Permits", "SlidingWindow"]

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import BudgetUse, Calendar
 from aioapiqueue._shared.statement_json import key_from, limits_from
-from aioapiqueue.spi import limit_types, seam
+from aioapiqueue.spi import events, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue import Limit
-    from aioapiqueue.spi import Host
+    from aioapiqueue.spi import Host, seam
 
 _KEYS = 10_000
 """Number of keys that are remembered: a key may be a tenant's."""
@@ -27,7 +27,7 @@ class KnownBudgets:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._thresholds = seam.Thresholds(host)
+        self._thresholds = events.Thresholds(host)
         self._by_key: dict[Hashable, dict[str, BudgetUse]] = {}
 
     def note(self, key: Hashable, budgets: dict[str, BudgetUse]) -> None:

@@ -22,6 +22,7 @@ from aioapiqueue._shared.statement_json import key_to
 from aioapiqueue.spi import Follower
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Hashable, Mapping
 
     from aioapiqueue import BudgetUse
@@ -54,8 +55,8 @@ class BudgetNews(Follower):
     """
 
     __slots__ = (
-        *("_changed", "_clients", "_host", "_is_due", "_keys_of"),
-        *("_limiter", "_paced", "_sent"),
+        *("_changed", "_clients", "_host", "_keys_of"),
+        *("_limiter", "_paced", "_sent", "_timer"),
     )
 
     def __init__(
@@ -73,8 +74,8 @@ class BudgetNews(Follower):
         """By key (None: the queue's own limits), what its clients were sent last; None: nothing."""
         self._changed: dict[Hashable, None] = {}
         """The keys whose figures may have changed."""
-        self._is_due = False
-        """Whether `_send` is certain to be called."""
+        self._timer: asyncio.TimerHandle | None = None
+        """Calls `_send`."""
         self._paced = -math.inf
         """The instant at which the next messages would be due at an even pace."""
         for client in clients:
@@ -94,6 +95,9 @@ class BudgetNews(Follower):
         for key in self._keys_of.pop(client, ()):
             self._unfollow(client, key)
         self._sent[None].pop(client, None)
+        if not self._keys_of and self._timer is not None:  # no client is left to be sent anything
+            self._timer.cancel()
+            self._timer = None
 
     def _unfollow(self, client: QuotaClient, key: Hashable) -> None:
         clients = self._sent[key]
@@ -169,7 +173,7 @@ class BudgetNews(Follower):
 
     def _mark(self, key: Hashable) -> None:
         self._changed[key] = None
-        if not self._is_due:
+        if self._timer is None:
             self._send_later()
 
     @property
@@ -179,14 +183,14 @@ class BudgetNews(Follower):
     def _send_later(self) -> None:
         loop = self._host.loop
         delay = self._paced - (_BURST - 1) * self._interval - loop.now()
-        self._is_due = loop.call_later(max(0, delay), self._send) is not None
+        self._timer = loop.call_later(max(0, delay), self._send)
 
     def loop_changed(self, *, clock_changed: bool) -> None:  # noqa: ARG002 - as of `Follower`
         """Forget the timer of the loop that is closed."""
-        self._is_due, self._paced = False, -math.inf
+        self._timer, self._paced = None, -math.inf
 
     def _send(self) -> None:
-        self._is_due = False
+        self._timer = None
         keys = list(islice(self._changed, _AT_ONCE))
         for key in keys:
             del self._changed[key]

@@ -16,14 +16,13 @@ from aioapiqueue._shared.redis import messages
 from aioapiqueue._shared.redis.refusals import raises
 from aioapiqueue._shared.redis.session import LASTING, REFUNDABLE
 from aioapiqueue._shared.statement_json import plain_costs
-from aioapiqueue.spi import CALLS, seam, statements
+from aioapiqueue.spi import CALLS, cost_units, statements
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
     from aioapiqueue import Limit, Ramp
     from aioapiqueue.adaptive import Adaptive
-    from aioapiqueue.spi import cost_units
 
 _LATEST = 2**53
 """Stands for an infinite timestamp or priority: the server counts exactly up to this number."""
@@ -513,7 +512,7 @@ def _with_budgets(status: messages.LimitStatus, limits: Sequence[Limit]) -> mess
     return status._replace(
         ready_at=status.ready_at[:split],
         budgets={
-            budget: seam.use_of(budget.amount, charged, reserved)
+            budget: cost_units.use_of(budget.amount, charged, reserved)
             for budget, (charged, reserved) in zip(budgets, uses, strict=True)
         },
     )
