@@ -1,12 +1,11 @@
-"""Checks of what callers pass: numbers, functions, and names of options; and frozen values."""
+"""Checks of what callers pass: numbers, functions, and names of options."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -113,29 +112,3 @@ def refuse_unknown(
             else:
                 remedy = f": its options are {', '.join(f'{one}=' for one in known)}"
             raise TypeError(f"{by} has no option {name}={remedy}")
-
-
-class Frozen:
-    """Base class of dataclasses whose values are set once, by `__init__` or by what unpickles them.
-
-    `frozen=True` does the same, but takes almost twice as long to make a class, at every import.
-    """
-
-    __slots__ = ()
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-    """All values by name; set by `dataclass`."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name not in self.__dataclass_fields__ or hasattr(self, name):
-            raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
-        object.__setattr__(self, name, value)
-
-    def __delattr__(self, name: str) -> None:
-        raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
-
-
-def frozen_dataclass(*, frozen: bool, **options: bool) -> Any:  # noqa: ANN401 - a decorator
-    """Make a dataclass of a class that is `Frozen`; type checkers see the decorator of Python."""
-    assert frozen  # noqa: S101 - they need to know
-    return dataclasses.dataclass(**options)

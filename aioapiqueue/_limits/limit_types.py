@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, fields
+from dataclasses import KW_ONLY, dataclass, fields
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
 
-from aioapiqueue._limits.checks import LONGEST, Frozen, positive, whole
+from aioapiqueue._limits.checks import LONGEST, positive, whole
 from aioapiqueue._limits.grammar import (
     CALLS,
     EXAMPLES,
@@ -26,12 +26,9 @@ from aioapiqueue._limits.grammar import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from dataclasses import dataclass
 
     from aioapiqueue._limits.grammar import Kind
     from aioapiqueue._limits.ramp import Ramp
-else:
-    from aioapiqueue._limits.checks import frozen_dataclass as dataclass
 
 __all__ = [
     "LearntRate",
@@ -47,10 +44,13 @@ OnEmpty: TypeAlias = Literal["wait", "raise"]
 """What a call does for which a limit has no room."""
 
 
-class _Validated(Frozen):
+class _Validated:
     """Base class of limits: refuses invalid values, and compares and shows valid ones."""
 
     __slots__ = ()
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    """All values by name; set by `dataclass`."""
 
     # Written once here: a dataclass would make both for each class, at every import. A `LearntRate`
     # is not equal to a `Rate`, as it is optional for calls that do not name its unit.

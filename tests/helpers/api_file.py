@@ -77,7 +77,7 @@ def export_lines(module: str, name: str, thing: Any) -> list[str]:
 def class_lines(name: str, cls: Any) -> list[str]:
     """Describe a class: what it derives from, and what it has of its own or of private bases."""
     bases = ", ".join(full_name(base) for base in cls.__bases__ if base is not object)
-    frozen = dataclasses.is_dataclass(cls) and cls.__setattr__ is not object.__setattr__
+    frozen = dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen
     found: dict[str, list[str]] = {}
     for owner in reversed(cls.__mro__):
         if owner is cls or (is_ours(owner) and owner.__name__ not in PLUMBING):
