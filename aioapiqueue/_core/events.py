@@ -82,9 +82,9 @@ class Event(NamedTuple):
     - `malformed`: the server sent an invalid value.
     - `settled`: the true cost of a call was stated. `costs` are the new costs, `before` the old.
     - `synced`: the server reported a remaining quota. Has `remaining`, `unit`, `reset`, `limit`.
-    - `threshold`: half, four fifths or all of a budget, or of a limit of the present day, hour or
-      month, is used or reserved. Sent once for each share, by each process, also if a call gives
-      some back. Has `limits` with the limit, `share`, `remaining` and `unit`.
+    - `threshold`: 50, 80 or 100 % of a budget, or of a calendar limit in its current period, is
+      spent or reserved. Each process sends it once for each share, even if a call gives part of it
+      back. Has `limits` (the one limit), `share`, `remaining` and `unit`.
     - `limits_changed`: limits of the queue or of `key` were replaced. Has `limits`, `origin`.
     - `held`: calls of the queue or of `key` are held. Has `seconds`.
     - `paused`: the queue was paused. Has `seconds`.
@@ -116,15 +116,15 @@ class Event(NamedTuple):
         retry_after: seconds that the server asked to wait, if it did.
         rate: calls per second that are allowed after backing off.
         seconds: length of a hold or pause; None until `resume`.
-        limits: the new limits; or the limit that is used.
+        limits: the new limits; for `threshold`, the limit that is used.
         origin: origin of the new limits: `user` (`set_rate`), `learnt` (a response), or `others`
             (another process that shares the quota).
         before: costs by unit before the call was settled.
-        remaining: see `Slot.sync`; or what is left of the limit.
-        unit: see `Slot.sync`; or what the limit counts.
+        remaining: see `Slot.sync`; for `threshold`, what is left.
+        unit: see `Slot.sync`; for `threshold`, the unit of the limit.
         reset: see `Slot.sync`.
         limit: see `Slot.sync`.
-        share: share of the limit that is used: 0.5, 0.8 or 1.
+        share: share of the limit that is spent or reserved: 0.5, 0.8 or 1.
     """
 
     # A tuple takes a quarter of the time of a frozen dataclass, and each slot has two or three

@@ -60,10 +60,8 @@ class QueueFigures:
         before = call.costs
         self.costs.replace(before, costs)
         if isinstance(costs, LateCosts):
-            late = set(costs.late)
-            if isinstance(before, LateCosts):
-                late -= before.late.keys()  # those were counted when they became late
-            self.overdrawn += _counted_by_budget(late, host, call)
+            was_late = isinstance(before, LateCosts) and _counted_by_budget(before.late, host, call)
+            self.overdrawn += not was_late and _counted_by_budget(costs.late, host, call)
 
     def refunded(self, call: Call) -> None:
         """Undo the count of a call that started and was refunded."""

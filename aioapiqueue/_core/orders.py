@@ -71,7 +71,7 @@ class OrderedLine(Protocol):
 
 
 class Turns:
-    """By which a call competes with the calls of other lines: instants of virtual time.
+    """The virtual times by which a call competes with the calls of other lines.
 
     Args:
         own: its turn.
@@ -84,7 +84,7 @@ class Turns:
     def __init__(self, own: int, latest: int, each: int) -> None:
         self.own = own
         self.latest = latest
-        self.each = each
+        self.each = max(1, each)
 
     def until(self, other: Turns) -> int:
         """Return how many calls of this line, from this one on, are to start before another."""

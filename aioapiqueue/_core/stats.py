@@ -46,9 +46,9 @@ class LaneStats:
         throttled: number of times that the server throttled this lane.
         backed_off: number of times that `Adaptive` lowered the rate.
         costs: total cost of the calls that started, by unit.
-        remaining: how much the lane's own limits allow now, by unit (`permits`: calls at once). Of
-            a quota that a hub or server keeps, only of the limits in `budgets`. Empty for a
-            pattern.
+        remaining: how much the lane's own limits allow now, by unit (`permits`: calls at once). For
+            a quota that a hub or server keeps, only units that budgets and calendar limits alone
+            count. Empty for a pattern.
         budgets: as in `Stats`, for the lane's own limits. Empty for a pattern.
     """
 
@@ -115,13 +115,12 @@ class Stats:
         waited: total seconds that released calls waited.
         longest_wait: longest wait of a call, in seconds.
         costs: total cost of the calls that started, by unit: `stats.costs["tokens"]`.
-        remaining: how much the queue's own limits allow now, by unit (`permits`: calls at once). Of
-            a quota that a hub or server keeps, only of the limits in `budgets`. Empty without
-            limits.
-        budgets: of each budget, and each limit of a calendar period, how much is `spent`,
-            `reserved` by calls that have not settled yet, and `left`:
-            `stats.budgets["5 usd in all"].left`. Of a quota that a hub or server keeps, as this
-            process last knew.
+        remaining: how much the queue's own limits allow now, by unit (`permits`: calls at once).
+            For a quota that a hub or server keeps, only units that budgets and calendar limits
+            alone count. Empty without limits.
+        budgets: use of each budget and calendar limit, by its text:
+            `stats.budgets["5 usd in all"].left`; see `BudgetUse`. For a quota that a hub or server
+            keeps, the figures that this process last received.
         overdrawn: number of calls that settled above what they were charged before, in a unit that
             a budget or a limit with `or raise` counts.
         unaccounted: number of calls that were not charged to a learnt limit, because their cost

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Thresholds"]
 
 _SHARES = (0.5, 0.8, 1)
-_KEYS = 10_000
+_KEYS = 100_000
 """Number of keys whose thresholds are remembered: a key may be a tenant's."""
 _ROUNDING = 1e-9
 
@@ -44,30 +44,29 @@ class Thresholds:
 
     def note(self, key: Hashable, budgets: Mapping[str, BudgetUse]) -> None:
         """Send events of the limits of a key's lane, or (None) of the queue's own."""
-        known = self._crossed.get(key, {})
+        known = self._crossed.pop(key, {})
         crossed: _Crossed = {}
+        found: list[tuple[str, BudgetUse, list[float]]] = []
         for limit, use in budgets.items():
             period, before = known.get(limit, (use.resets_at, 0))
             if period != use.resets_at:
                 before = 0
             # What is given back does not take an event back: a call may reserve so much again.
-            share = max(
-                [one for one in _SHARES if before < one <= use.share + _ROUNDING] or [before]
-            )
-            if share:
-                crossed[limit] = (use.resets_at, share)
-            if share > before:
-                self._emit(key, limit, use, [one for one in _SHARES if before < one <= share])
+            shares = [one for one in _SHARES if before < one <= use.share + _ROUNDING]
+            if before or shares:
+                crossed[limit] = (use.resets_at, max([before, *shares]))
+            found.append((limit, use, shares))
         if crossed:
-            self._crossed[key] = crossed
+            self._crossed[key] = crossed  # the latest is the last
             if len(self._crossed) > _KEYS:
-                del self._crossed[next(iter(self._crossed))]
-        elif known:
-            del self._crossed[key]
+                del self._crossed[next(one for one in self._crossed if one is not None)]
+        # Last: an observer may make a call, and then this looks again.
+        for limit, use, shares in found:
+            self._emit(key, limit, use, shares)
 
     def _emit(self, key: Hashable, text: str, use: BudgetUse, shares: Iterable[float]) -> None:
-        limit = parse_limit(text)
         for share in shares:
+            limit = parse_limit(text)
             self._host.emit(
                 "threshold",
                 key=key,

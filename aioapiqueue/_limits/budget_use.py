@@ -11,17 +11,15 @@ __all__ = ["BudgetUse"]
 
 
 class BudgetUse(NamedTuple):
-    """How much of a budget, or of a limit of the present day, hour or month, is used.
-
-    The amounts are in the unit of the limit.
+    """Use of a budget, or of a calendar limit in its current period, in the unit of the limit.
 
     Attributes:
-        spent: cost of the calls that have settled or ended; for a limit without `or raise`, also of
-            those that are running.
-        reserved: cost of the running calls that have not settled yet, and may settle at less. 0 for
-            a limit without `or raise`, and in the unit `calls`.
-        left: what other calls may still cost.
-        resets_at: end of the present period, in seconds since the epoch; None: a budget.
+        spent: total cost of calls that have settled or ended. Where `reserved` is always 0, it
+            includes running calls.
+        reserved: cost of running calls that have not settled and may still cost less. Always 0 in
+            the unit `calls`, and for a calendar limit without `or raise`.
+        left: amount that is neither spent nor reserved.
+        resets_at: end of the current period, in seconds since the epoch; None for a budget.
     """
 
     spent: float
@@ -37,7 +35,7 @@ class BudgetUse(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The share of the limit that is used; never below 1 if nothing is left."""
+        """Share of the limit that is spent or reserved, from 0 to 1; 1 also if it is overdrawn."""
         used = self.spent + self.reserved
         return used / (used + self.left) if self.left else 1
 

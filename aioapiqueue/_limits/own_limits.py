@@ -72,8 +72,8 @@ class OwnLimits:
         """Replace the limits; return whether calls are subject to other states from now on."""
         old = self.states
         replaced = [state for state in old if state not in self.permanent]
-        self.limits = limits
-        self.states = (*self.maker.changed(replaced, limits, now), *self.permanent)
+        states = (*self.maker.changed(replaced, limits, now), *self.permanent)
+        self.limits, self.states = limits, states  # together: another thread may read figures
         # Calls that have started refer to "the own limits", not to states. A new state must not get
         # a refund of what only its predecessor was charged: see `charged`.
         kept = {state: self._since.get(state, -math.inf) for state in old}

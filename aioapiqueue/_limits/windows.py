@@ -197,8 +197,8 @@ class CalendarWindow(LimitState):
         """Enter the period of `now`; `end` is the instant at which it ends."""
         wall = self.to_wall(now)
         if wall >= self.end_wall:  # so it stays in a later period if the wall clock is set back
+            self.used = 0  # first: another thread may read figures
             self.start_wall, self.end_wall = self.calendar.period(wall)
-            self.used = 0
         # Computed at each look: the wall clock may be set at any time, and `now` is not of it.
         self.end = now + (self.end_wall - wall)
         if self.end <= now:  # the rest of the period is too short for a float
@@ -214,9 +214,11 @@ class CalendarWindow(LimitState):
         return 0 if wall >= self.end_wall else self.used
 
     def use(self, now: float) -> BudgetUse:
-        wall = self.to_wall(now)
-        ends = self.end_wall if wall < self.end_wall else self.calendar.period(wall)[1]
-        return use_of(self.calendar.calls, self._used_by(wall), self.reserved, ends)
+        wall, ends = self.to_wall(now), self.end_wall
+        used = self._used_by(wall)
+        if wall >= ends:
+            ends = self.calendar.period(wall)[1]
+        return use_of(self.calendar.calls, used, self.reserved, ends)
 
     def next_at(self, now: float, costs: Sequence[float]) -> float:
         self.advance(now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue import BudgetUse, Calendar
+from aioapiqueue import Budget, BudgetUse, Calendar
 from aioapiqueue._shared.statement_json import key_from, limits_from
 from aioapiqueue.spi import events, limit_types
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.spi import Host, seam
 
+_SUMS = (Budget, Calendar)
+"""The limits of which the authority sends figures."""
 _KEYS = 10_000
 """Number of keys that are remembered: a key may be a tenant's."""
 
@@ -41,11 +43,17 @@ class KnownBudgets:
         if budgets:
             self._by_key[key] = budgets
             if len(self._by_key) > _KEYS:
-                del self._by_key[next(iter(self._by_key))]
+                del self._by_key[next(one for one in self._by_key if one is not None)]
         self._thresholds.note(key, budgets)
 
-    def note_sent(self, news: Iterable[tuple[Sequence[Any], Mapping[str, Sequence[Any]]]]) -> None:
+    def note_sent(
+        self,
+        news: Iterable[tuple[Sequence[Any], Mapping[str, Sequence[Any]]]],
+        was_reset: bool = False,  # noqa: FBT001, FBT002 - a part of a message
+    ) -> None:
         """Note figures as a hub sends them; see `host/messages.py`."""
+        if was_reset:  # the events of each share come again
+            self._thresholds = events.Thresholds(self._host)
         for key, uses in news:
             self.note(key_from(key), {limit: BudgetUse(*use) for limit, use in uses.items()})
 
@@ -53,8 +61,8 @@ class KnownBudgets:
         """Forget the figures of limits that are no longer in force, until others are sent.
 
         Args:
-            key: the key whose limits have changed; None: the queue. Of a pattern, nothing has to be
-                done: users see no figures of its lanes.
+            key: the key whose limits have changed; None: the queue. Nothing to do for a pattern:
+                users see no figures of its lanes.
             before: its limits before the change.
             limits: those that are in force now.
         """
@@ -64,7 +72,12 @@ class KnownBudgets:
             self._by_key[key] = {limit: use for limit, use in known if limit not in gone}
 
     def with_budgets(
-        self, figures: seam.LimiterStats, key: Hashable, in_force: Iterable[Limit] | None = None
+        self,
+        figures: seam.LimiterStats,
+        key: Hashable,
+        limits: Iterable[Limit],
+        *,
+        only_these: bool = False,
     ) -> seam.LimiterStats:
         """Add `budgets` and `remaining` of a key's lane, or (None) of the queue's own limits.
 
@@ -73,14 +86,18 @@ class KnownBudgets:
         Args:
             figures: the other figures.
             key: the key; None: the queue's own limits.
-            in_force: the limits of the lane, if all are known here; default: those in the figures.
+            limits: the limits of the lane that are known here. Of a unit that others than budgets
+                and calendar limits count, what could start now is not known.
+            only_these: whether no other limits are in force.
         """
         known = self._by_key.get(key)
         if not known:
             return figures
-        if in_force is not None:
-            texts = set(map(str, in_force))
+        limits = tuple(limits)
+        if only_these:
+            texts = set(map(str, limits))
             known = {limit: use for limit, use in known.items() if limit in texts}
+        unknown = {limit_types.unit_of(one) for one in limits if not isinstance(one, _SUMS)}
         loop = self._host.loop
         wall = loop.to_wall(loop.now())
         budgets: dict[str, BudgetUse] = {}
@@ -88,7 +105,7 @@ class KnownBudgets:
         for (text, last), limit in zip(known.items(), limits_from(known), strict=True):
             use = budgets[text] = _use_at(wall, limit, last)
             unit = limit_types.unit_of(limit)
-            if unit is not None:  # always, as only a `Concurrency` counts no unit
+            if unit is not None and unit not in unknown:  # only a `Concurrency` counts none
                 remaining[unit] = min(use.left, remaining.get(unit, use.left))
         return figures._replace(budgets=budgets, remaining=remaining)
 

@@ -94,7 +94,10 @@ _BUDGET = Metric(
     ("limit", "state"),
 )
 _OVERDRAWN = Metric(
-    "overdrawn", "counter", "{call}", "Calls that settled above their reservation in a budget."
+    "overdrawn",
+    "counter",
+    "{call}",
+    "Calls that settled above their charge in a limit that raises.",
 )
 _ASKS = Metric(
     "shared.asks", "counter", "{request}", "Requests to the hub or server of a shared quota."
@@ -255,10 +258,13 @@ class WatchedQueues:
         sums = dict(self._deleted)
         # A copy, as a queue may be collected meanwhile, in any thread.
         for name, stats in list(self._queues.values()):
-            for metric, value, attributes in read(stats()):
+            figures = stats()
+            for metric, value, attributes in read(figures):
                 place = name, metric, attributes
                 if metric is _RATE:
                     sums[place] = min(value, sums.get(place, math.inf))
+                elif metric in (_BUDGET, _LANE_BUDGET) and figures.asks:  # all share one budget
+                    sums[place] = max(value, sums.get(place, 0.0))
                 else:
                     sums[place] = sums.get(place, 0.0) + value
         found: dict[Metric, list[tuple[str, Reading]]] = {metric: [] for metric in METRICS}

@@ -5,8 +5,9 @@
 
 A healthy run logs nothing above INFO. Warnings and errors report throttled calls, refused calls,
 timeouts, malformed responses, and a lost connection to the server of a shared quota. A
-budget of which four fifths or all are used is a warning, too. Each queue logs each kind of event at
-most once per second; the next record of that kind contains the number of events that were skipped.
+`threshold` event is a warning at 80 and 100 %, and INFO at 50 %; each is logged, as it comes only
+once. Of other kinds, each queue logs at most one event per second; the next record of that kind
+contains the number of events that were skipped.
 """
 
 from __future__ import annotations
@@ -61,9 +62,8 @@ class LoggingObserver:
             get_args(events.EventKind) if calls else tuple(_LEVELS)
         )
         """The kinds of events that are logged."""
-        self._last: dict[tuple[str | None, events.EventKind, float | None], tuple[float, int]] = {}
-        """By queue, kind and share of a budget: time of the last record, and the number of events
-        skipped since."""
+        self._last: dict[tuple[str | None, events.EventKind], tuple[float, int]] = {}
+        """By queue and kind: time of the last record, and the number of events skipped since."""
 
     def on_event(self, event: Event, /) -> None:
         """Log an event, or count it if the last record of its kind is less than a second old."""
@@ -75,9 +75,9 @@ class LoggingObserver:
         if not self._logger.isEnabledFor(level):
             return
         skipped = 0
-        # At level DEBUG, nothing is skipped.
-        if level > logging.DEBUG:
-            place = event.queue, event.kind, event.share
+        # At level DEBUG, nothing is skipped; nor is what comes only once.
+        if level > logging.DEBUG and event.share is None:
+            place = event.queue, event.kind
             at, skipped = self._last.get(place, (float("-inf"), 0))
             # An earlier time comes from another event loop, which has another clock.
             if at <= event.at < at + _INTERVAL:
@@ -130,7 +130,8 @@ def _in_words(event: Event) -> str:
         times.append(f"{event.remaining:g} {event.unit} remain")
     if event.share is not None:
         used = ", ".join(map(str, event.limits))
-        times.append(f"{event.share:.0%} of {used} used; {event.remaining:g} {event.unit} left")
+        left = f"{event.remaining:,.9f}".rstrip("0").rstrip(".")
+        times.append(f"{event.share:.0%} of {used} is used; {left} {event.unit} left")
     elif event.limits:
         times.append(", ".join(map(str, event.limits)))
     return printable(f"{text} ({'; '.join(times)})" if times else text)

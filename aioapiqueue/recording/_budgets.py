@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 LimitUses: TypeAlias = Mapping[str, Mapping[str, float]]
 """Of each limit, by its text, how much is `spent`, `reserved` and `left`, in the limit's unit."""
-ReadLimiter: TypeAlias = "Callable[[str | None], seam.LimiterStats]"
-"""Returns the limiter's figures with the budgets of a lane, or (None) of the queue's own limits."""
+ReadLimiter: TypeAlias = "Callable[[str | None], seam.LimiterStats | None]"
+"""Returns the limiter's figures with the budgets of a lane, or (None) of the queue's own limits;
+None: it does not know the lane."""
 
 
 def uses_of(figures: seam.LimiterStats) -> dict[str, dict[str, float]]:

@@ -177,7 +177,8 @@ class QueueRecord:
         """
         if self._read is not None:
             for lane, limits in self._limits.items():
-                if not limits.per_key and (uses := uses_of(self._read(lane))):
+                figures = None if limits.per_key else self._read(lane)
+                if figures is not None and (uses := uses_of(figures)):
                     yield lane, uses
 
     def changed(self, event: Event, lane: str | None, *, of_key: bool = False) -> None:

@@ -191,3 +191,28 @@ async def test_budget_set_later_is_followed():
         crossed.events.clear()
         async with queue.slot(key="a"):
             assert crossed.shares == found
+
+
+async def test_observer_may_make_a_call():
+    """The event of a share does not come again for the call that it makes."""
+
+    class Calls(Crossed):
+        def on_event(self, event):
+            super().on_event(event)
+            queue.try_slot().release()
+
+    calls = Calls()
+    queue = ApiQueue("10 in all", observers=[calls])
+    async with queue.slot(cost=5):
+        assert calls.shares == [(None, 0.5)]
+    async with queue.slot(cost=2):
+        assert calls.shares == [(None, 0.5), (None, 0.8)]
+
+
+async def test_call_overdraws_once():
+    """Whatever the number of units."""
+    queue = ApiQueue("7 usd in all", "90 tokens in all")
+    async with queue.slot(cost={"usd": 1, "tokens": 1}) as slot:
+        slot.settle({"usd": 2})
+        slot.settle({"tokens": 3})
+    assert queue.stats.overdrawn == 1

@@ -82,10 +82,19 @@ async def test_used_budget_is_logged(caplog):
     async with queue.slot(cost={"usd": 3}) as slot:
         slot.settle({"usd": 4.5})
     assert [(record.levelname, record.message) for record in caplog.records] == [
-        ("INFO", "queue llm: threshold (50% of 5 usd in all used; 2 usd left)"),
-        ("WARNING", "queue llm: threshold (80% of 5 usd in all used; 0.5 usd left)"),
+        ("INFO", "queue llm: threshold (50% of 5 usd in all is used; 2 usd left)"),
+        ("WARNING", "queue llm: threshold (80% of 5 usd in all is used; 0.5 usd left)"),
     ]
     assert caplog.records[1].aioapiqueue["share"] == 0.8
+
+
+async def test_each_used_budget_is_logged(caplog):
+    """Of two tenants in one second, too: neither event comes again."""
+    queue = ApiQueue(lanes={"t:*": "1 in all"}, name="llm", observers=[LoggingObserver()])
+    for key in ("t:a", "t:b"):
+        await use(queue, 1, key=key)
+    assert [message.split()[3] for message in caplog.messages] == ["t:a"] * 2 + ["t:b"] * 2
+    assert caplog.messages[3].endswith(" (100% of 1 in all is used; 0 calls left)")
 
 
 async def test_refusals_go_to_the_given_logger(caplog):

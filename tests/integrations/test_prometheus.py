@@ -23,6 +23,7 @@ from aioapiqueue.integrations.prometheus import PrometheusObserver
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
 from tests.helpers.metered_run import play
+from tests.helpers.virtual_hub import VirtualHub
 
 METRICS = introspect.metrics()
 
@@ -146,6 +147,22 @@ def test_budgets_are_exported(registry):
         where = {"limit": limit} if lane is None else {"limit": limit, "lane": lane}
         assert {state: found.value(name, state=state, **where) for state in uses} == uses
     assert found.value("aioapiqueue_overdrawn_total") == 1
+
+
+async def test_shared_budget_is_exported_once(registry):
+    """Two queues of one name that share it do not make it twice as large."""
+    hub, metrics, queues = VirtualHub(), PrometheusObserver(registry), []
+    for _ in range(2):
+        schedule = hub.schedule("llm")
+        queue = ApiQueue("5 usd in all", name="llm", schedule=schedule, observers=[metrics])
+        (await queue.enqueue(cost={"usd": 1})).release()
+        queues.append(queue)
+    await asyncio.sleep(1)
+    found = Scraped(generate_latest(registry).decode())
+    for state, amount in {"spent": 2, "reserved": 0, "left": 3}.items():
+        assert found.value("aioapiqueue_budget", state=state) == amount
+    for queue in queues:
+        await queue.aclose()
 
 
 def test_units_and_kinds_are_as_prometheus_wants(registry):

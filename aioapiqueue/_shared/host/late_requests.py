@@ -30,7 +30,7 @@ trips at thousands of calls per second. A line has more calls of one cost than t
 """
 _MOST_LINES = 64
 """Lines that are looked at for a request. Of 65 or more, every second one counts twice, and so on:
-they are in the order of their requests, so those left out are like their neighbors."""
+neighbors in the order of requests have similar turns, so that a sample is enough."""
 
 
 class _Request(NamedTuple):

@@ -505,7 +505,7 @@ class HostLimiter:
             held_until=self._decisions.paused_until,
             asks=self._link.asks,
         )
-        return self._budgets.with_budgets(figures, key)
+        return self._budgets.with_budgets(figures, key, self.limits_of(key) or ())
 
     async def aclose(self) -> None:
         """Close the connection: the hub takes back unused grants, and forgets these limits."""

@@ -44,11 +44,12 @@ From the hub                                    meaning
                                                 the queue itself has given limits to all of them.
 `["rate", calls per second or null]`            The rate after slow-downs; null: they are over.
 `["due", ticket, seconds]`                      A newcomer like that call would wait this long.
-`["budgets", [[key, uses], ...]]`               How much is used of the budgets and calendar limits
+`["budgets", [[key, uses], ...], was_reset]`    How much is used of the budgets and calendar limits
                                                 of the queue, or of a lane that it calls under:
                                                 `uses` has [spent, reserved, left, resets_at] of
                                                 each by its text, and is empty if there are no such
-                                                limits any more.
+                                                limits any more. `was_reset` is true after a user
+                                                has reset the quota, and else left out.
 `{"refused": text}`, not in a list              Why the hub closes the connection.
 """
 

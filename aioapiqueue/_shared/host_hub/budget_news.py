@@ -1,7 +1,7 @@
 """Sends the clients of a quota how much of its budgets and calendar limits is used.
 
 Every client is sent the use of the queue's own limits, and of the lanes of keys under which it has
-called. A client of a pattern with thousands of tenants is so not sent all of them.
+called. So a client whose pattern matches thousands of tenants is not sent all of them.
 
 A change is sent in the next pass of the loop, with all others of this step: so the process that
 makes a call soon knows what that has used. Where changes are frequent, they are sent together, some
@@ -56,7 +56,7 @@ class BudgetNews(Follower):
 
     __slots__ = (
         *("_changed", "_clients", "_host", "_keys_of"),
-        *("_limiter", "_paced", "_sent", "_timer"),
+        *("_limiter", "_paced", "_sent", "_timer", "_were_reset"),
     )
 
     def __init__(
@@ -76,6 +76,8 @@ class BudgetNews(Follower):
         """The keys whose figures may have changed."""
         self._timer: asyncio.TimerHandle | None = None
         """Calls `_send`."""
+        self._were_reset = False
+        """Whether the next message is the first one after a reset."""
         self._paced = -math.inf
         """The instant at which the next messages would be due at an even pace."""
         for client in clients:
@@ -117,6 +119,8 @@ class BudgetNews(Follower):
         self._mark(None)
         for key in call.keys:
             if key in followed:
+                del followed[key]
+                followed[key] = None  # the latest is the last
                 self._mark(key)
             elif key is not None and self._has_budgets(key):
                 followed[key] = None
@@ -162,8 +166,9 @@ class BudgetNews(Follower):
         if kind == "refused" and call is not None:
             self.note(call)
 
-    def note_all(self) -> None:
+    def note_all(self, *, were_reset: bool = False) -> None:
         """Note that limits have changed, or that all of them were reset; send all of them again."""
+        self._were_reset |= were_reset
         # Again, even what looks the same: clients have forgotten the figures of former limits.
         for key, clients in self._sent.items():
             self._sent[key] = dict.fromkeys(clients, "")
@@ -197,8 +202,9 @@ class BudgetNews(Follower):
         messages: dict[QuotaClient, list[str]] = {}
         for key in keys:
             self._add_to(messages, key)
+        end, self._were_reset = ",true]" if self._were_reset else "]", False
         for client, parts in messages.items():
-            client.send_text(f'["budgets",[{",".join(parts)}]]')
+            client.send_text(f'["budgets",[{",".join(parts)}]{end}')
         if messages:
             self._paced = max(self._paced, self._host.loop.now()) + self._interval
         if self._changed:

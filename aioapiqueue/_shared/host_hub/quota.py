@@ -468,7 +468,7 @@ class HubQuota:
         for key in (None, *self.limiter.lanes.by_key):
             self.limiter.apply(statements.Hold(key, now))
         if self._budgets is not None:
-            self._budgets.note_all()
+            self._budgets.note_all(were_reset=True)
 
     # Reports about calls.
 

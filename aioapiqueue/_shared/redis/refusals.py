@@ -223,7 +223,8 @@ class SharedRefusals:
     def snapshot(self, key: Hashable = None, *, deep: bool = False) -> seam.LimiterStats:
         """Return the figures of the limiter, with the last known use of budgets."""
         figures = self._after.snapshot(key, deep=deep)
-        return self._known.with_budgets(figures, key, self._limits.of_key(key) or ())
+        limits = self._limits.of_key(key) or ()
+        return self._known.with_budgets(figures, key, limits, only_these=True)
 
     # Refusing.
 

@@ -324,5 +324,8 @@ class _QueueObserver:
             self._record.find_budgets(limits, self._figures_of)
         return limits, lane.endswith("*")
 
-    def _figures_of(self, lane: str | None) -> seam.LimiterStats:
+    def _figures_of(self, lane: str | None) -> seam.LimiterStats | None:
+        # Another queue of the same name may have had calls of more lanes.
+        if lane is not None and lane not in self._lanes:
+            return None
         return self._reader.snapshot(None if lane is None else self._lanes[lane])

@@ -198,8 +198,8 @@ def resume(name: _Name) -> None:
 
 
 def _change(name: str, what: str) -> None:
-    start = "; to reset a quota that no program uses, start one: aioapiqueue hub start"
-    none = f"{_NONE}{start}" if what == "reset" else _NONE
+    start = "no hub is running: start it with aioapiqueue hub start, then run this command again"
+    none = start if what == "reset" else _NONE
     if not _ask({"command": what, "quota": name}, none=none)["known"]:
         why = f"unknown quota {name!r}, or no program is using it"
         refuse(f"{why}: to list the quotas, run aioapiqueue hub status", FAILED)

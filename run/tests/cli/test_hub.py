@@ -47,7 +47,7 @@ def test_nothing_runs(hub):
     ended = subprocess.run(stop, capture_output=True, text=True, check=False)
     said = "aioapiqueue: no hub is running\n"
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", said)
-    for arguments in (["status"], ["reset", "crm"]):
+    for arguments in (["status"], ["pause", "crm"]):
         said = run(*arguments, code=1)
         assert "no hub is running; the first process that needs a hub starts one" in said
     assert not processes_of(hub)
@@ -118,8 +118,8 @@ def test_reset_without_a_hub_names_the_command():
     with hub_in_use():
         said = run("reset", "crm", code=1).replace("\n", " ")
         other = run("pause", "crm", code=1)
-    assert "to reset a quota that no program uses, start one: aioapiqueue hub start" in said
-    assert "start one" not in other
+    assert "no hub is running: start it with aioapiqueue hub start, then run this" in said
+    assert "then run this" not in other
 
 
 def test_started_by_hand_it_stays(hub):

@@ -61,8 +61,9 @@ def test_budget_outlasts_a_run_on_the_host(run, python):
     with hub_in_use():
         for left in (1, 0):
             ended = run.here("--limit", "ec2=3 in all", "--", python, program)
-            reset = f"until you reset it: aioapiqueue hub reset 'ec2 eu-west-1 {KEY}'"
-            assert f"what was spent of a budget counts in later runs, {reset}" in ended.words
+            reset = f"to reset it: aioapiqueue hub reset 'ec2 eu-west-1 {KEY}'"
+            spent = "what this run spent counts against its budgets in later runs"
+            assert f"{spent}; {reset}" in ended.words
             assert ended.code == (0 if left else 1)
 
 
@@ -115,9 +116,9 @@ async def test_queues_of_regions_are_told_apart():
     assert [line.partition(":")[0] for line in lines] == [
         "ec2 in ec2 eu-west-1 9 in all",
         "ec2 in ec2 us-east-1 9 in all",
-        "what was spent of a budget counts in later runs, until you reset it",
+        "what this run spent counts against its budgets in later runs; to reset one of 2 quotas",
     ]
-    assert lines[-1].endswith(": aioapiqueue hub reset 'ec2 eu-west-1' (and 1 more)")
+    assert lines[-1].endswith(": aioapiqueue hub reset 'ec2 eu-west-1'")
 
 
 @pytest.mark.parametrize("limit", ["9 in each day", "9/s"])

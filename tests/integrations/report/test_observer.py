@@ -406,3 +406,16 @@ def test_read_from_another_thread(tmp_path):
     report.write(file)
     assert report.as_json()["queues"][0]["calls"] == 400
     assert "400 calls in" in file.read_text("utf-8")
+
+
+async def test_queues_of_one_name_have_budgets():
+    """One that has had no call of a lane says nothing of it."""
+    report = ReportObserver()
+    for key in ("search", None):
+        queue = ApiQueue(
+            "5 in all", name="crm", lanes={"search": "2 in each day"}, observers=[report]
+        )
+        async with queue.slot(key=key):
+            pass
+    (found,) = report.as_json()["queues"]
+    assert found["budgets"] == {"5 in all": {"spent": 1, "reserved": 0, "left": 4}}

@@ -334,16 +334,26 @@ async def test_new_hub_sends_reservations(hub):
 
 
 async def test_reset_is_sent_to_all(hub):
-    """A user who resets the quota sees that at once, in each process."""
+    """A user who resets the quota sees that at once, in each process; events come again."""
+    seen = Seen()
     queues = [
-        ApiQueue("5 usd in all", lanes={"a": "4 usd in all"}, schedule=hub.schedule("crm"))
+        ApiQueue(
+            "5 usd in all",
+            lanes={"a": "4 usd in all"},
+            schedule=hub.schedule("crm"),
+            observers=[seen],
+        )
         for _ in range(2)
     ]
-    for queue in queues:
-        (await queue.enqueue(key="a", cost=usd(1))).release()
-    await asyncio.sleep(1)
-    hub.quotas.reset("crm")
-    await settled()
+    for _ in range(2):
+        for queue in queues:
+            (await queue.enqueue(key="a", cost=usd(1.5))).release()
+        await asyncio.sleep(1)
+        own = [one for one in seen.events if one[0] is None]
+        assert own == [(None, "5 usd in all", 0.5)] * 2
+        seen.events.clear()
+        hub.quotas.reset("crm")
+        await settled()
     for queue in queues:
         assert figures(queue.stats) == {"5 usd in all": (0, 0, 5)}
         assert figures(queue.stats.lanes["a"]) == {"4 usd in all": (0, 0, 4)}

@@ -187,7 +187,7 @@ async def test_each_lane_has_its_figures(valkey, name):
     (await one.enqueue(key="plain", **usd(4))).release()
     await exchanged()
     stats = one.stats
-    assert stats.remaining == {"usd": 2.25, "calls": 18}
+    assert stats.remaining == {"usd": 2.25}  # of calls, the rate decides
     assert {text: found[:3] for text, found in stats.budgets.items()} == {
         "9 usd in all": (4, 0.75, 4.25),
         "7 usd in all": (4, 0.75, 2.25),
@@ -203,7 +203,7 @@ async def test_each_lane_has_its_figures(valkey, name):
         (None, "7 usd in all", 0.5, 2.25, "usd"),
     ]
     await look(other)  # no message about the lanes
-    assert other.stats.remaining == {"usd": 2.25, "calls": 17}
+    assert other.stats.remaining == {"usd": 2.25}
     assert other.stats.lanes["a"].budgets == {}
     await look(other, key="tenant:x")
     assert use(other, "tenant:x") == (0, 0.75, 0.25)
@@ -268,7 +268,7 @@ async def test_budget_begins_with_set_rate(valkey, name):
     await exchanged()
     (await other.enqueue()).release()
     assert use(other) == (1, 0, 3)
-    assert other.stats.remaining == {"calls": 3}
+    assert other.stats.remaining == {}  # the rate may have less
 
 
 async def test_reset_budget_begins_again(valkey, name):
@@ -337,7 +337,8 @@ async def test_other_replies_stay_the_same(valkey, name, limits, figures):
     for _, _, _, (status,), *_ in watched.replies:
         assert len(status) == 4 + figures
     has_budget = any(isinstance(one, Budget) for one in queue.limits)
-    assert bool(queue.stats.budgets) == bool(queue.stats.remaining) == has_budget
+    assert bool(queue.stats.budgets) == has_budget
+    assert bool(queue.stats.remaining) == (limits == (FIVE,))
 
 
 @pytest.mark.parametrize("limit", ["10/s", "5 in all"])

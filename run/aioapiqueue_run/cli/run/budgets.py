@@ -51,13 +51,13 @@ def _of_later_runs(plan: RunPlan, queues: list[str]) -> Iterator[str]:
     """Yield that what was spent of budgets counts in later runs, if that is so."""
     if queues and plan.shared is not None:
         yield (
-            "what was spent of a budget counts in later runs, until you delete the quota's keys on "
-            "the server"
+            "what this run spent counts against its budgets in later runs, until you delete the "
+            "quota's keys on the server"
         )
     elif queues and plan.on_host is not None:
         first, *more = queues
-        names = as_argument(first) + (f" (and {len(more):,} more)" if more else "")
+        which = f"one of {len(queues):,} quotas" if more else "it"
         yield (
-            "what was spent of a budget counts in later runs, until you reset it: "
-            f"aioapiqueue hub reset {names}"
+            f"what this run spent counts against its budgets in later runs; to reset {which}: "
+            f"aioapiqueue hub reset {as_argument(first)}"
         )

@@ -6,7 +6,8 @@ instant at which all its limits have room. So a call that waits delays all later
 program that continues with the response. Two Regions have separate limits, and each recovers while
 calls to the other wait, so that their waits do not add up.
 
-A call that a budget, or a limit with `or raise`, would refuse is not charged, and delays none.
+A call that a budget, or a limit with `or raise`, would refuse is not charged, and delays no other
+call.
 
 A throttled call is retried. With a limit, it would not have been throttled, and no retry needed. So
 for each throttled call, the next call of its kind is not charged. The pause before a retry is left
