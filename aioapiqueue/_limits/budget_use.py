@@ -20,6 +20,7 @@ class BudgetUse(NamedTuple):
             the unit `calls`, and for a calendar limit without `or raise`.
         left: amount that is neither spent nor reserved.
         resets_at: end of the current period, in seconds since the epoch; None for a budget.
+        share: share of the limit that is spent or reserved, from 0 to 1; 1 also if it is overdrawn.
     """
 
     spent: float
@@ -35,7 +36,7 @@ class BudgetUse(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Share of the limit that is spent or reserved, from 0 to 1; 1 also if it is overdrawn."""
+        """Return the share of the limit that is used."""
         used = self.spent + self.reserved
         return used / (used + self.left) if self.left else 1
 
