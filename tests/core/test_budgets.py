@@ -238,6 +238,7 @@ async def test_smaller_budget_refuses_what_waits(limiter):
     await queue.aclose()
 
 
+@pytest.mark.no_server  # a server has no calendar
 @pytest.mark.parametrize("other", ["5 usd in each day or raise", "5 usd in any 1h or raise"])
 async def test_changed_kind_starts_with_what_was_spent(limiter, other):
     """From a budget to another kind, and back."""
@@ -302,6 +303,7 @@ RAISING = {
 }
 
 
+@pytest.mark.no_server  # a server has no calendar
 @pytest.mark.parametrize("text", RAISING)
 async def test_every_kind_can_raise(limiter, text):
     """At once, and the error says when it will have room."""
@@ -326,6 +328,7 @@ async def test_every_kind_can_raise(limiter, text):
     await queue.aclose()
 
 
+@pytest.mark.no_server  # a server has no calendar
 async def test_tokens_of_a_day_wait_for_reservations(limiter):
     """In a unit that settles, a call waits while others could give it back."""
     queue = limiter.queue("100 tokens in each day or raise")
