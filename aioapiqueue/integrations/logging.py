@@ -130,8 +130,8 @@ def _in_words(event: Event) -> str:
         times.append(f"{event.remaining:g} {event.unit} remain")
     if event.share is not None:
         used = ", ".join(map(str, event.limits))
-        left = f"{event.remaining:,.9f}".rstrip("0").rstrip(".")
-        times.append(f"{event.share:.0%} of {used} is used; {left} {event.unit} left")
+        left = grammar.count_text(event.remaining or 0, event.unit or "")
+        times.append(f"{event.share:.0%} of {used} is used; {left} left")
     elif event.limits:
         times.append(", ".join(map(str, event.limits)))
     return printable(f"{text} ({'; '.join(times)})" if times else text)

@@ -94,7 +94,7 @@ async def test_each_used_budget_is_logged(caplog):
     for key in ("t:a", "t:b"):
         await use(queue, 1, key=key)
     assert [message.split()[3] for message in caplog.messages] == ["t:a"] * 2 + ["t:b"] * 2
-    assert caplog.messages[3].endswith(" (100% of 1 in all is used; 0 calls left)")
+    assert caplog.messages[3].endswith(" (100% of 1 in all is used; 0 left)")
 
 
 async def test_refusals_go_to_the_given_logger(caplog):

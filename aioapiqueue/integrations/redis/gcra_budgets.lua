@@ -19,6 +19,7 @@
 
 local MONEY, BILLIONTHS = 'usd', 1e9  -- as in cost_units.py
 local RESERVED_FOR = 86400e6  -- a call that runs for longer than this is no reservation any more
+local MOST_GONE = 100  -- silent processes that may get back what they were granted in a lost reply
 
 local function rounding(amount)  -- fractions do not add up exactly; but never a whole call
   return math.min(0.5, ROUNDING * amount)
@@ -200,10 +201,14 @@ local function reserved_in(state, place, processes_key)
   local processes = other_processes(processes_key)
   if not state.others then
     state.others = {}
+    local gone = 0
     for process, text in pairs((hash(state.reserved_key))) do
       local its, found = processes[process], read_reservations(state.reserved_key, text)
-      if process ~= sender and not its and not has_lent(found) then
-        redis.call('HDEL', state.reserved_key, process)
+      if process ~= sender and not its then
+        gone = gone + (has_lent(found) and 1 or 0)
+        if gone > MOST_GONE or not has_lent(found) then  -- else each process that was killed stays
+          redis.call('HDEL', state.reserved_key, process)
+        end
       elseif process ~= sender and its and its.at > now - math.min(payload.lease, YEAR) then
         state.others[#state.others + 1] = found.reserved
       end

@@ -384,3 +384,17 @@ async def test_grant_comes_back_after_an_outage(valkey, name):
     await asyncio.sleep(5)
     await look(other)
     assert use(other) == (0, 0, 5)
+
+
+async def test_killed_processes_are_forgotten(valkey, name):
+    """Each had a grant in a reply that may be lost: the server remembers a hundred of them."""
+    queue, server = make(valkey, name), valkey.sync()
+    await queue.enqueue(**usd(3))
+    hashes = [one for one in keys_of(valkey, name) if server.type(one) == b"hash"]
+    (key,) = [one for one in hashes if any(b" usd=3=3" in value for value in server.hvals(one))]
+    for number in range(300):
+        server.hset(key, f"killed {number}", "7 usd=0.5=0.5")
+    await asyncio.sleep(100)
+    await look(queue)
+    assert server.hlen(key) == 101
+    assert use(queue) == (0, 3, 2)
