@@ -150,7 +150,7 @@ async def test_loop_closed_while_connecting_is_collected(
         ended = weakref.ref(loop)
         waiting = loop.create_task(take(queue))
         caller = weakref.ref(waiting)
-        connection = await asyncio.to_thread(accept_beside, listener, loop)
+        connection = await accept_beside(listener, loop)
         loop.close()
         del loop, waiting
         with connection:
@@ -164,14 +164,22 @@ async def test_loop_closed_while_connecting_is_collected(
     assert (ended(), caller()) == (None, None)
 
 
-def accept_beside(listener: socket.socket, loop: asyncio.AbstractEventLoop) -> socket.socket:
-    """Run a loop until its queue has connected, and return the hub's end of the connection."""
+async def accept_beside(listener: socket.socket, loop: asyncio.AbstractEventLoop) -> socket.socket:
+    """Run a loop until its queue has connected, and return the hub's end of the connection.
 
-    async def connected() -> socket.socket:
-        connection, _ = await asyncio.to_thread(listener.accept)
-        return connection
+    No thread is left that could still refer to the loop.
+    """
+    accepted = []
 
-    return loop.run_until_complete(connected())
+    async def connected() -> None:
+        accepted.append((await asyncio.to_thread(listener.accept))[0])
+        await loop.shutdown_default_executor()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(connected()))
+    thread.start()
+    await asyncio.to_thread(thread.join)
+    (connection,) = accepted
+    return connection
 
 
 PROGRAM = """
