@@ -43,7 +43,7 @@ NO_UNITS = {"call", "rq", "rqs", "req", "reqs", "request", "requests"}
 UNLIMITED = "unlimited"
 PERIODS = ("hour", "day", "month")
 """The periods of a `Calendar`."""
-EXAMPLES = 'write one such as "10/s", "100ms", "5000 in any 1h" or "5 at once"'
+EXAMPLES = 'write one such as "10/s", "100ms", "5000 in any 1h", "5 at once" or "5 usd in all"'
 REMEDY = f"{EXAMPLES} (all forms: aioapiqueue docs limits)"
 """The remedy in errors that have no better one."""
 
@@ -385,17 +385,22 @@ def _problem_of_form(number: str, form: str) -> str:
 
 def _problem_of_words(form: str) -> str:
     """Return what is wrong with words that none of the forms has."""
-    if re.match(r"(?:in|at)\b.*\sramp\b", form, _WORDS):
-        return _NO_RAMP
-    if re.match(r"in\s+each\s", form, _WORDS):
-        return 'write "in each hour", "in each day" or "in each month"'
-    if re.match(r"in\s+(?:total|sum)\b", form, _WORDS):
-        return 'write "in all"'
-    if re.match(r"in\s+all\s+burst\b", form, _WORDS):
-        return "a budget has no burst: remove it"
-    if (match := re.search(r"\bor\b\s*(.*)", form, _WORDS)) and match[1].lower() != "raise":
-        return 'calls wait by default: remove "or ...", or write "or raise" at the very end'
-    return ""
+    found = (advice for words, advice in _WRONG_WORDS if re.search(words, form, _WORDS))
+    return next(found, "")
+
+
+_WRONG_WORDS = (
+    (r"^(?:in|at)\b.*\sramp\b", _NO_RAMP),
+    (r"^in\s+each\s", 'write "in each hour", "in each day" or "in each month"'),
+    (r"\bin\s+(?:sum|total)\b|\b(?:total|overall|altogether)$", 'write "in all"'),
+    (r"^in\s+all\s+burst\b", "a budget has no burst: remove it"),
+    (r"(?<!\bor)\s+raise$", 'write "or raise" at the end'),
+    (
+        r"\bor\b(?!\s*raise$)",
+        'calls wait by default: remove "or ...", or write "or raise" at the very end',
+    ),
+)
+"""What the words after a number are, and what to write instead."""
 
 
 def _problem_of_ramp(form: str) -> str:
