@@ -66,7 +66,7 @@ class Ramp:
         positive(self.factor, of="factor")
         if self.factor <= 1:
             raise ValueError(
-                f"factor must be above 1, not {self.factor!r}: 2 doubles the ceiling in each per"
+                f"factor must be above 1, not {self.factor!r}: 2 doubles the ceiling in each period"
             )
         positive(self.per, of="per", most=LONGEST)
         if self.floor is not None:
