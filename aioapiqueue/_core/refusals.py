@@ -95,6 +95,7 @@ class LimitExceeded(ApiQueueError):  # noqa: N818 - a public name fixed by the d
             key: see the attribute.
         """
         message = f"{_problem(limit, key, cost, remaining)}: {_remedy(limit, key, cost, resets_in)}"
+        remaining = round(remaining, 9)  # without errors of sums: 0.2, not 0.19999999999999996
         return cls(
             message, limit=limit, cost=cost, remaining=remaining, resets_in=resets_in, key=key
         )
@@ -278,8 +279,10 @@ class Refusals:
 
 
 def _amount(limit: Limit, amount: float) -> str:
-    """Return an amount as text, rounded down to a billionth."""
-    number, unit = number_text(math.floor(round(amount * 1e9, 3)) / 1e9), unit_of(limit)
+    """Return an amount as text, rounded down to a billionth, or a hundredth of a call."""
+    unit = unit_of(limit)
+    parts = 100 if unit is None or unit == CALLS else 1e9
+    number = number_text(math.floor(round(amount * parts, 3)) / parts)
     if unit is None or unit == CALLS:
         return f"{number} call" + "s" * (number != "1")
     return f"{number} {unit}"
@@ -304,7 +307,8 @@ def _remedy(limit: Limit, key: Hashable, cost: float, resets_in: float | None) -
         where = "" if key is None else f", key={key!r}"
         return f"{first}, or pass all limits with a larger budget to set_rate(...{where})"
     if resets_in is None and isinstance(limit, Rate):
-        return "split the call, or give the limit a burst that is as large"
+        burst = f"burst {number_text(cost)}"
+        return f'split the call, or give the limit a burst that has room for it: "{burst}"'
     if resets_in is None:
         return "split the call, or raise the limit: it never has room for so much"
     return f'call again in {duration_text(resets_in)}, or remove "or raise" to wait'

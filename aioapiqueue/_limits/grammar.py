@@ -103,6 +103,8 @@ _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?"
 # ASCII: full-width digits look the same, but are mostly a slip of an input method.
 _FLAGS = re.ASCII
 _WORDS = re.ASCII | re.IGNORECASE | re.DOTALL
+_OR_RAISE = r"or\s+raise"
+_PERIODS = "|".join(PERIODS)
 
 
 class LimitTextError(ValueError):
@@ -152,7 +154,7 @@ def _patterns() -> Mapping[Kind | Literal["interval"], re.Pattern[str]]:
         "rate": rf"{count}{per}{time}{burst}{ramp}",
         "interval": rf"(?P<of>{_NUMBER})\s*{word}{burst}{ramp}",
         "window": rf"{count}\s+(?i:in\s+any)\s+{time}",
-        "calendar": rf"{count}\s+(?i:in\s+each\s+(?P<each>{'|'.join(PERIODS)}))"
+        "calendar": rf"{count}\s+(?i:in\s+each\s+(?P<each>{_PERIODS}))"
         r"(?:\s+(?i:of)\s+(?P<zone>\S.*?))?",
         "concurrency": rf"{count}\s+(?i:at\s+once)",
         "budget": rf"{count}\s+(?i:in\s+all)",
@@ -285,23 +287,51 @@ def _ratio(number: str) -> tuple[int, int]:
     return int(before + after) * 10 ** max(power, 0), 10 ** max(-power, 0)
 
 
+_REWRITES = (
+    (r"\s+raise$", " or raise"),
+    (r"\s+or\s+raise\s+(.+)$", r" \1 or raise"),
+    (r"\s+(?:in\s+sum|(?:in\s+)?total|overall|altogether)$", " in all"),
+    (rf"^\$\s*({_NUMBER})(?:\s+or\s+raise)?$", r"\1 usd in all"),
+    # Not "5 usd/day": its burst is 1 usd.
+    (rf"^\$\s*({_NUMBER})\s*(?:/|per\s)\s*h(?:our)?\b", r"\1 usd in each hour"),
+    (rf"^\$\s*({_NUMBER})\s*(?:/|per\s)\s*(day|month)\b", r"\1 usd in each \2"),
+    (rf"^\$\s*({_NUMBER})", r"\1 usd"),
+    (rf"^({_NUMBER})\s*\$", r"\1 usd"),
+    (r"\s(?:in\s+)?(?:a|an|every|one|each)\s+(hour|day|month)\b", r" in each \1"),
+    (r"\sdaily\b", " in each day"),
+    (r"\s(hour|month)ly\b", r" in each \1"),
+)
+"""Slips, and what is written instead of each."""
+
+
 def _problem(text: str) -> str:
     """Return why a text has no form of the grammar, if that is known."""
+    for slip, instead in _REWRITES:
+        mended = re.sub(slip, instead, text, flags=_WORDS)
+        if mended != text and any(form.fullmatch(mended) for form in _patterns().values()):
+            return _advice(mended) or _problem(mended)
     match = re.match(rf"({_NUMBER})(\s*)(.*)", text, _FLAGS | re.DOTALL)
     if match is None:
-        if most := re.fullmatch(rf"max\s+({_NUMBER})(?:\s+{_AT_ONCE})?", text, _WORDS):
-            return f'write "{most[1]} at once"'
-        if money := re.fullmatch(rf"\$\s*({_NUMBER})(.*)", text, _WORDS):
-            return _advice(f"{money[1]} usd{money[2] or ' in all'}")
-        negative = re.match(rf"-\s*{_NUMBER}", text, _FLAGS)
-        return _ABOVE_ZERO if negative else ""
+        return _problem_without_number(text)
     number, blank, rest = match.groups()
-    if not rest:
+    if not rest or re.fullmatch(_OR_RAISE, rest, _WORDS):
         return f'a bare number is ambiguous: write "{number}/s", "{number}s" or "{number}ms"'
     if not blank and re.fullmatch(r"[\d.]{1,12}", number) and re.match(r"[kKM]\b", rest, _FLAGS):
         thousands = number_text(float(number) * (1e6 if rest[0] == "M" else 1e3)) + rest[1:]
-        return _problem(thousands) or _advice(thousands)
+        return _advice(thousands) or _problem(thousands)
     return _problem_in_one_word(number, rest) or _problem_of_rest(number, blank, rest)
+
+
+def _problem_without_number(text: str) -> str:
+    """Return what is wrong with a text that does not begin with a number, if that is known."""
+    if most := re.fullmatch(rf"max\s+({_NUMBER})(?:\s+{_AT_ONCE})?", text, _WORDS):
+        return f'write "{most[1]} at once"'
+    if money := re.match(rf"\$\s*({_NUMBER})(\b.*)", text, _WORDS):
+        return _problem(f"{money[1]} usd{money[2]}")
+    if re.match(r"(?:or\s+raise|raise|ramp|burst)\b", text, _WORDS):
+        return 'it belongs to the limit before it, without a comma, such as "10/s or raise"'
+    negative = re.match(rf"-\s*{_NUMBER}", text, _FLAGS)
+    return _ABOVE_ZERO if negative else ""
 
 
 def _advice(text: str) -> str:
@@ -317,14 +347,14 @@ def _problem_in_one_word(number: str, rest: str) -> str:
     """Return what to write for a word that stands for a whole limit: rpm, tpm, concurrent."""
     if re.match(rf"{_AT_ONCE}\b", rest, _WORDS):
         return f'write "{number} at once"'
-    match = re.fullmatch(r"(\w+)(\s+burst\s.*)?", rest, _WORDS)
+    match = re.fullmatch(r"(\w+)(\s+(?:burst|or)\s.*)?", rest, _WORDS)
     per = _SHORT_RATES.get(match[1].lower()) if match else None
     return _advice(f"{number}{per}{match[2] or ''}") if match and per else ""
 
 
 def _problem_of_rest(number: str, blank: str, rest: str) -> str:
     """Return what is wrong with a number, the space after it, and the rest."""
-    has_unit = re.match(r"([^\s/()]+)\s*($|(?:/|(?:per|in|at)\b).*)", rest, _WORDS)
+    has_unit = re.match(r"([^\s/()]+)\s*($|(?:/|(?:per|in|at|or)\b).*)", rest, _WORDS)
     if has_unit is None or has_unit[1].lower() in _RESERVED - _TIME_WORDS:
         return _problem_of_form(number, rest)
     unit, form = has_unit.groups()
@@ -341,14 +371,14 @@ def _problem_of_unit(number: str, blank: str, unit: str, form: str) -> str:
         check_unit(unit)
     except ValueError as error:
         return str(error)
-    if not form:
+    if not form or re.fullmatch(_OR_RAISE, form, _WORDS):
         return (
             f'it has no time: write "{number} {unit}/min", "{number} {unit} in any 1h" or, for a '
             f'budget, "{number} {unit} in all"'
         )
     if not blank:
         return f'write a space before the unit: "{number} {unit}"'
-    return _problem_of_form(number, form)
+    return _problem_of_form(f"{number} {unit}", form)
 
 
 def _problem_of_calls(number: str, word: str, form: str) -> str:
@@ -361,7 +391,7 @@ def _problem_of_calls(number: str, word: str, form: str) -> str:
     )
 
 
-def _problem_of_form(number: str, form: str) -> str:
+def _problem_of_form(count: str, form: str) -> str:
     """Return what is wrong after a number and its unit, if that is known."""
     if problem := _problem_of_words(form) or _problem_of_ramp(form):
         return problem
@@ -376,31 +406,35 @@ def _problem_of_form(number: str, form: str) -> str:
     match = re.match(rf"(?:/|per\b|in(?:\s+any)?\b)\s*(?:{_NUMBER})?\s*([a-z]+)", form, _WORDS)
     word = match[1].lower() if match else ""
     if word in ("month", "months"):
-        return f'months differ in length: write "{number} in each month" or "{number} per 30 days"'
-    if word and word not in _TIME_WORDS:
-        return f"{word!r} is not a unit of time: write ms, s, min, h or day"
-    match = re.match(r"in\s+(?!any\b)(\S.*)", form, _WORDS)
+        return f'months differ in length: write "{count} in each month" or "{count} per 30 days"'
+    if word and word not in {*_TIME_WORDS, "all", "each"}:
+        budget = ', or, for a budget, "in all"' if form[:2].lower() == "in" else ""
+        return f"{word!r} is not a unit of time: write ms, s, min, h or day{budget}"
+    match = re.match(r"in\s+(?!(?:any|all|each)\b)(\S.*)", form, _WORDS)
     return f'write "in any {match[1]}"' if match else ""
 
 
 def _problem_of_words(form: str) -> str:
     """Return what is wrong with words that none of the forms has."""
-    found = (advice for words, advice in _WRONG_WORDS if re.search(words, form, _WORDS))
-    return next(found, "")
+    if re.match(r"(?:in|at)\b.*\sramp\b", form, _WORDS):
+        return _NO_RAMP
+    match = re.match(r"in\s+each\s+(.*)", form, _WORDS)
+    if match and not re.fullmatch(rf"(?:{_PERIODS})(?:\s+{_OR_RAISE})?", match[1], _WORDS):
+        if after := re.match(rf"({_PERIODS})\s", match[1], _WORDS):
+            return f'after "in each {after[1]}", write a time zone, such as "of Europe/Berlin"'
+        return 'write "in each hour", "in each day" or "in each month"'
+    if (match := re.search(r"\bor\b\s*(.*)", form, _WORDS)) and match[1].lower() != "raise":
+        return 'calls wait by default: remove "or ...", or write "or raise" at the very end'
+    return _problem_after_all(form) if re.match(r"in\s+all\b", form, _WORDS) else ""
 
 
-_WRONG_WORDS = (
-    (r"^(?:in|at)\b.*\sramp\b", _NO_RAMP),
-    (r"^in\s+each\s", 'write "in each hour", "in each day" or "in each month"'),
-    (r"\bin\s+(?:sum|total)\b|\b(?:total|overall|altogether)$", 'write "in all"'),
-    (r"^in\s+all\s+burst\b", "a budget has no burst: remove it"),
-    (r"(?<!\bor)\s+raise$", 'write "or raise" at the end'),
-    (
-        r"\bor\b(?!\s*raise$)",
-        'calls wait by default: remove "or ...", or write "or raise" at the very end',
-    ),
-)
-"""What the words after a number are, and what to write instead."""
+def _problem_after_all(form: str) -> str:
+    """Return what is wrong after "in all"; nothing, if only the unit before it is wrong."""
+    if re.match(r"in\s+all\s+burst\b", form, _WORDS):
+        return "a budget has no burst: remove it"
+    if re.fullmatch(rf"in\s+all(?:\s+{_OR_RAISE})?", form, _WORDS):
+        return ""
+    return 'nothing may follow "in all", except for "or raise"; ", " separates limits'
 
 
 def _problem_of_ramp(form: str) -> str:
@@ -415,8 +449,8 @@ def _problem_of_ramp(form: str) -> str:
         space = "" if plain[2][0] == "/" else " "
         return f'write "ramp {plain[1]}x{space}{plain[2]}"'
     return (
-        'after "ramp", write a factor and a time, such as "ramp 2x per 2min", and perhaps a floor, '
-        'such as "ramp 2x per 2min from 50/min"'
+        'after "ramp", write a factor and a time, such as "ramp 2x per 2min", and optionally a '
+        'starting rate, such as "ramp 2x per 2min from 50/min"'
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from aioapiqueue._limits.checks import LONGEST, positive
-from aioapiqueue._limits.grammar import CALLS, count_text, number_text, per_text
+from aioapiqueue._limits.grammar import CALLS, count_text, number_text, per_text, time_text
 
 if TYPE_CHECKING:
     from typing import Any
@@ -115,8 +115,8 @@ class Ramp:
         # The ceiling grows with what has started in `per`. Other units have costs of any size.
         if rate.unit == CALLS and self.per < interval:
             raise ValueError(
-                f"at the floor of the ramp, less than one call starts{per_text(self.per)}, so the "
-                f'ramp could never leave it: write "ramp {number_text(self.factor)}x'
+                f"at the floor of the ramp, less than one call starts in {time_text(self.per)}, so "
+                f'the rate could never grow: write "ramp {number_text(self.factor)}x'
                 f'{per_text(float(-(-10 * interval // 1)))}", or a higher floor'
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import re
 
 import pytest
 
@@ -325,6 +326,44 @@ async def test_every_kind_can_raise(limiter, text):
     await limiter.settled()
     assert (await queue.enqueue()).waited == 0
     assert queue.stats.refused == 1
+    await queue.aclose()
+
+
+@pytest.mark.parametrize(
+    ("limit", "cost", "instant", "left", "remaining"),
+    [
+        ("1 usd/min or raise", usd(1), 1, "has 0.016666666 usd left", 0.016_666_667),
+        ("1/min or raise", 1, 1, "has 0.01 calls left", 0.016_666_667),
+        ("1/min or raise", 1, 0.25, "has 0 calls left", 0.004_166_667),
+    ],
+)
+async def test_amount_left_is_for_people(limit, cost, instant, left, remaining):
+    """The message rounds it down, of calls to hundredths."""
+    queue = ApiQueue(limit)
+    (await queue.enqueue(cost=cost)).release()
+    await asyncio.sleep(instant)
+    with pytest.raises(LimitExceeded, match=f"{left}, and this call would cost 1 ") as caught:
+        await queue.enqueue(cost=cost)
+    assert caught.value.remaining == remaining
+    await queue.aclose()
+
+
+async def test_sums_leave_no_errors_of_rounding(limiter):
+    """What is left is 0.2, not 0.19999999999999996."""
+    queue = limiter.queue("1 usd in any 1h or raise")
+    for _ in range(2):
+        assert await spend(queue, 0.4, 0.4) == 0
+    assert (await spend(queue, 0.4)).remaining == 0.2
+    await queue.aclose()
+
+
+async def test_larger_burst_is_the_remedy():
+    """A rate never has more room than its burst."""
+    queue = ApiQueue("5 usd/day or raise")
+    message = 'has 1 usd left, and this call would cost 2 usd: .* room for it: "burst 2"'
+    assert re.search(message, str(await spend(queue, 2)))
+    queue.set_rate("5 usd/day burst 2 or raise")
+    assert await spend(queue, 2) == 0
     await queue.aclose()
 
 
