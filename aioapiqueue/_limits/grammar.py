@@ -295,13 +295,12 @@ _REWRITES = (
     # Not "5 usd/day": its burst is 1 usd.
     (rf"^\$\s*({_NUMBER})\s*(?:/|per\s)\s*h(?:our)?\b", r"\1 usd in each hour"),
     (rf"^\$\s*({_NUMBER})\s*(?:/|per\s)\s*(day|month)\b", r"\1 usd in each \2"),
-    (rf"^\$\s*({_NUMBER})", r"\1 usd"),
     (rf"^({_NUMBER})\s*\$", r"\1 usd"),
     (r"\s(?:in\s+)?(?:a|an|every|one|each)\s+(hour|day|month)\b", r" in each \1"),
     (r"\sdaily\b", " in each day"),
     (r"\s(hour|month)ly\b", r" in each \1"),
 )
-"""Slips, and what is written instead of each."""
+"""Common slips, each with its correction."""
 
 
 def _problem(text: str) -> str:
@@ -327,7 +326,8 @@ def _problem_without_number(text: str) -> str:
     if most := re.fullmatch(rf"max\s+({_NUMBER})(?:\s+{_AT_ONCE})?", text, _WORDS):
         return f'write "{most[1]} at once"'
     if money := re.match(rf"\$\s*({_NUMBER})(\b.*)", text, _WORDS):
-        return _problem(f"{money[1]} usd{money[2]}")
+        mended = f"{money[1]} usd{money[2]}"
+        return _advice(mended) or _problem(mended)
     if re.match(r"(?:or\s+raise|raise|ramp|burst)\b", text, _WORDS):
         return 'it belongs to the limit before it, without a comma, such as "10/s or raise"'
     negative = re.match(rf"-\s*{_NUMBER}", text, _FLAGS)

@@ -719,8 +719,8 @@ def test_threads_hear_that_loop_ended(monkeypatch):
     """Threads hear that the user's loop has ended.
 
     Threads that wait for a loop that is closed get an error, and so do those that come later. The
-    loop has a millisecond to close after it has cancelled the ticker; then the ticker is replaced,
-    and the new one may never get to run, of which Python warns.
+    loop has a millisecond to close after it has cancelled the ticker. Then the ticker is replaced,
+    and Python warns if the new one never runs.
     """
     introspect.let_threads_look(monkeypatch, every=0.01)
     queue = ApiQueue("60s")
