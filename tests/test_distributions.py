@@ -79,3 +79,13 @@ def test_extras_bring_the_programs():
         "report",
         "telegram",
     }
+
+
+def test_each_extra_is_on_the_page():
+    """The quickstart has a row for each extra, and for no other."""
+    page = (ROOT / "docs" / "quickstart.md").read_text("utf-8")
+    rows = page.partition("\n## Extras\n")[2].partition("\n## ")[0].splitlines()
+    cells = [row.split("|")[1] for row in rows if row.startswith("| `")]
+    listed = [name for cell in cells for name in re.findall(r"`([\w-]+)`", cell)]
+    extras = PROJECTS["aioapiqueue"]["optional-dependencies"]
+    assert sorted(listed) == sorted(extras)
