@@ -175,6 +175,10 @@ class Reporter:
         units = self._dispatcher.units
         return units.named(units.settled(cost, _call_of(slot).costs))
 
+    def price_from(self, source: str) -> None:
+        """Note what prices the queue's calls, such as "genai-prices 0.2.3": `Stats.prices`."""
+        self._dispatcher.figures.prices = source
+
     def limits_of(self, slot: Slot) -> list[Limit]:
         """Return all limits that a call is subject to."""
         limits_of = self._dispatcher.limiter.limits_of
@@ -209,6 +213,11 @@ class QueueReader:
     def stats(self) -> Stats:
         """Return the current figures, as `ApiQueue.stats` does."""
         return self._dispatcher.stats()
+
+    @property
+    def prices(self) -> str:
+        """The source of the prices of the queue's calls, as in `Stats`."""
+        return self._dispatcher.figures.prices
 
     def snapshot(self, key: Hashable = None) -> LimiterStats:
         """Return the figures of the limiter, with the `remaining` of a key's lane."""

@@ -44,9 +44,10 @@ class QueueFigures:
         longest_wait: as in `Stats`.
         costs: total cost of the calls that started, without one call each.
         overdrawn: as in `Stats`.
+        prices: as in `Stats`.
     """
 
-    __slots__ = ("costs", "counts", "longest_wait", "overdrawn", "waited")
+    __slots__ = ("costs", "counts", "longest_wait", "overdrawn", "prices", "waited")
 
     def __init__(self) -> None:
         self.counts: dict[EventKind | str, int] = dict.fromkeys(_COUNTED_OF_QUEUE, 0)
@@ -54,6 +55,7 @@ class QueueFigures:
         self.longest_wait = 0.0
         self.costs = CostTotals()
         self.overdrawn = 0
+        self.prices = ""
 
     def settled(self, host: Core, call: Call, costs: tuple[float, ...]) -> None:
         """Replace the costs of a call by its true costs, which note what is charged late."""
@@ -89,6 +91,7 @@ class QueueFigures:
             remaining=limiter.remaining,
             budgets=limiter.budgets,
             overdrawn=self.overdrawn,
+            prices=self.prices,
             lanes_in_memory=limiter.lanes,
             released=started,
             # The totals leave out one call for each start, so that number is passed to them.

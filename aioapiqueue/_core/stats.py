@@ -123,6 +123,8 @@ class Stats:
             keeps, the figures that this process last received.
         overdrawn: number of calls that settled above what they were charged before, in a unit that
             a budget or a limit with `or raise` counts.
+        prices: the source of the prices of this queue's calls, such as "genai-prices 0.2.3". Empty
+            if no call was priced by a package.
         unaccounted: number of calls that were not charged to a learnt limit, because their cost
             does not name its unit.
         learnt: limits that the server stated, by key; None is the queue itself. All other limits
@@ -153,6 +155,7 @@ class Stats:
     remaining: Mapping[str, float] = field(default_factory=dict, hash=False, compare=False)
     budgets: Mapping[str, BudgetUse] = field(default_factory=dict, hash=False, compare=False)
     overdrawn: int = 0
+    prices: str = ""
     unaccounted: int = 0
     learnt: Mapping[Hashable, tuple[Limit, ...]] = field(default_factory=dict, hash=False)
     asks: int = 0

@@ -103,6 +103,9 @@ class QueueRecord:
         paced: whether its calls wait.
         limits: the limits of all of its calls.
         permanent: those of them that no event changes.
+
+    Attributes:
+        prices: the source of the prices of its calls; empty: none is known.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class QueueRecord:
     ) -> None:
         self.name = name
         self.paced = paced
+        self.prices = ""
         self._recording = recording
         self._permanent = permanent
         self._is_common = name == _OTHERS
@@ -269,6 +273,7 @@ class QueueRecord:
             "paced": self.paced,
             **self._figures(None, sums[None], uses.get(None)),
             "tightest": max(shares, key=lambda one: one["share"], default=None),
+            **({"prices": self.prices} if self.prices else {}),
             "lanes": [
                 {"lane": lane, **self._figures(lane, counts, uses.get(lane))}
                 for lane, counts in busiest

@@ -13,6 +13,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from aioapiqueue import ApiQueue, LaneStats, Stats
+from aioapiqueue.spi import Reporter
 from aioapiqueue.threads import blocking
 from tests.helpers.learning import answer, learning
 
@@ -111,6 +112,18 @@ async def test_nothing_is_injected():
         ["fault", EVIL],
     ]
     assert max(len(cell) for row in found for cell in row) < 250
+
+
+async def test_source_of_prices_is_shown():
+    """In the text and the table of a queue's figures, from when a call is first priced."""
+    queue = ApiQueue("10/s")
+    assert queue.stats.prices == ""
+    assert "prices" not in repr(queue.stats)
+    Reporter(queue).price_from("genai-prices 0.2.3")
+    assert queue.stats.prices == "genai-prices 0.2.3"
+    assert "prices='genai-prices 0.2.3'" in repr(queue.stats)
+    assert ["prices", "genai-prices 0.2.3"] in rows(queue.stats)
+    assert ["prices", "genai-prices 0.2.3"] in rows(queue)
 
 
 async def test_learnt_limit_of_queue_is_shown():

@@ -340,6 +340,7 @@ async def budgets() -> None:
     assert_type(use.resets_at, float | None)
     assert_type(fair.stats.lanes["a"].budgets["1 usd in each day"].left, float)
     assert_type(fair.stats.overdrawn, int)
+    assert_type(fair.stats.prices, str)
 
 
 async def numbers() -> AsyncIterator[int]:

@@ -199,6 +199,8 @@ class _QueueObserver:
                 permanent=self._reader.permanent,
             )
             record.find_budgets(self._reader.limits_of(None), self._figures_of)
+        # Noted here, because to read it later would keep the queue in memory until then.
+        record.prices = self._reader.prices or record.prices
         if self._reader.loop is not self._loop:
             self._forget_callers(event.at, recording.unpaced)
         lanes = self._names.get(event.keys)

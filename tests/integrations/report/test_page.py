@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import random
@@ -12,11 +13,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from aioapiqueue import ApiQueue
+from aioapiqueue import ApiQueue, LimitExceeded
 from aioapiqueue.integrations.report import ReportObserver, page
 from aioapiqueue.integrations.report.spi import Masks
+from aioapiqueue.spi import Reporter
 from aioapiqueue.testing import VirtualLoop
 
+PRICES = re.compile(r">Prices: (.*?)<")
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
@@ -128,6 +131,29 @@ async def test_budgets_are_shown():
     assert ("80", "1500 usd in all") in shown
     assert shown.count(("100", "4 usd in all")) == 1
     assert "Budgets at the end" not in await asyncio.to_thread(report_of_one_rate)
+
+
+async def test_source_of_prices_is_shown():
+    """Below the queue whose calls were priced, also if all were refused, and below no other."""
+    report = ReportObserver()
+    for name, cost in (("gpt", 1), ("none left", 9)):
+        queue = ApiQueue("4 usd in all", name=name, observers=[report])
+        Reporter(queue).price_from(f"<prices> of {name}")
+        with contextlib.suppress(LimitExceeded):
+            async with queue.slot(cost={"usd": cost}):
+                pass
+    async with ApiQueue("10/s", name="own", observers=[report]).slot():
+        pass
+    text = await asyncio.to_thread(report.html)
+    sections = text.split('<section class="queue"')[1:]
+    shown = {re.search(r"<h2>(.*)</h2>", one)[1]: PRICES.findall(one) for one in sections}
+    assert shown == {
+        "gpt": ["&lt;prices&gt; of gpt"],
+        "none left": ["&lt;prices&gt; of none left"],
+        "own": [],
+    }
+    told = {one["queue"]: one.get("prices") for one in report.as_json()["queues"]}
+    assert told == {"gpt": "<prices> of gpt", "none left": "<prices> of none left", "own": None}
 
 
 def report_of_one_rate():
