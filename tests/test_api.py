@@ -22,6 +22,7 @@ APART = {
     "aioapiqueue.integrations": "a folder",
     "aioapiqueue.integrations.redis.schedule": "its names are those of `integrations.redis`",
     "aioapiqueue.testing.pytest": "exports nothing: tests/test_testing_pytest.py has its mark",
+    "aioapiqueue.integrations.llm.spi": "for the programs",
     "aioapiqueue.integrations.report.spi": "for the programs",
     "aioapiqueue.integrations.spi": "for the programs",
     "aioapiqueue.recording": "a folder",
