@@ -1,4 +1,4 @@
-"""docs/json.md lists each key that `run --json` writes, with its type, and no other."""
+"""docs/json.md lists each key that commands write with `--json`, with its type, and no other."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 from aioapiqueue.registry import Registry
+from aioapiqueue_run.cli.app import app
 from aioapiqueue_run.cli.run.activation import Inactive, Why
 from aioapiqueue_run.cli.run.gates import judge, read_gate
 from aioapiqueue_run.cli.run.json_report import FORMAT, json_report, json_text
@@ -23,6 +25,7 @@ from aioapiqueue_run.cli.run.shared_server import Shared
 from aioapiqueue_run.gateway.counts import GatewayCounts
 from aioapiqueue_run.hub import OTHERS, CallStats
 from tests.helpers.plans import other_runs, plan_of
+from tests.helpers.price_snapshot import LATER, own_prices
 from tests.helpers.shared_client import open_without_server
 
 pytestmark = [
@@ -46,9 +49,10 @@ class Node:
     keys: dict[str, Node] = dataclasses.field(default_factory=dict)
 
 
-def schema():
-    """The tree of the keys of the page, and its named shapes."""
-    (block,) = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
+def schema(command="run"):
+    """The tree of the keys that a command writes, and its named shapes."""
+    blocks = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
+    block = dict(zip(("run", "limits --prices"), blocks, strict=True))[command]
     root = Node()
     path = [root]
     for line in block.splitlines():
@@ -59,7 +63,8 @@ def schema():
             node = Node(kind or "", bool(listed), bool(null), name.endswith("?"))
             path[depth].keys[name.rstrip("?")] = node
         path.append(node)
-    shapes = {name: root.keys.pop(name).keys for name in ("Waits", "Counts", "Limited")}
+    named = [name for name in root.keys if name[0].isupper()]
+    shapes = {name: root.keys.pop(name).keys for name in named}
     return root, shapes
 
 
@@ -167,6 +172,26 @@ def test_page_has_each_key(run, aws, python, tmp_path):
     unseen = {one for one in all_keys(root, shapes) if one not in seen}
     # Errors of other kinds and refusals have their lists of counts, too; none is here.
     assert unseen == {f".figures.time_series.{name}" for name in ("errors", "refused")}
+
+
+def test_page_has_each_key_of_prices():
+    """Of models with tiers, with changes, and with prices that depend on the prompt."""
+    root, shapes = schema("limits --prices")
+    seen = set()
+    with own_prices():
+        ended = CliRunner().invoke(app, ["limits", "--prices", "--provider", "all", "--json"])
+    told = json.loads(ended.stdout)
+    assert not list(wrong(told, root, shapes, seen=seen))
+    assert set(all_keys(root, shapes)) == seen
+    (swift,) = [one for one in told["models"] if one["model"] == "swift-1"]
+    assert swift["rates"]["input"] == 1.5
+    assert swift["above"] == {"200000": {"input": 3.0, "output": 9.0}, "400000": {"input": 4.5}}
+    ((flex,), (late,)) = swift["tiers"], swift["changes"]
+    assert (flex["when"], flex["rates"]["input"]) == ({"service_tier": "flex"}, 0.75)
+    assert (late["date"], late["above"]) == (LATER.isoformat(), {"9000": {"input": 0.6}})
+    (hourly,) = [one["changes"] for one in told["models"] if one["model"] == "hourly"]
+    assert [one["daily"] for one in hourly] == [None, None, ["00:30", "16:30"]]
+    assert [one["model"] for one in told["models"] if one["deprecated"]] == ["swift-0"]
 
 
 def test_unknown_value_of_a_gate_is_null():

@@ -9,7 +9,7 @@ import importlib.util
 import json
 import os
 from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,6 +38,7 @@ from aioapiqueue_run.cli.console import (
 from aioapiqueue_run.cli.help import Command, CommandGroup, NoCheck, seconds
 from aioapiqueue_run.cli.hosts import host_problems
 from aioapiqueue_run.cli.limits.models import BEDROCK, read_models, to_lanes
+from aioapiqueue_run.cli.limits.prices import show_prices
 from aioapiqueue_run.cli.limits.quotas import SERVICES, GrantedRates, read_quotas, to_toml
 from aioapiqueue_run.cli.limits.table import as_json, show
 
@@ -45,11 +46,25 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from aioapiqueue.registry import InForce
-    from aioapiqueue_run.cli.limits.quotas import ServiceQuota
+from aioapiqueue_run.cli.limits.quotas import ServiceQuota
 
 __all__ = ["app"]
 
-app = typer.Typer(name="limits", cls=CommandGroup, rich_markup_mode="markdown")
+
+class _LimitsGroup(CommandGroup):
+    """The group of commands, whose `--prices` may have a value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - as inherited
+        """Read options, with an empty value for a `--prices` without one."""
+        following = [*args, "-"][1:]
+        args = [
+            "--prices=" if word == "--prices" and after.startswith("-") else word
+            for word, after in zip(args, following, strict=True)
+        ]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(name="limits", cls=_LimitsGroup, rich_markup_mode="markdown")
 
 _TIMEOUT = 600  # seconds; enough for 3,000 calls at half the rate that Service Quotas allows
 
@@ -91,6 +106,21 @@ def limits(
     ] = None,
     share: _Share = None,
     no_check: NoCheck = False,
+    prices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[MODEL]",
+            help="Show prices of LLM APIs, or all prices of the models with this name.",
+        ),
+    ] = None,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Show prices of this provider, or of all. Repeatable. Default: openai, "
+            "anthropic, gemini, bedrock, groq.",
+        ),
+    ] = None,
     as_json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the limits in force, and where each figure comes from.
@@ -98,10 +128,18 @@ def limits(
     Without a file, these are half of the request limits that AWS publishes. With `--limits FILE`,
     they are the limits that `run --limits FILE` would enforce, each with its line in the file.
 
-    Exits with 2 if the file or an option is invalid.
+    With `--prices`, it shows what LLM calls cost, from the package genai-prices (extra `prices`).
+
+    Exits with 2 if the file or an option is invalid, and with 1 if no model has the name.
     """
     if context.invoked_subcommand is not None:
         return
+    if prices is not None:
+        _check_alone(service=service, limits=file, share=share, no_check=no_check)
+        show_prices(prices, provider or (), json_=as_json_)
+        return
+    if provider:
+        refuse("--provider shows prices: use it with --prices")
     preset = "aws" if file is None or share else None  # a share without a preset is an error
     with _problems_refused():
         if file is None:
@@ -114,6 +152,12 @@ def limits(
         typer.echo(json.dumps(as_json(registry, names), indent=2))
         return
     show(console(), registry, names)
+
+
+def _check_alone(**others: object) -> None:
+    for name in (name for name, value in others.items() if value):
+        option = f"--{name.replace('_', '-')}"
+        refuse(f"--prices shows prices instead of limits: use it without {option}")
 
 
 @contextlib.contextmanager
