@@ -13,6 +13,7 @@ from aioapiqueue._core.options import check_place
 from aioapiqueue._core.queue import dispatcher_of
 from aioapiqueue._core.slot import GRANTED, SlotFuture, keys_of
 from aioapiqueue._core.statements import ServerCount
+from aioapiqueue._limits import limit_types
 
 if TYPE_CHECKING:
     import asyncio
@@ -92,6 +93,14 @@ class Reporter:
             ValueError: a limit is too small, or counts a unit that the cost does not name.
         """
         self._dispatcher.limiter.check(self._dispatcher.units.costs_of(cost))
+
+    def counts(self, unit: str, keys: Iterable[Hashable]) -> bool:
+        """Return whether a limit of a call with these keys counts a unit. Any thread may ask."""
+        if unit not in self._dispatcher.units:
+            return False
+        limits_of = self._dispatcher.limiter.limits_of
+        limits = (limit for key in (None, *keys) for limit in limits_of(key) or ())
+        return any(limit_types.unit_of(limit) == unit for limit in limits)
 
     def limits_concurrency(self, keys: Iterable[Hashable]) -> bool:
         """Return whether a call with these keys takes a permit."""
