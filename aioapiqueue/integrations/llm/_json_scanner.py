@@ -31,18 +31,27 @@ _INNER = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 
 
 class JsonScanner:
-    """Calls a function with each object at one of several places.
+    """Calls functions with each object and each short text at one of several places.
 
     Args:
-        paths: the places, at most three levels deep.
+        paths: the places of objects, at most three levels deep.
         found: called with the path and the object.
+        texts: the places of texts.
+        found_text: called with the path and the text.
     """
 
     def __init__(
-        self, paths: Collection[Path], found: Callable[[Path, dict[str, Any]], None]
+        self,
+        paths: Collection[Path],
+        found: Callable[[Path, dict[str, Any]], None],
+        *,
+        texts: Collection[Path],
+        found_text: Callable[[Path, str], None],
     ) -> None:
         self._paths = paths
         self._found = found
+        self._texts = texts
+        self._found_text = found_text
         self._depth = 0
         self._names: list[str | None] = [None] * _LEVELS
         """By level: the name of the current field, or None in a list."""
@@ -99,11 +108,22 @@ class JsonScanner:
             return end
         if data[end] == _QUOTE:
             self._in_string = False
+            self._report_text()
         else:
             # A backslash is the last byte here: what it escapes comes with the next data.
             self._is_escaped = True
             self._string = None
         return end + 1
+
+    def _report_text(self) -> None:
+        """Report the string that has ended, if it is the value of a wanted name."""
+        if self._string is None or not 0 < self._depth <= _LEVELS or self._collected is not None:
+            return
+        path = tuple(self._names[: self._depth])
+        if path in self._texts:
+            self._found_text(path, self._string.decode("latin-1"))
+            # The next string at this depth is a name, not another value of this one.
+            self._names[self._depth - 1] = None
 
     def _name(self) -> None:
         if 0 < self._depth <= _LEVELS:

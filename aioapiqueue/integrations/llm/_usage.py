@@ -23,7 +23,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aioapiqueue.integrations._compression import ENCODINGS, Inflate
 from aioapiqueue.integrations._usage import MalformedUsageError
@@ -31,10 +32,9 @@ from aioapiqueue.integrations.llm._json_scanner import JsonScanner
 from aioapiqueue.integrations.llm._tokens import text_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from aioapiqueue.integrations.llm._json_scanner import Path
-    from aioapiqueue.integrations.llm._profile import Usage
 
 _LONGEST_LINE = 65_536
 """Most bytes of a line that is parsed. A longer line is only scanned for the usage: the last event
@@ -59,6 +59,8 @@ _PATHS: frozenset[Path] = frozenset(
     {("usage",), ("usageMetadata",), (None, "usageMetadata"), ("response", "usage"), _STARTED}
     | {("x_groq", "usage")}  # Groq's streams
 )
+_TEXT_PATHS: frozenset[Path] = frozenset({("service_tier",), ("response", "service_tier")})
+"""The same for OpenAI's service tier. Anthropic states it in the usage."""
 _LINE_END = re.compile(rb"[\r\n]+")
 """One or more line ends: empty lines have no meaning here, and each match is a step in Python."""
 _TEXTS = frozenset(
@@ -84,6 +86,36 @@ _CACHE_WRITE = (
 _DETAILS = ("prompt_tokens_details", "input_tokens_details")
 _OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
 _MOST = 1_000_000_000
+_ONE_HOUR = "ephemeral_1h_input_tokens"
+_MEDIA = ("audio", "image", "video")
+_BY_MEDIUM = {
+    "input": ("promptTokensDetails", "toolUsePromptTokensDetails"),
+    "output": ("candidatesTokensDetails",),
+}
+"""Fields of Gemini with the tokens of each medium."""
+_CONTEXT = ("service_tier", "speed")
+"""Fields that state how a request was served, on which its price may depend."""
+
+Usage: TypeAlias = Mapping[str, int]
+"""Usage that a response reports: see `BodyUsageReader.usage`."""
+
+
+class ReadUsage(dict[str, int]):
+    """Usage that was read from a response.
+
+    Attributes:
+        is_estimate: whether the response does not state its output, so that it was estimated.
+        context: what the response states of how it was served, such as its service tier.
+    """
+
+    __slots__ = ("context", "is_estimate")
+
+    def __init__(
+        self, usage: Usage, *, is_estimate: bool = False, context: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(usage)
+        self.is_estimate = is_estimate
+        self.context = context or {}
 
 
 def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
@@ -98,7 +130,9 @@ def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
     Returns:
         Numbers of tokens, as far as the object states them: `input_tokens` without those of a
         cache, `cache_read_tokens`, `cache_write_tokens`, `output_tokens`, and `reasoning_tokens`,
-        the hidden part of the output.
+        the hidden part of the output. Parts of these, if there are any: `input_audio_tokens`,
+        `input_image_tokens`, `input_video_tokens`, the same of the output, and
+        `cache_write_1h_tokens`.
     """
     usage: dict[str, int] = {}
     names = {
@@ -131,7 +165,32 @@ def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
     tools = _first(found, ("toolUsePromptTokenCount",))
     if tools and "input_tokens" in usage:
         usage["input_tokens"] += tools
-    return usage
+    # xAI does not count reasoning as a part of the output, as only the total shows.
+    if reasoning and not thoughts and "output_tokens" in usage:
+        whole = sum(usage.get(name, 0) for name in names) + reasoning
+        if _first(found, ("total_tokens",)) == whole:
+            usage["output_tokens"] += reasoning
+    return usage | _parts(found)
+
+
+def _parts(found: Mapping[str, Any]) -> dict[str, int]:
+    """Return the numbers of tokens that have a price of their own, without zeros."""
+    parts = {"cache_write_1h_tokens": _detail(found, ("cache_creation",), _ONE_HOUR) or 0}
+    for entry in _list(found.get("cacheDetails")):  # Bedrock
+        if entry.get("ttl") == "1h":
+            parts["cache_write_1h_tokens"] += _first(entry, ("inputTokens",)) or 0
+    for way, details in (("input", _DETAILS), ("output", _OUTPUT_DETAILS)):
+        for medium in _MEDIA:
+            number = _detail(found, details, f"{medium}_tokens") or 0
+            for entry in (one for name in _BY_MEDIUM[way] for one in _list(found.get(name))):
+                if entry.get("modality") == medium.upper():
+                    number += _first(entry, ("tokenCount",)) or 0
+            parts[f"{way}_{medium}_tokens"] = number
+    return {name: number for name, number in parts.items() if number}
+
+
+def _list(value: object) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _first(found: Mapping[str, Any], names: Iterable[str]) -> int | None:
@@ -161,7 +220,7 @@ class BodyUsageReader:
         self, *, streams: bool, encoding: str = "", most_output: int | None = None
     ) -> None:
         self._inflate = Inflate(encoding) if encoding else None
-        self._scanner = None if streams else JsonScanner(_PATHS, self._note)
+        self._scanner = None if streams else self._new_scanner()
         """Scans a document, or a long line of a stream."""
         self._streams = streams
         self._most_output = math.inf if most_output is None else most_output
@@ -169,6 +228,7 @@ class BodyUsageReader:
         self._is_skipped = False
         """Whether the current line is too long to be parsed."""
         self._found: dict[str, int] = {}
+        self._context: dict[str, str] = {}
         self._has_output = False
         """Whether the response has stated the sum of its output."""
         self._pieces = 0
@@ -249,13 +309,20 @@ class BodyUsageReader:
             raise MalformedUsageError(
                 f"the body decodes from {self._received} bytes to {self._read} or more"
             )
-        usage = dict(self._found)
+        is_estimate = not self._has_output
+        usage = ReadUsage(self._found, is_estimate=is_estimate, context=self._context)
         if self._pieces and not self._has_output:
             # An event with text has at least one token, however short its text is.
             estimate = int(min(max(self._pieces, math.ceil(self._size)), self._most_output))
             # The start of Anthropic's stream states an output of a few tokens, not its sum.
             usage["output_tokens"] = max(usage.get("output_tokens", 0), estimate)
         return usage or None
+
+    def _new_scanner(self) -> JsonScanner:
+        return JsonScanner(_PATHS, self._note, texts=_TEXT_PATHS, found_text=self._note_context)
+
+    def _note_context(self, path: Path, text: str) -> None:
+        self._context[str(path[-1])] = text
 
     def _feed(self, data: bytes) -> None:
         if not self._streams:
@@ -283,7 +350,7 @@ class BodyUsageReader:
             self._line.clear()
             # Other fields of an event, such as its name, contain no usage.
             if (begun + part[:5]).startswith(b"data:"):
-                self._scanner = JsonScanner(_PATHS, self._note)
+                self._scanner = self._new_scanner()
                 self._scanner.feed(begun)  # with its `data:`, which the scanner ignores
                 self._scanner.feed(part)
 
@@ -306,18 +373,26 @@ class BodyUsageReader:
             for name in path:
                 value = value.get(name) if isinstance(value, dict) else None
             if isinstance(value, dict):
-                self._note(path, value)
+                self._note(path, value, is_last=_is_last(event))
+        inner = event.get("response")
+        for place in (event, inner if isinstance(inner, dict) else {}):
+            self._note_texts(place)
         # Chat completions have their text in `choices`, the other streams in `delta`.
         text = "".join(_texts(event.get("delta"))) or "".join(_texts(event.get("choices")))
         if text:
             self._pieces += 1
             self._size += text_size(text)
 
-    def _note(self, path: Path, found: dict[str, Any]) -> None:
+    def _note_texts(self, found: dict[str, Any]) -> None:
+        self._context |= {name: found[name] for name in _CONTEXT if type(found.get(name)) is str}
+
+    def _note(self, path: Path, found: dict[str, Any], *, is_last: bool = True) -> None:
+        self._note_texts(found)
         usage = read_usage(found)
         # The latest numbers count: an event repeats or completes those before it.
         self._found |= usage
-        if path != _STARTED and "output_tokens" in usage:
+        # Elements of a list are events too, of which more may follow.
+        if path != _STARTED and path[0] is not None and is_last and "output_tokens" in usage:
             self._has_output = True
 
 
@@ -329,6 +404,13 @@ class StatedUsageReader(BodyUsageReader):
         usage = super().usage()
         # `super` also estimates from text, but text does not show that the server counts tokens.
         return usage if self._found else None
+
+
+def _is_last(event: dict[str, Any]) -> bool:
+    """Return whether no output follows an event that states a usage."""
+    # Gemini and vLLM state it in each event, as the sum so far.
+    parts = _list(event.get("choices")) or _list(event.get("candidates"))
+    return not parts or any(one.get("finish_reason") or one.get("finishReason") for one in parts)
 
 
 def _texts(piece: Any) -> Iterable[str]:  # noqa: ANN401 - any JSON
