@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -258,6 +259,8 @@ class Pacer(ABC):
     def _paced_api_call(self, operation_name: str, api_params: object) -> object:
         if not self.users:
             return self._make_api_call(operation_name, api_params)
+        if self.profile is not None:
+            api_params = self.profile.with_maximum_set(self._service, operation_name, api_params)
         return self.drive(self._call(operation_name, api_params))
 
     async def _call(self, operation: str, parameters: object) -> object:
@@ -295,13 +298,18 @@ class Pacer(ABC):
         """Return the queue, keys and cost of an attempt. None: the attempt is not paced."""
         registry = self.source
         if not isinstance(registry, Registry):
-            asked = None
-            if self.profile is not None:
+            asked, profile = None, self.profile
+            if profile is not None:
                 region = self._client.meta.region_name
-                asked = self.profile.asked_for(self._service, operation, region, call.parameters)
+                asked = profile.asked_for(self._service, operation, region, call.parameters)
             if asked is None:
                 return PacedCall(registry, (operation,))
             key, cost, call.request = asked
+            reporter = Reporter(_queue_in(registry))
+            if profile is not None and reporter.counts("usd", (key,)):
+                call.request, cost = profile.priced(call.request, cost, time.time())
+                if call.request.price.source:
+                    reporter.price_from(call.request.price.source)
             return PacedCall(registry, (key,), cost)
         account = None
         if self._credentials is not None:
@@ -348,7 +356,7 @@ class Pacer(ABC):
         def settle(usage: Mapping[str, Any]) -> None:
             cost: Cost | None
             try:
-                cost, wrong = profile.settled(request, usage), ""
+                cost, wrong = profile.settled(request, usage, now=time.time()), ""
             except MalformedUsageError as error:
                 cost, wrong = error.cost, str(error)
             self.apply(slot, lambda one: self._settling.settle(one, reporter, cost, wrong=wrong))

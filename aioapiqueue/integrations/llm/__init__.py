@@ -14,6 +14,7 @@ you do not set are learnt from response headers.
 from __future__ import annotations
 
 from aioapiqueue.integrations.llm._clients import client, sync_client
+from aioapiqueue.integrations.llm._prices import Pricing
 from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._profiles import (
     anthropic,
@@ -24,12 +25,15 @@ from aioapiqueue.integrations.llm._profiles import (
     groq,
     openai,
 )
+from aioapiqueue.integrations.llm._refused import NoPrice, limit_exceeded
 from aioapiqueue.integrations.llm._request import Endpoint, LLMRequest
 from aioapiqueue.integrations.llm._tokens import estimate_tokens
 
 __all__ = [
     "Endpoint",
     "LLMRequest",
+    "NoPrice",
+    "Pricing",
     "Profile",
     "anthropic",
     "azure",
@@ -39,6 +43,7 @@ __all__ = [
     "estimate_tokens",
     "gemini",
     "groq",
+    "limit_exceeded",
     "openai",
     "sync_client",
 ]

@@ -18,8 +18,9 @@ from aioapiqueue.integrations.llm._usage import BodyUsageReader, read_usage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aioapiqueue.integrations.llm._profile import Costs, Usage
+    from aioapiqueue.integrations.llm._profile import Costs
     from aioapiqueue.integrations.llm._request import LLMRequest
+    from aioapiqueue.integrations.llm._usage import Usage
 
 _SERVICE = "bedrock-runtime"
 _HEADERS = {
@@ -61,26 +62,45 @@ class BedrockProfile(Profile):
 
         Return None for a call that the profile does not cover, such as one of another service.
         """
-        if service != _SERVICE or not isinstance(parameters, Mapping):
-            return None
-        model = parameters.get("modelId")
-        # Converse has its parts as parameters, InvokeModel as the JSON of a body.
-        body = dict(parameters) if "messages" in parameters else read_body(parameters.get("body"))
-        request = self.read(host=region, path=operation, body={**body, "model": model})
-        if request.endpoint is None:
+        request = self._request_of(service, operation, region, parameters)
+        if request is None:
             return None
         key = f"{request.model} {region}" if self.key is None else str(self.key_of(request))
         # Computed once, because `reserve` may return another number when the call is settled.
         request = replace(request, reserved=self.reserved_for(request))
         return key, self.cost_of(request), request
 
+    def _request_of(
+        self, service: str, operation: str, region: str, parameters: object
+    ) -> LLMRequest | None:
+        if service != _SERVICE or not isinstance(parameters, Mapping):
+            return None
+        model = parameters.get("modelId")
+        # Converse has its parts as parameters, InvokeModel as the JSON of a body.
+        body = dict(parameters) if "messages" in parameters else read_body(parameters.get("body"))
+        request = self.read(host=region, path=operation, body={**body, "model": model})
+        return None if request.endpoint is None else request
+
+    def with_maximum_set(self, service: str, operation: str, parameters: object) -> object:
+        """Return the parameters of a call, with `max_output` if they set no maximum.
+
+        Only Converse has the same parameter for all models.
+        """
+        if self.max_output is None or not operation.startswith("Converse"):
+            return parameters
+        request = self._request_of(service, operation, "", parameters)
+        body = None if request is None else self.with_maximum(request)
+        if body is not None:
+            del body["model"]  # see `_request_of`
+        return parameters if body is None else body
+
     def reserved_for(self, request: LLMRequest) -> float:
         """Return the tokens to reserve for the response to a request."""
         # Not `super()`: `dataclass(slots=True)` replaces the class that `super()` would refer to.
         return 0 if _NO_TEXT.search(request.model) else Profile.reserved_for(self, request)
 
-    def settled(self, request: LLMRequest, usage: Usage | None) -> Costs | None:
-        """Return the true cost of a call in tokens, or None to keep its reserved cost.
+    def settled(self, request: LLMRequest, usage: Usage | None, *, now: float = 0) -> Costs | None:
+        """Return the true cost of a call in tokens and USD, or None to keep its reserved cost.
 
         Raises:
             ValueError: as for `Profile.settled`.
@@ -88,8 +108,8 @@ class BedrockProfile(Profile):
         # A response that states only its input has no text. `_NO_TEXT` misses some of these models,
         # because an id may be the ARN of a custom model.
         if usage and "input_tokens" in usage:
-            usage = {"output_tokens": 0, **usage}
-        return Profile.settled(self, request, usage)
+            usage = {"output_tokens": 0, **usage} if "output_tokens" not in usage else usage
+        return Profile.settled(self, request, usage, now=now)
 
     def usage_of(self, answer: Mapping[str, Any], headers: Mapping[str, str]) -> Usage | None:
         """Return the usage in a response, or None."""

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import time
 import warnings
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue import LimitExceeded
 from aioapiqueue.integrations._httpx_transports import HttpxPacer
 from aioapiqueue.integrations._learning import Learning
 from aioapiqueue.integrations.llm._bedrock import BedrockProfile
+from aioapiqueue.integrations.llm._prices import USD
 from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._profiles import profile_for
+from aioapiqueue.integrations.llm._refused import NoPrice, local_answer
 from aioapiqueue.integrations.llm._usage import BodyUsageReader, StatedUsageReader
-from aioapiqueue.spi import CALLS, Reporter, limit_types
+from aioapiqueue.spi import CALLS, limit_types
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from aioapiqueue import ApiQueue
-    from aioapiqueue.integrations._exchange import Headers, Request, Response
-    from aioapiqueue.integrations.llm._profile import Usage
+    from aioapiqueue.integrations._exchange import Flow, Headers, Request, Response
+    from aioapiqueue.integrations._httpx_wire import HttpxWire
     from aioapiqueue.integrations.llm._request import LLMRequest
+    from aioapiqueue.integrations.llm._usage import Usage
     from aioapiqueue.spi import Cost
 
 _OK = 200
@@ -74,35 +80,80 @@ class ProfiledPacer(HttpxPacer[Any]):
         super().__init__(queue, transport, **more, **options)
         _check_units(self.queue, profile)
 
-    def asked_for(self, request: Request) -> tuple[Hashable, Cost]:
-        """Return the key and the cost of a request."""
-        profile = self.profile
+    def handle(self, request: Request, wire: HttpxWire) -> Flow[Response]:
+        """Yield the steps of one request, and return its response.
+
+        If the profile says so, a refusal is returned as a response instead of being raised.
+        """
+        if self.profile.max_output is not None:
+            request = self._with_maximum(request)
+        try:
+            return (yield from super().handle(request, wire))
+        except (LimitExceeded, NoPrice) as error:
+            if not self.profile.answers_refusals:
+                raise
+            return local_answer(self.library, error)
+
+    def _with_maximum(self, request: Request) -> Request:
+        """Return a request that sets a maximum for its response."""
+        body = self.profile.with_maximum(self._read(request))
+        if body is None:
+            return request
+        headers = request.headers.copy()
+        del headers["content-length"]
+        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        return self.library.Request(
+            request.method,
+            request.url,
+            headers=headers,
+            content=content,
+            extensions=request.extensions,
+        )
+
+    def _read(self, request: Request) -> LLMRequest:
         # Not `request.content`: a request after a redirect has none.
         is_read = isinstance(request.stream, self.library.ByteStream)
-        found = profile.read(
+        return self.profile.read(
             host=request.url.host,
             path=request.url.path,
             method=request.method,
             headers=dict(request.headers),
             content=b"".join(request.stream) if is_read else None,
         )
+
+    def asked_for(self, request: Request) -> tuple[Hashable, Cost]:
+        """Return the key and the cost of a request.
+
+        Raises:
+            NoPrice: a limit in USD applies, and the request has no known highest price.
+            ImportError: the price package is needed and not installed.
+        """
+        profile = self.profile
+        found = self._read(request)
         key = profile.key_of(found)
         # Computed once, because `reserve` may return another number when the call is settled.
         found = replace(found, reserved=profile.reserved_for(found))
-        # Kept until the response ends, without the text and the API key.
-        request.extensions[_EXTENSION] = replace(found, headers={}, body={})
-        return key, profile.cost_of(found)
+        cost = profile.cost_of(found)
+        if self._reporter.counts(USD, (key,)):
+            found, cost = profile.priced(found, cost, time.time())
+            if found.price.source:
+                self._reporter.price_from(found.price.source)
+        # Kept until the response ends, without the API key, and without the text, unless a function
+        # of the user needs it to settle the call.
+        body = found.body if callable(profile.prices) and found.price is not None else {}
+        request.extensions[_EXTENSION] = replace(found, headers={}, body=body)
+        return key, cost
 
     def prepare(self, cost: Cost) -> None:
         """Declare the units of the profile, whether limits are learnt or not."""
-        Reporter(self.queue).declare(self.profile.units)
+        self._reporter.declare(self.profile.units)
         super().prepare(cost)
 
     def usage_reader(
         self, request: Request, status: int, headers: Headers
     ) -> BodyUsageReader | None:
         """Return a reader that finds the usage in a response, or None."""
-        found = _read(request)
+        found = _request_of(request)
         if status != _OK or found is None:
             return None
         if found.endpoint is None:
@@ -113,7 +164,7 @@ class ProfiledPacer(HttpxPacer[Any]):
 
     def cost_of_failure(self, request: Request, status: int) -> Cost | None:
         """Return the cost of a request that the provider did not serve."""
-        found = _read(request)
+        found = _request_of(request)
         return None if found is None else self.profile.failed(found, status)
 
     def remedy_for(self, library: str) -> str:
@@ -122,12 +173,12 @@ class ProfiledPacer(HttpxPacer[Any]):
 
     def _settled(self, request: Request, response: Response, usage: Usage | None) -> Cost | None:
         del response
-        found = _read(request)
+        found = _request_of(request)
         if found is None:
             return None
         if usage and found.endpoint is None:
             self._warn_of_profile(found)
-        return self.profile.settled(found, usage)
+        return self.profile.settled(found, usage, now=time.time())
 
     def _other_profile(self, found: LLMRequest) -> Profile | None:
         """Return the profile that fits a request, or None if the client's has the same name."""
@@ -157,7 +208,7 @@ def llm_transport(transport: type[HttpxPacer[Any]]) -> Any:  # noqa: ANN401 - a 
 def _check_units(queue: ApiQueue, profile: Profile) -> None:
     """Raise an error if a limit of the queue itself has a unit that the profile does not count."""
     # Lanes are not checked: they may be for clients with another profile.
-    counted = (CALLS, *profile.units)
+    counted = (CALLS, *profile.units, USD)
     for limit in queue.limits:
         unit = limit_types.unit_of(limit)
         if (
@@ -175,5 +226,5 @@ def _check_units(queue: ApiQueue, profile: Profile) -> None:
             )
 
 
-def _read(request: Request) -> LLMRequest | None:
+def _request_of(request: Request) -> LLMRequest | None:
     return request.extensions.get(_EXTENSION)  # type: ignore[no-any-return]  # set by `asked_for`

@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from aioapiqueue.integrations._learnt_ramp import check_ramp
 from aioapiqueue.integrations._usage import MalformedUsageError
+from aioapiqueue.integrations.llm._prices import (
+    USD,
+    Prices,
+    Pricing,
+    check_prices,
+    find_pattern,
+    price_of,
+)
 from aioapiqueue.integrations.llm._request import (
     Endpoint,
     LLMRequest,
@@ -19,17 +27,17 @@ from aioapiqueue.integrations.llm._request import (
     plausible_part,
     prompt_size,
     read_body,
+    with_maximum,
 )
 from aioapiqueue.integrations.llm._tokens import counter_for, estimate_tokens
 from aioapiqueue.spi import CALLS, checks
 
 if TYPE_CHECKING:
     from aioapiqueue import Ramp
+    from aioapiqueue.integrations.llm._usage import Usage
 
 Costs: TypeAlias = Mapping[str, float]
 """Amounts by unit."""
-Usage: TypeAlias = Mapping[str, int]
-"""Usage that a response reports: see `BodyUsageReader.usage`."""
 Key: TypeAlias = "Callable[[LLMRequest], Hashable] | Mapping[str, Hashable] | None"
 
 _UNITS = {
@@ -38,6 +46,7 @@ _UNITS = {
     "output_tokens": ("output",),
 }
 _REFUSED = frozenset({429, 529})
+_BAD_REQUEST, _TIMEOUT = 400, 408
 _MOST = 1e12
 """Most tokens that a function of the user may return."""
 
@@ -99,11 +108,23 @@ class Profile:
             large image at most providers.
         ramp: a `Ramp` for limits that are learnt, if the provider also refuses a sharp rise: see
             `Learning`. Default: None, as providers publish few figures.
+        prices: prices of models that the package genai-prices does not know, or knows by another
+            name, for calls under a limit in USD. A mapping of models, or of prefixes (`"llama*"`),
+            to the name of a known model, or to a table of USD per million tokens: `{"input": 2.5,
+            "output": 10, "cache_read": 1.25}`. Or a function of an `LLMRequest` and a usage that
+            returns USD: for the usage None, the most that the request can cost. Default: the
+            prices of the package.
+        max_output: maximum to set in requests that set none. Default: None; then they have no
+            highest price, and under a limit in USD they are refused.
+        pricing: how the provider charges its requests.
+        answers_refusals: whether a call that is refused before it is sent gets a response with
+            status 402, or 400 without a price, instead of an error, because the provider's SDK
+            would wrap the error and try again. Default: False.
 
     Raises:
         ValueError: a unit is unknown, a number is negative or infinite, or the ramp has a floor.
-        TypeError: `key`, `count`, `reserve` or `output_weight` is not a plain function (or for
-            `key`, a mapping), or `ramp` is not a `Ramp`.
+        TypeError: `key`, `count`, `reserve`, `output_weight` or `prices` is not a plain function
+            (or for `key` and `prices`, a mapping), or `ramp` is not a `Ramp`.
     """
 
     name: str
@@ -120,6 +141,10 @@ class Profile:
     count: Callable[[str], float] | None = None
     attachment_tokens: float = 1600
     ramp: Ramp | None = None
+    prices: Prices = None
+    max_output: int | None = None
+    pricing: Pricing = field(default_factory=Pricing)
+    answers_refusals: bool = False
 
     def __post_init__(self) -> None:
         for unit in self.units:
@@ -130,20 +155,26 @@ class Profile:
         for name in ("default_output", "attachment_tokens"):
             checks.positive(getattr(self, name), of=name, least=0)
         check_ramp(self.ramp)
-        for name in ("count", "reserve", "output_weight"):
-            function = getattr(self, name)
-            if function is not None and not callable(function):
-                raise TypeError(f"{name} must be a function, not {function!r}")
-        for name in ("count", "reserve", "output_weight", "key"):
-            if checks.is_coroutine_function(function := getattr(self, name)):
-                raise TypeError(
-                    f"{name} must be a plain function, not the coroutine function {function!r}"
-                )
+        check_prices(self.prices)
+        if self.max_output is not None:
+            checks.whole(self.max_output, of="max_output", least=1)
+        self._check_functions()
         if not (self.key is None or callable(self.key) or isinstance(self.key, Mapping)):
             raise TypeError(
                 "key must be a function of the request or a mapping of models such as "
                 f'{{"gpt-4o-20*": "gpt-4o"}}, not {self.key!r}'
             )
+
+    def _check_functions(self) -> None:
+        for name in ("count", "reserve", "output_weight"):
+            function = getattr(self, name)
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be a function, not {function!r}")
+        for name in ("count", "reserve", "output_weight", "key", "prices"):
+            if checks.is_coroutine_function(function := getattr(self, name)):
+                raise TypeError(
+                    f"{name} must be a plain function, not the coroutine function {function!r}"
+                )
 
     def __repr__(self) -> str:
         return f"<Profile {self.name}: {', '.join((CALLS, *self.units))}>"
@@ -189,7 +220,7 @@ class Profile:
         if method.upper() == "POST":
             endpoint, model = self._endpoint_of(path)
         if endpoint is None:
-            return LLMRequest(host, path, headers)
+            return LLMRequest(host, path, headers, method=method.upper())
         if body is None:
             body = read_body(content)
         # Azure and Gemini name the model in the path, the others in the body.
@@ -229,10 +260,8 @@ class Profile:
         families = self.key
         if not families:
             return model
-        if model in families:
-            return families[model]
-        patterns = [one for one in families if one.endswith("*") and model.startswith(one[:-1])]
-        return families[max(patterns, key=len)] if patterns else model
+        found = find_pattern(families, model)
+        return model if found is None else found
 
     def cost_of(self, request: LLMRequest) -> Costs:
         """Return the cost to reserve for a request, by unit, in whole numbers."""
@@ -241,14 +270,40 @@ class Profile:
             return self._costs(0, 0)
         return self._costs(request.input_tokens, self.reserved_for(request))
 
-    def settled(self, request: LLMRequest, usage: Usage | None) -> Costs | None:
-        """Return the true cost of a call in tokens, or None to keep its reserved cost.
+    def with_maximum(self, request: LLMRequest) -> dict[str, Any] | None:
+        """Return the body of a request with `max_output`, or None if it needs no change."""
+        endpoint = request.endpoint
+        if self.max_output is None or endpoint is None or not endpoint.most or not request.body:
+            return None
+        if request.max_output_tokens:
+            return None
+        return with_maximum(request.body, endpoint, self.max_output)
+
+    def priced(self, request: LLMRequest, costs: Costs, now: float) -> tuple[LLMRequest, Costs]:
+        """Return a request with its price, and its costs with the most that it can cost in USD.
+
+        Args:
+            request: the request.
+            costs: its costs in other units.
+            now: seconds since the epoch.
+
+        Raises:
+            NoPrice: the request has no highest price, or it is unknown.
+            ImportError: the price package is needed and not installed.
+        """
+        price = price_of(request, prices=self.prices, pricing=self.pricing, now=now)
+        return replace(request, price=price), {**costs, USD: price.most}
+
+    def settled(self, request: LLMRequest, usage: Usage | None, *, now: float = 0) -> Costs | None:
+        """Return the true cost of a call in tokens and USD, or None to keep its reserved cost.
 
         The true cost is what the provider counts, which may exceed the usage: see `credits`.
 
         Args:
             request: the request, as `read` returned it.
             usage: usage in the response, or None.
+            now: seconds since the epoch, for prices that depend on the time. Default: the time at
+                which the request was priced.
 
         Raises:
             ValueError: the usage is impossible: more output than the request allows, or far more
@@ -256,7 +311,8 @@ class Profile:
         """
         if request.endpoint is None or not usage:
             return None
-        usage, wrong = plausible_part(request, usage)
+        stated = usage
+        usage, wrong = plausible_part(request, stated)
         # Whatever the usage does not state keeps its reserved amount.
         read, output = float(request.input_tokens), self.reserved_for(request)
         if "input_tokens" in usage:
@@ -269,6 +325,8 @@ class Profile:
         costs = dict(self._costs(read, output))
         # Only tokens are settled: the call itself was made, whatever it used.
         del costs[CALLS]
+        if request.price is not None:
+            costs[USD] = request.price.settled(stated, usage, now)
         if wrong:
             raise MalformedUsageError(wrong, costs)
         return costs
@@ -287,8 +345,19 @@ class Profile:
         if status < 400 or request.endpoint is None:  # noqa: PLR2004 - HTTP
             return None
         if status in _REFUSED:
-            return self._costs(0, 0)
-        return self._costs(request.input_tokens, 0) if self.credits else None
+            costs: Costs | None = self._costs(0, 0)
+        else:
+            costs = self._costs(request.input_tokens, 0) if self.credits else None
+        if request.price is None or not self._is_free(status):
+            return costs
+        return {**(costs or {}), USD: 0}
+
+    def _is_free(self, status: int) -> bool:
+        """Return whether no provider charges a request that failed with a status."""
+        # After a timeout or an error of the server, it may have generated a response.
+        if status == _BAD_REQUEST:
+            return not self.pricing.charges_rejected
+        return status in _REFUSED or (status < 500 and status != _TIMEOUT)  # noqa: PLR2004 - HTTP
 
     def reserved_for(self, request: LLMRequest) -> float:
         """Return the tokens to reserve for the response to a request."""

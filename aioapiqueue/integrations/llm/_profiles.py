@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from aioapiqueue.integrations.llm._bedrock import BedrockProfile
+from aioapiqueue.integrations.llm._prices import Pricing
 from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._request import Endpoint
 from aioapiqueue.spi import CALLS
@@ -39,8 +41,32 @@ _OPENAI = (
     ),
 )
 
+# Published by the providers, or measured by users where nothing is: gpt-4o-mini has 2,833 tokens
+# and 5,667 for each of up to 8 tiles; models with patches up to 1,536 times 2.46; the newest ones
+# have counted 14,364 for a photo of 12 megapixels. Claude: 4,784. Gemini: 258 for each of some 16
+# tiles. Llama 3.2: 6,404, which is more than other models of Bedrock and Groq count.
+_FEW = dict.fromkeys(
+    [
+        "gpt-4*",
+        "chatgpt-4*",
+        "o1*",
+        "o3*",
+        "o4*",
+        "gpt-5",
+        "gpt-5-*",
+        "gpt-5.1*",
+        "gpt-5.2*",
+        "gpt-5.3*",
+    ],
+    3_800,
+)
+_OPENAI_PRICING = Pricing(
+    provider="openai", image_tokens={**_FEW, "gpt-4o-mini*": 48_169, "*": 20_000}
+)
+
 openai = Profile(
     name="openai",
+    pricing=_OPENAI_PRICING,
     endpoints=_OPENAI,
     units=("tokens",),
     periods={CALLS: _MINUTE, "tokens": _MINUTE},
@@ -50,12 +76,24 @@ openai = Profile(
     default_output=16,
 )
 
-azure = openai.with_(name="azure")
+azure = openai.with_(
+    name="azure",
+    # "If the service performs processing, you will be charged even if the status code is not 200",
+    # as for a content filter (400).
+    pricing=replace(
+        _OPENAI_PRICING,
+        provider="azure",
+        image_tokens={"*": 48_169},  # the name of the deployment does not tell the model
+        names_models=False,
+        charges_rejected=True,
+    ),
+)
 """Azure OpenAI: like `openai`, with the deployment as the model."""
 
 compatible = Profile(
     name="compatible",
-    endpoints=_OPENAI,
+    # `max_tokens` first: it is what most of these servers know.
+    endpoints=tuple(replace(one, most=one.most[::-1]) for one in _OPENAI),
     units=("tokens",),
     # Such servers do not document how they count. Most likely, they count the actual output.
     credits=True,
@@ -65,6 +103,7 @@ compatible = Profile(
 
 groq = compatible.with_(
     name="groq",
+    pricing=Pricing(provider="groq", image_tokens={"*": 6_500}),
     # Its headers report the requests per day and the tokens per minute.
     periods={CALLS: _DAY, "tokens": _MINUTE},
     counts_cache_reads=False,  # "Cached tokens do not count towards your rate limits"
@@ -72,6 +111,8 @@ groq = compatible.with_(
 
 anthropic = Profile(
     name="anthropic",
+    pricing=Pricing(provider="anthropic", image_tokens={"*": 5_000}, caches_on_request=True),
+    answers_refusals=True,
     endpoints=(
         Endpoint(r"/messages", prompt=("system", "messages", "tools"), most=("max_tokens",)),
         # Token counts and batches have limits of their own: their key is the host.
@@ -85,6 +126,7 @@ anthropic = Profile(
 
 gemini = Profile(
     name="gemini",
+    pricing=Pricing(provider="google", image_tokens={"*": 5_200}, audio_costs_as_text=True),
     endpoints=(
         Endpoint(
             r"/models/(?P<model>[^/:]+):(?:streamGenerateContent|generateContent)",
@@ -112,6 +154,7 @@ def _burndown(model: str) -> float:
 
 bedrock = BedrockProfile(
     name="bedrock",
+    pricing=Pricing(provider="aws", image_tokens={"*": 6_500}, caches_on_request=True),
     endpoints=(
         Endpoint(
             r"Converse|ConverseStream",

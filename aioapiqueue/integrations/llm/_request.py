@@ -45,7 +45,7 @@ _TENTH, _OUTPUT_MARGIN = 10, 16
 end of each choice or tokens of speculative decoding, or it may tokenise the text again."""
 _INPUT = ("input_tokens", "cache_read_tokens", "cache_write_tokens")
 
-_ADDS_NOTHING = frozenset(
+ADDS_NOTHING = frozenset(
     {"anthropic_version", "audio", "background", "dimensions", "echo", "encoding_format"}
     | {"frequency_penalty", "function_call", "generationConfig", "generation_config", "include"}
     | {"inferenceConfig", "logit_bias", "logprobs", "max_completion_tokens", "max_output_tokens"}
@@ -58,7 +58,7 @@ _ADDS_NOTHING = frozenset(
     | {"tool_config", "top_k", "top_logprobs", "top_p", "truncation", "user", "verbosity"}
 )
 """Fields of a request that do not make its prompt longer."""
-_CONTENT = frozenset(
+CONTENT = frozenset(
     {"arguments", "cachePoint", "cache_control", "call_id", "content", "description", "format"}
     | {"function", "functionCall", "functionDeclarations", "functionResponse", "function_call"}
     | {"function_declarations", "id", "input", "inputSchema", "input_schema", "is_error"}
@@ -69,11 +69,11 @@ _CONTENT = frozenset(
     | {"tool_calls", "tool_use_id", "tools", "type", "verbosity"}
 )
 """Fields of a prompt that add only their own text to it."""
-_DATA = frozenset(
+DATA = frozenset(
     {"arguments", "input_schema", "inputSchema", "json_schema", "parameters", "schema"}
 )
-"""The fields of `_CONTENT` that contain names chosen by the user's program."""
-_TYPES = frozenset(
+"""The fields of `CONTENT` that contain names chosen by the user's program."""
+TYPES = frozenset(
     {"custom", "default", "ephemeral", "function", "function_call", "function_call_output"}
     | {"input_text", "json_object", "json_schema", "message", "output_text", "redacted_thinking"}
     | {"refusal", "text", "thinking", "tool_result", "tool_use"}
@@ -119,6 +119,9 @@ class LLMRequest:
         reserved: tokens reserved for the response; None if none have been reserved yet.
         most_input_tokens: most input tokens that a response may plausibly report; None if the
             request refers to content outside of it, so that any number is plausible.
+        method: HTTP method.
+        price: price of the request, with `most`, the most that it can cost in USD; None if no limit
+            of it counts USD.
     """
 
     host: str
@@ -131,6 +134,8 @@ class LLMRequest:
     max_output_tokens: int | None = None
     reserved: float | None = None
     most_input_tokens: float | None = None
+    method: str = "POST"
+    price: Any = field(default=None, repr=False)
 
 
 def read_body(content: object) -> dict[str, Any]:
@@ -150,6 +155,19 @@ def most_output(body: Mapping[str, Any], endpoint: Endpoint) -> int | None:
     # One choice by default. `best_of` counts all that are generated, though fewer are returned.
     choices = max([1, *_numbers(body, endpoint.choices, most=_MOST_CHOICES)])
     return min(_MOST_TOKENS, max(found) * choices * _prompts(body, endpoint)) if found else None
+
+
+def with_maximum(body: Mapping[str, Any], endpoint: Endpoint, most: int) -> dict[str, Any]:
+    """Return a copy of a request's JSON that sets a maximum for its response."""
+    *path, name = endpoint.most[0].split(".")
+    changed = dict(body)
+    inner = changed
+    for step in path:
+        found = inner.get(step)
+        inner[step] = dict(found) if isinstance(found, Mapping) else {}
+        inner = inner[step]
+    inner[name] = most
+    return changed
 
 
 def _prompts(body: Mapping[str, Any], endpoint: Endpoint) -> int:
@@ -254,7 +272,7 @@ def most_input(body: Mapping[str, Any], endpoint: Endpoint, size: float) -> floa
         size: estimated tokens of the prompt.
     """
     # An empty body is one that could not be read.
-    if not body or not _ADDS_NOTHING.union(endpoint.prompt).issuperset(body):
+    if not body or not ADDS_NOTHING.union(endpoint.prompt).issuperset(body):
         return None
     values = [body[name] for name in endpoint.prompt if name in body]
     return _INPUT_FACTOR * size + _HIDDEN_INPUT if all(map(_is_text, values)) else None
@@ -269,13 +287,13 @@ def _is_text(prompt: object) -> bool:
             values.extend(() if is_tokens(value) else value)
         elif isinstance(value, dict):
             kind = value.get("type", "text")
-            is_known = isinstance(kind, str) and kind in _TYPES
+            is_known = isinstance(kind, str) and kind in TYPES
             is_reference = value.keys() == {"id"}  # to an item that OpenAI has stored
-            if not is_known or is_reference or not _CONTENT.issuperset(value):
+            if not is_known or is_reference or not CONTENT.issuperset(value):
                 return False
             # Arguments of tools have names that the user's program has chosen: do not check them.
             is_call = kind == "tool_use" or "toolUseId" in value
-            data = _DATA | {"input"} if is_call else _DATA
+            data = DATA | {"input"} if is_call else DATA
             values.extend(inner for name, inner in value.items() if name not in data)
         elif isinstance(value, str) and is_data_url(value):
             return False

@@ -148,7 +148,7 @@ def test_wrong_options_are_refused(options, error, words):
 def test_a_misspelt_unit_is_named(run_virtual):
     """In a limit of the queue, which is refused at once; in one of a lane, as a call comes."""
     with pytest.raises(
-        ValueError, match=r"counts only these units: calls, tokens. Did you mean 'tokens'\?"
+        ValueError, match=r"counts only these units: calls, tokens, usd. Did you mean 'tokens'\?"
     ):
         llm.client(ApiQueue("10 token/s"), llm.openai)
 

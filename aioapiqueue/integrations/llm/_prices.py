@@ -1,0 +1,400 @@
+"""Prices of requests: the most that each can cost, and what it did cost.
+
+A price is reserved as the highest one that is possible (`_prompt_bound.py`, `Rates.highest`), and
+settled to the usage that the response states. Usage that is only estimated, as of a stream that was
+cut, settles nothing: the provider may have generated more than has arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Decimal
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+
+from aioapiqueue.integrations.llm import _price_data
+from aioapiqueue.integrations.llm._prompt_bound import prompt_bound
+from aioapiqueue.integrations.llm._rates import KINDS, OUTPUTS, Rates
+from aioapiqueue.integrations.llm._refused import NoPrice
+from aioapiqueue.integrations.llm._usage import ReadUsage
+from aioapiqueue.spi import checks
+
+if TYPE_CHECKING:
+    from aioapiqueue.integrations.llm._prompt_bound import PromptBound
+    from aioapiqueue.integrations.llm._request import LLMRequest
+
+T = TypeVar("T")
+PriceFunction: TypeAlias = "Callable[[LLMRequest, Mapping[str, int] | None], float | None]"
+PriceTable: TypeAlias = Mapping[str, float]
+"""USD per million tokens, by kind of token."""
+Prices: TypeAlias = "PriceFunction | Mapping[str, str | PriceTable] | None"
+
+USD = "usd"
+_MILLION, _BILLION = 10**6, 10**9
+_FREE = ("/count_tokens", ":countTokens", "/moderations", "/input_tokens", "/files")
+"""Ends of the paths of requests that no provider charges."""
+_USUAL = frozenset({"auto", "default", "standard", "standard_only", "on_demand", "flex", "batch"})
+"""Service tiers and speeds that cost at most the usual price."""
+_REGIONS = ("eu.api.openai.com", "us.api.openai.com")
+_SURCHARGE = Decimal("1.1")
+"""Factor for processing in one region, at OpenAI (by host) and Anthropic (`inference_geo`); the
+price package does not know it."""
+_MEDIA = ("input_audio", "input_image", "input_video")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pricing:
+    """How a provider charges its requests.
+
+    Args:
+        provider: the provider's id in the package genai-prices. Default: the provider with the host
+            of the request, or if there is none, the one that makes the model.
+        image_tokens: most tokens of an image, by model or prefix (`"gpt-4*"`). Default: unknown, so
+            that an image may fill the context window of the model.
+        caches_on_request: whether prompts are written to a cache only where a request marks them.
+            Default: False, the provider may do so at any time.
+        audio_costs_as_text: whether a model without a price for audio charges it as text. Default:
+            False, the price is unknown.
+        names_models: whether requests name a model of the package. Default: True. With False, they
+            name a deployment, so that only `prices=` can tell its price.
+        charges_rejected: whether requests that are rejected with status 400 may be charged.
+            Default: False.
+    """
+
+    provider: str | None = None
+    image_tokens: Mapping[str, int] = field(default_factory=dict)
+    caches_on_request: bool = False
+    audio_costs_as_text: bool = False
+    names_models: bool = True
+    charges_rejected: bool = False
+
+
+class Tariff(Protocol):
+    """The prices of one model."""
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def window(self) -> int | None: ...
+
+    def has_price_for(self, context: Mapping[str, str]) -> bool: ...
+
+    def has_kind(self, kind: str) -> bool: ...
+
+    def rates(self, now: float, context: Mapping[str, str]) -> Rates: ...
+
+    def possible(self, now: float, context: Mapping[str, str]) -> tuple[Rates, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTariff:
+    """Prices of a table that the user gave. They are the same at all times."""
+
+    table: Rates
+    source: str = ""
+    window: int | None = None
+
+    def has_price_for(self, context: Mapping[str, str]) -> bool:  # noqa: ARG002 - a `Tariff`
+        """Return True: the user knows what the requests cost."""
+        return True
+
+    def has_kind(self, kind: str) -> bool:  # noqa: ARG002 - as above
+        """Return True: the user knows what the requests cost."""
+        return True
+
+    def rates(self, now: float, context: Mapping[str, str]) -> Rates:  # noqa: ARG002 - as above
+        """Return the prices."""
+        return self.table
+
+    def possible(self, now: float, context: Mapping[str, str]) -> tuple[Rates, ...]:  # noqa: ARG002 - as above
+        """Return the prices."""
+        return (self.table,)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """The price of one request.
+
+    Attributes:
+        prompt: most USD for the prompt.
+        output: most USD for the response.
+        source: name and version of the price package; empty if the prices are the user's.
+    """
+
+    prompt: Decimal
+    output: Decimal
+    source: str = ""
+    tariff: Tariff | None = None
+    context: Mapping[str, str] | None = None
+    factor: Decimal = Decimal(1)
+    reserved_at: float = 0.0
+    function: Callable[[Mapping[str, int]], float | None] | None = None
+
+    @property
+    def most(self) -> float:
+        """The most that the request can cost, in USD."""
+        return _usd(self.prompt + self.output)
+
+    def settled(self, usage: Mapping[str, int], plausible: Mapping[str, int], now: float) -> float:
+        """Return what the request has cost, in USD.
+
+        Args:
+            usage: the usage that was read from the response.
+            plausible: its part that is not impossible.
+            now: seconds since the epoch; 0: the time at which the request was priced.
+        """
+        is_estimate = isinstance(usage, ReadUsage) and usage.is_estimate
+        if self.function is not None:
+            is_whole = len(plausible) == len(usage) and not is_estimate
+            amount = self.function(usage) if is_whole else None
+            return self.most if amount is None else _usd(_checked(amount))
+        prompt, output = self.prompt, self.output
+        if self.tariff is None:
+            return self.most
+        tokens = _by_kind(plausible)
+        size = sum(tokens[kind] for kind in tokens if kind not in OUTPUTS)
+        # A price by the time of day may change while a request runs.
+        instants = {self.reserved_at, now or self.reserved_at}
+        tables = [self.tariff.rates(at, self._context(usage)) for at in instants]
+        if "input_tokens" in plausible:
+            kinds = {kind: number for kind, number in tokens.items() if kind not in OUTPUTS}
+            prompt = max(table.cost(kinds, size) for table in tables) * self.factor
+        if "output_tokens" in plausible and not is_estimate:
+            kinds = {kind: number for kind, number in tokens.items() if kind in OUTPUTS}
+            output = max(table.cost(kinds, size) for table in tables) * self.factor
+        return _usd(prompt + output)
+
+    def _context(self, usage: Mapping[str, int]) -> dict[str, str]:
+        """Return the service tier that served the request, if the response states one."""
+        stated = usage.context if isinstance(usage, ReadUsage) else {}
+        return {**(self.context or {}), **stated}
+
+
+def price_of(request: LLMRequest, *, prices: Prices, pricing: Pricing, now: float) -> Price:
+    """Return the price of a request.
+
+    Args:
+        request: the request.
+        prices: as for `Profile`.
+        pricing: how its provider charges it.
+        now: seconds since the epoch.
+
+    Raises:
+        NoPrice: the request has no highest price, or it is unknown.
+        ImportError: the price package is needed and not installed.
+    """
+    if callable(prices):
+        return _by_function(request, prices)
+    if request.method != "POST" or request.path.endswith(_FREE):
+        return Price(Decimal(), Decimal())
+    endpoint = request.endpoint
+    if endpoint is None or not endpoint.prompt:
+        raise _unbounded(request, "such requests are not priced by the tokens of a prompt")
+    if not request.body:
+        raise _unbounded(request, "its body is not a JSON object in memory")
+    if endpoint.most and not request.max_output_tokens:
+        raise NoPrice(
+            f"{_name(request)} has no highest price, as it sets no maximum for the response: set "
+            f"{endpoint.most[0]} in the request, or for all requests: profile.with_(max_output=...)"
+        )
+    tariff = _find_tariff(request, prices, pricing)
+    bound = prompt_bound(request.body, endpoint)
+    _check(request, bound, tariff, pricing)
+    size = _prompt_size(request, bound, tariff, pricing)
+    context = _context_of(request, tariff)
+    tables = tariff.possible(now, context)
+    kinds = ("input", *_written(bound, pricing))
+    media = (*kinds, *_MEDIA)
+    text = 0 if bound.is_open else bound.text
+    factor = _surcharge(request, tariff)
+    return Price(
+        prompt=factor
+        * max(
+            one.highest(kinds, size) * text + one.highest(media, size) * (size - text)
+            for one in tables
+        )
+        / _MILLION,
+        output=factor
+        * max(one.highest(OUTPUTS, size) for one in tables)
+        * (request.max_output_tokens or 0 if endpoint.most else 0)
+        / _MILLION,
+        source=tariff.source,
+        tariff=tariff,
+        context=context,
+        factor=factor,
+        reserved_at=now,
+    )
+
+
+def _by_function(request: LLMRequest, function: PriceFunction) -> Price:
+    amount = function(request, None)
+    if amount is None:
+        raise _unbounded(request, "the function prices= returned None for it")
+    return Price(_checked(amount), Decimal(), function=lambda usage: function(request, usage))
+
+
+def _find_tariff(request: LLMRequest, prices: Any, pricing: Pricing) -> Tariff:  # noqa: ANN401 - no function
+    """Return the prices of a model: those of the user, or of the package."""
+    model = request.model
+    named = find_pattern(prices or {}, model)
+    if isinstance(named, Mapping):
+        return OwnTariff(table_rates(named, model))
+    if named is not None or (pricing.names_models and model):
+        found = _price_data.find(named or model, provider=pricing.provider, host=request.host)
+        if found is not None:
+            return found
+    unknown = f"the price package does not know {named!r}" if named else "its price is unknown"
+    raise NoPrice(
+        f"{_name(request)} cannot be priced, as {unknown}: in the profile, name the model that it "
+        f'is, profile.with_(prices={{"{model}": "known-model"}}), or give its USD per million '
+        f'tokens, prices={{"{model}": {{"input": 2.5, "output": 10}}}}, or a function of request '
+        "and usage. Known models: aioapiqueue limits --prices"
+    )
+
+
+def _check(request: LLMRequest, bound: PromptBound, tariff: Tariff, pricing: Pricing) -> None:
+    """Refuse a request whose cost the price package cannot bound."""
+    if not tariff.source:
+        return  # the user's own prices are taken to be right for all requests of the model
+    if bound.unbounded:
+        raise _unbounded(request, f"it uses {bound.unbounded}")
+    body = request.body
+    has_price = not pricing.audio_costs_as_text and _has_audio(bound, body)
+    if has_price and not tariff.has_kind("audio"):
+        raise _unbounded(request, "the price package has no price for audio of this model")
+    latency = body.get("performanceConfig")
+    if isinstance(latency, Mapping) and latency.get("latency") == "optimized":
+        raise _unbounded(request, "the price package does not know optimized latency")
+
+
+def _has_audio(bound: PromptBound, body: Mapping[str, Any]) -> bool:
+    modalities = body.get("modalities")
+    return bool(bound.audio) or (isinstance(modalities, list) and "audio" in modalities)
+
+
+def _prompt_size(request: LLMRequest, bound: PromptBound, tariff: Tariff, pricing: Pricing) -> int:
+    """Return the most tokens of a prompt."""
+    image = find_pattern(pricing.image_tokens, request.model) if bound.images else 0
+    if image is not None and not bound.is_open:
+        return bound.text + bound.audio + bound.images * image
+    if tariff.window is None:
+        raise _unbounded(
+            request,
+            "its prompt refers to content of unknown size (a document, an image, a stored response "
+            "or an unknown field), and the context window of the model is unknown",
+        )
+    return max(tariff.window, bound.text)
+
+
+def _written(bound: PromptBound, pricing: Pricing) -> tuple[str, ...]:
+    """Return the kinds of cache writes that a request may be charged for."""
+    if bound.cache == "1h":
+        return "cache_write", "cache_write_1h"
+    return ("cache_write",) if bound.cache or not pricing.caches_on_request else ()
+
+
+def _context_of(request: LLMRequest, tariff: Tariff) -> dict[str, str]:
+    """Return what a request asks for that has a price of its own, by the package's names."""
+    body = request.body
+    tier = body.get("service_tier", body.get("serviceTier"))
+    if isinstance(tier, Mapping):  # Bedrock
+        tier = tier.get("type")
+    wanted = {"service_tier": tier, "speed": body.get("speed")}
+    context = {name: str(value) for name, value in wanted.items() if value is not None}
+    found = {}
+    for name, value in context.items():
+        if tariff.has_price_for({name: value}):
+            found[name] = value
+        elif value not in _USUAL:
+            raise _unbounded(request, f"the price package does not know {name}={value!r}")
+    return found
+
+
+def _surcharge(request: LLMRequest, tariff: Tariff) -> Decimal:
+    place = request.body.get("inference_geo", "global")
+    is_regional = request.host in _REGIONS or place != "global"
+    return _SURCHARGE if tariff.source and is_regional else Decimal(1)
+
+
+def _by_kind(usage: Mapping[str, int]) -> dict[str, int]:
+    """Return the numbers of tokens in a usage by kind, each token once."""
+    parts = {kind: usage.get(f"{kind}_tokens", 0) for kind in KINDS}
+    parts["output_reasoning"] = usage.get("reasoning_tokens", 0)
+    # The whole of the input, the output and the cache writes includes their parts.
+    for whole in ("input", "output", "cache_write"):
+        inner = sum(parts[kind] for kind in KINDS if kind.startswith(f"{whole}_"))
+        parts[whole] = max(0, parts[whole] - inner)
+    return parts
+
+
+def table_rates(table: PriceTable, model: str) -> Rates:
+    """Return the prices in a user's table.
+
+    Raises:
+        TypeError: a price is not a number.
+        ValueError: a price is negative or infinite, a kind of token is unknown, or `input` is
+            missing.
+    """
+    of = f"prices[{model!r}]"
+    checks.refuse_unknown(dict(table), KINDS, by=of)
+    if "input" not in table:
+        raise ValueError(f'{of} needs a price for "input", in USD per million tokens')
+    for kind, price in table.items():
+        checks.positive(price, of=f"{of}[{kind!r}]", least=0)
+    return Rates({kind: ((0, Decimal(str(price))),) for kind, price in table.items()})
+
+
+def check_prices(prices: object) -> None:
+    """Refuse a value of `prices=` that cannot be used.
+
+    Raises:
+        TypeError: it is neither a function nor a mapping of models to names or tables.
+        ValueError: a table is wrong.
+    """
+    if prices is None or callable(prices):
+        return
+    if not isinstance(prices, Mapping):
+        raise TypeError(
+            'prices must be a function of request and usage, or a mapping such as {"my-model": '
+            f'{{"input": 2.5, "output": 10}}}} or {{"my-deployment": "gpt-4o"}}, not {prices!r}'
+        )
+    for model, value in prices.items():
+        if isinstance(value, Mapping):
+            table_rates(value, model)
+        elif not isinstance(value, str):
+            raise TypeError(
+                f"prices[{model!r}] must be the name of a model or a table of USD per million "
+                f'tokens such as {{"input": 2.5, "output": 10}}, not {value!r}'
+            )
+
+
+def find_pattern(table: Mapping[str, T], name: str) -> T | None:
+    """Return the value of a name in a table with patterns such as `"gpt-4*"`, or None."""
+    if name in table:
+        return table[name]
+    patterns = [one for one in table if one.endswith("*") and name.startswith(one[:-1])]
+    return table[max(patterns, key=len)] if patterns else None
+
+
+def _unbounded(request: LLMRequest, why: str) -> NoPrice:
+    return NoPrice(
+        f"{_name(request)} has no known highest price: {why}. To send it under a limit in USD, "
+        "give the profile a function that returns the most it can cost: "
+        "profile.with_(prices=lambda request, usage: ...) (aioapiqueue docs llm)"
+    )
+
+
+def _name(request: LLMRequest) -> str:
+    model = f" to the model {request.model!r}" if request.model else ""
+    return f"a request{model} at {request.host}{request.path}"
+
+
+def _checked(amount: float) -> Decimal:
+    checks.positive(amount, of="the result of prices=", least=0)
+    return Decimal(str(amount))
+
+
+def _usd(amount: Decimal) -> float:
+    """Return an amount rounded up to a whole billionth, as budgets count them."""
+    return int((amount * _BILLION).to_integral_value(ROUND_CEILING)) / _BILLION

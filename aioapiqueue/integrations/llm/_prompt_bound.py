@@ -1,0 +1,232 @@
+"""The most tokens that the prompt of a request can have, read from its JSON. Pure.
+
+A budget holds only if no call costs more than it reserves, so this is not an estimate. No tokenizer
+makes more than one token of a byte, so text counts by its bytes, with all names and brackets of its
+JSON, which are more than what a chat format adds. Where content is elsewhere or has no such bound
+(a document, a video, an earlier response), the prompt may fill the context window of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue.integrations.llm._request import (
+    ADDS_NOTHING,
+    CONTENT,
+    DATA,
+    TYPES,
+    is_data_url,
+    is_tokens,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aioapiqueue.integrations.llm._request import Endpoint
+
+_HIDDEN = 100
+"""Tokens that a provider adds to each prompt. The most that is known are some 70, those of the
+format of OpenAI's open models."""
+_HIDDEN_WITH_TOOLS = 1000
+"""Tokens that a provider adds to a prompt with tools, or with a schema for its response. The most
+that is known are some 800, Anthropic's instructions for tools."""
+_BYTES_PER_AUDIO_TOKEN = 16
+"""Base64 characters per token of audio, at least. Codecs for speech have 6 kbit/s or more, which is
+1,000 characters a second; Gemini counts most tokens, 32 a second."""
+_PUNCTUATION = 6
+"""Bytes that JSON adds to a value and its name: quotes, a colon, a comma or brackets."""
+_KINDS = {
+    "image": "image",
+    "image_url": "image",
+    "input_image": "image",
+    "audio": "audio",
+    "input_audio": "audio",
+    **dict.fromkeys(("document", "file", "input_file", "media", "video", "video_url"), "other"),
+}
+"""Kind of attachment by the `type` of a part, or by its only field (Bedrock)."""
+_MEDIA_TYPES = ("mimeType", "mime_type", "media_type")
+_WITH_INSTRUCTIONS = (
+    "tools",
+    "functions",
+    "toolConfig",
+    "response_format",
+    "output_config",
+    "text",
+)
+_PRICED_OTHERWISE = {
+    "web_search_options": "web search",
+    "search_parameters": "web search",
+    "plugins": "plugins",
+    "mcp_servers": "MCP servers",
+    "container": "a container",
+    "context_management": "context management",
+    "models": "fallback models",
+    "fallbacks": "fallback models",
+    "route": "a router",
+}
+"""Fields of a request whose cost does not depend on the prompt and the maximum alone."""
+_OWN_TOOLS = ("function", "custom", "bash", "computer", "text_editor", "memory", "apply_patch")
+"""Beginnings of the `type` of tools that the user's program runs."""
+_OWN_TOOL_FIELDS = frozenset(
+    {"functionDeclarations", "function_declarations", "toolSpec", "cachePoint"}
+)
+"""The fields of Gemini's and Bedrock's tools that the user's program runs."""
+
+
+@dataclass(slots=True)
+class PromptBound:
+    """The most that the prompt of a request can be.
+
+    Attributes:
+        text: most tokens of its text.
+        images: number of its images.
+        audio: most tokens of its audio.
+        is_open: whether only the context window of the model bounds it.
+        cache: how long the request wants parts of it to be cached: `"5m"`, `"1h"`, or "" for none.
+        unbounded: what makes the cost of the request unbounded, or "".
+    """
+
+    text: int = _HIDDEN
+    images: int = 0
+    audio: int = 0
+    is_open: bool = False
+    cache: str = ""
+    unbounded: str = ""
+
+
+def prompt_bound(body: Mapping[str, Any], endpoint: Endpoint) -> PromptBound:
+    """Return the most that the prompt of a request can be.
+
+    Args:
+        body: JSON of the request.
+        endpoint: names the fields of the prompt.
+    """
+    bound = PromptBound()
+    bound.is_open = not ADDS_NOTHING.union(endpoint.prompt, ("cache_control",)).issuperset(body)
+    if any(body.get(name) for name in _WITH_INSTRUCTIONS):
+        bound.text += _HIDDEN_WITH_TOOLS
+    bound.unbounded = next((why for name, why in _PRICED_OTHERWISE.items() if body.get(name)), "")
+    bound.unbounded = bound.unbounded or _tool_elsewhere(body)
+    _note_cache(bound, body)
+    _add(bound, [body[name] for name in endpoint.prompt if name in body])
+    return bound
+
+
+def _add(bound: PromptBound, prompt: Iterable[Any]) -> None:
+    """Add the values of a prompt."""
+    # A loop: a request may be nested deeper than Python can recurse. With each value, whether it is
+    # data of the user's program, such as a schema, whose names have no meaning here.
+    values = [(value, False) for value in prompt]
+    while values:
+        value, is_data = values.pop()
+        bound.text += _PUNCTUATION
+        if isinstance(value, str):
+            _add_text(bound, value)
+        elif isinstance(value, list):
+            if is_tokens(value):
+                bound.text += len(value)
+            else:
+                values.extend((one, is_data) for one in value)
+        elif isinstance(value, Mapping):
+            if is_data or not _add_attachment(bound, value):
+                values.extend(_parts(bound, value, is_data=is_data))
+        else:
+            bound.text += len(str(value))
+
+
+def _add_text(bound: PromptBound, text: str) -> None:
+    if is_data_url(text):
+        _add_kind(bound, _kind_of(text.partition(":")[2]), len(text))
+    else:
+        # JSON may contain half of a surrogate pair, which plain UTF-8 refuses.
+        bound.text += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _parts(
+    bound: PromptBound, part: Mapping[Any, Any], *, is_data: bool
+) -> Iterable[tuple[Any, bool]]:
+    """Add the names in an object, and return its values."""
+    if is_data:
+        bound.text += sum(len(str(name).encode("utf-8", "surrogatepass")) for name in part)
+        return [(value, True) for value in part.values()]
+    _note_cache(bound, part)
+    bound.text += sum(map(len, part))
+    kind = part.get("type", "text")
+    is_known = isinstance(kind, str) and (kind in TYPES or kind.startswith(_OWN_TOOLS))
+    # A reference to an item that OpenAI has stored has only an `id`.
+    if not is_known or part.keys() == {"id"} or not _KNOWN.issuperset(part):
+        bound.is_open = True
+    is_call = kind == "tool_use" or "toolUseId" in part
+    data = _OWN_DATA | {"input"} if is_call else _OWN_DATA
+    return [(value, name in data) for name, value in part.items()]
+
+
+_KNOWN = CONTENT | {"cache_control", "json", "toolChoice", "source", "title", "context", "data"}
+_OWN_DATA = DATA | {"args", "json", "response", "toolChoice"}
+
+
+def _add_attachment(bound: PromptBound, part: Mapping[Any, Any]) -> bool:
+    """Add a part that is not text; return whether it was one."""
+    kind = part.get("type")
+    source: Any = part.get("source")
+    if kind == "document" and isinstance(source, Mapping) and source.get("type") == "text":
+        return False
+    found = _KINDS.get(kind) if isinstance(kind, str) else None
+    media = next((part[name] for name in _MEDIA_TYPES if name in part), None)
+    if found is None and isinstance(media, str) and media != "text/plain":
+        found = _kind_of(media)
+    if found is None and len(part) == 1:  # Bedrock
+        found = _KINDS.get(next(iter(part)))
+    if found is None:
+        return False
+    _note_cache(bound, part)
+    _add_kind(bound, found, _size(part))
+    return True
+
+
+def _kind_of(media_type: str) -> str:
+    kind = media_type.partition("/")[0]
+    return kind if kind in ("image", "audio") else "other"
+
+
+def _add_kind(bound: PromptBound, kind: str, size: int) -> None:
+    if kind == "image":
+        bound.images += 1
+    elif kind == "audio" and size > 1000:  # noqa: PLR2004 - else it is only a reference
+        bound.audio += -(-size // _BYTES_PER_AUDIO_TOKEN)
+    else:
+        bound.is_open = True
+
+
+def _size(part: Any) -> int:  # noqa: ANN401 - any JSON
+    """Return the bytes of the data in an attachment, as base64."""
+    if isinstance(part, Mapping):
+        return sum(map(_size, part.values()))
+    if isinstance(part, bytes | bytearray):
+        return len(part) * 4 // 3
+    return len(part) if isinstance(part, str) else 0
+
+
+def _note_cache(bound: PromptBound, part: Mapping[Any, Any]) -> None:
+    """Note that the request wants a part to be cached."""
+    marker = part.get("cache_control", part.get("cachePoint"))
+    if isinstance(marker, Mapping) and bound.cache != "1h":
+        bound.cache = "1h" if marker.get("ttl") == "1h" else "5m"
+
+
+def _tool_elsewhere(body: Mapping[str, Any]) -> str:
+    """Return a tool that the provider runs, whose cost is unbounded, or ""."""
+    config = body.get("toolConfig")
+    tools = config.get("tools") if isinstance(config, Mapping) else None
+    for tool in body.get("tools") or tools or ():
+        if not isinstance(tool, Mapping):
+            continue
+        kind = tool.get("type")
+        if isinstance(kind, str):
+            if not kind.startswith(_OWN_TOOLS):
+                return f"the tool {kind!r}, which the provider runs"
+        elif "name" not in tool and not _OWN_TOOL_FIELDS.issuperset(tool):
+            return f"the tool {next(iter(tool), '')!r}, which the provider runs"
+    return ""
