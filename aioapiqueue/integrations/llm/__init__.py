@@ -14,7 +14,6 @@ you do not set are learnt from response headers.
 from __future__ import annotations
 
 from aioapiqueue.integrations.llm._clients import client, sync_client
-from aioapiqueue.integrations.llm._prices import Pricing
 from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._profiles import (
     anthropic,
@@ -27,6 +26,7 @@ from aioapiqueue.integrations.llm._profiles import (
 )
 from aioapiqueue.integrations.llm._refused import NoPrice, limit_exceeded
 from aioapiqueue.integrations.llm._request import Endpoint, LLMRequest
+from aioapiqueue.integrations.llm._tariffs import Pricing
 from aioapiqueue.integrations.llm._tokens import estimate_tokens
 
 __all__ = [

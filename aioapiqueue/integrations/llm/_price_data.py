@@ -126,8 +126,7 @@ class PricedModel:
             context: the service tier and the like, by the package's names.
         """
         table = self._info.get_prices(datetime.fromtimestamp(now, UTC), dict(context) or None)
-        steps = {name.removesuffix(_TOKENS): price for name, price in _items(table)}
-        return Rates({name: _steps(price) for name, price in steps.items()})
+        return Rates(steps_of(table))
 
     def possible(self, now: float, context: Mapping[str, str]) -> tuple[Rates, ...]:
         """Return all prices that may be charged for a request made now.
@@ -151,6 +150,11 @@ class PricedModel:
 def _items(table: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - of the package
     """Yield the prices in a table by their names."""
     return ((name, price) for name, price in vars(table).items() if price is not None)
+
+
+def steps_of(table: Any) -> dict[str, Steps]:  # noqa: ANN401 - of the package
+    """Return the prices in a table: of tokens by their kind, others by the package's names."""
+    return {name.removesuffix(_TOKENS): _steps(price) for name, price in _items(table)}
 
 
 def _steps(price: Any) -> Steps:  # noqa: ANN401 - of the package

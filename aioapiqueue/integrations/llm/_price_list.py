@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+from aioapiqueue.integrations.llm._price_data import PricedModel, steps_of, version
+from aioapiqueue.integrations.llm._profiles import (
+    anthropic,
+    bedrock,
+    compatible,
+    gemini,
+    groq,
+    openai,
+)
+from aioapiqueue.integrations.llm._prompt_bound import HIDDEN
 
-Steps: TypeAlias = tuple[tuple[int, Decimal], ...]
-"""Prices in USD. Each is valid for prompts of more tokens than its first number."""
-Rates: TypeAlias = Mapping[str, Steps]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from aioapiqueue.integrations.llm._rates import Steps
+
+Rates: TypeAlias = "Mapping[str, Steps]"
 """Prices of a million tokens by kind of token; the names of other prices say what they are for."""
 
-_TOKENS = "_mtok"
-"""End of the package's names of prices for a million tokens."""
-_OF_TOOLS = frozenset(
-    {"code_executions_kcount", "social_searches_kcount", "storage_searches_kcount"}
-    | {"web_searches_kcount"}
-)
-"""Prices of tools that the provider runs, if a request has them."""
-_OTHER_UNITS = ("_kcount", "_kpages", "_hours", "_mchars", "_gpixels")
-"""Ends of the package's names of prices that are not for tokens."""
 _OURS = {"google": "gemini", "aws": "bedrock"}
 """Names of profiles, where the package calls the provider otherwise."""
-PROFILES = ("openai", "anthropic", "gemini", "bedrock", "groq")
+_PROFILES = {one.name: one for one in (openai, anthropic, gemini, bedrock, groq)}
+PROFILES = tuple(_PROFILES)
 """The providers whose profile finds its prices without further settings."""
-_HIDDEN = 100
-"""Tokens that are reserved for each prompt in addition to its bytes."""
 _CLOSE = 5
 """Number of names that are suggested for an unknown one."""
 
@@ -93,12 +93,6 @@ class ListedModel:
     tiers: tuple[PriceTier, ...]
     changes: tuple[PriceChange, ...]
 
-    @property
-    def is_priced_by_tokens(self) -> bool:
-        """Whether the price of a call without tools of the provider depends on tokens alone."""
-        kinds = self.rates.keys() - _OF_TOOLS
-        return "input" in kinds and not any(one.endswith(_OTHER_UNITS) for one in kinds)
-
 
 class PriceList:
     """The models and prices in the package.
@@ -115,10 +109,9 @@ class PriceList:
     """
 
     def __init__(self, now: dt.datetime) -> None:
-        # Late: it takes half a second.
-        from genai_prices import __version__, data_snapshot  # noqa: PLC0415
+        self.source = version()
+        from genai_prices import data_snapshot  # noqa: PLC0415 - late: it takes half a second
 
-        self.source = f"genai-prices {__version__}"
         self.now = now
         found = data_snapshot.get_snapshot().providers
         self._providers: dict[str, Any] = {_OURS.get(one.id, one.id): one for one in found}
@@ -175,19 +168,22 @@ class PriceList:
             output: most tokens of the response.
         """
         models = self._providers[listed.provider].models
-        if not listed.is_priced_by_tokens:
+        model = PricedModel(next(one for one in models if one.id == listed.model))
+        if not model.is_priced_by_tokens():
             return None
-        info = next(one for one in models if one.id == listed.model)
-        # Prices change by date and time of the day, and the call may wait.
-        instants = (self.now + dt.timedelta(minutes=30 * number) for number in range(49))
-        tokens = {"input": prompt + _HIDDEN, "output": output}
-        return max(_cost(_rates(info.get_prices(at)), tokens) for at in instants)
+        profile = _PROFILES.get(listed.provider, compatible)
+        caches = () if profile.pricing.caches_on_request else ("cache_write",)
+        tokens = prompt + HIDDEN
+        return max(
+            one.highest(("input", *caches), tokens) * tokens + one.of("output", tokens) * output
+            for one in model.possible(self.now.timestamp(), {})
+        ) / Decimal(1_000_000)
 
     def _listed(self, provider: str, info: Any) -> ListedModel:  # noqa: ANN401 - of the package
-        standard = _rates(info.get_prices(self.now))
+        standard = steps_of(info.get_prices(self.now))
         whens = {repr(one.when): one.when for one in info.price_variants or ()}
         tiers = [
-            PriceTier(when, _rates(info.get_prices(self.now, when))) for when in whens.values()
+            PriceTier(when, steps_of(info.get_prices(self.now, when))) for when in whens.values()
         ]
         return ListedModel(
             provider=provider,
@@ -219,7 +215,7 @@ def _change(one: Any, when: Mapping[str, str]) -> PriceChange:  # noqa: ANN401 -
     limited = one.constraint
     begin, end = getattr(limited, "start_time", None), getattr(limited, "end_time", None)
     daily = (_in_utc(begin), _in_utc(end)) if begin and end else None
-    return PriceChange(when, getattr(limited, "start_date", None), daily, _rates(one.prices))
+    return PriceChange(when, getattr(limited, "start_date", None), daily, steps_of(one.prices))
 
 
 def _in_utc(time: dt.time) -> dt.time:
@@ -227,24 +223,3 @@ def _in_utc(time: dt.time) -> dt.time:
     if time.tzinfo is None:
         return time
     return dt.datetime.combine(dt.date(1970, 1, 1), time).astimezone(dt.UTC).time()
-
-
-def _rates(table: Any) -> Rates:  # noqa: ANN401 - of the package
-    known = ((name, price) for name, price in vars(table).items() if price is not None)
-    return {name.removesuffix(_TOKENS): _steps(price) for name, price in known}
-
-
-def _steps(price: Any) -> Steps:  # noqa: ANN401 - of the package
-    if isinstance(price, Decimal):
-        return ((0, price),)
-    return ((0, price.base), *((tier.start, tier.price) for tier in price.tiers))
-
-
-def _cost(rates: Rates, tokens: Mapping[str, int]) -> Decimal:
-    """Return what numbers of tokens cost, in USD."""
-    cost = Decimal()
-    for kind, number in tokens.items():
-        steps = rates.get(kind, ((0, Decimal()),))
-        prices = [price for start, price in steps if tokens["input"] > start]
-        cost += prices[-1] * number
-    return cost / 1_000_000

@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from aioapiqueue.integrations._learnt_ramp import check_ramp
 from aioapiqueue.integrations._usage import MalformedUsageError
-from aioapiqueue.integrations.llm._prices import (
-    USD,
-    Prices,
-    Pricing,
-    check_prices,
-    find_pattern,
-    price_of,
-)
+from aioapiqueue.integrations.llm._prices import USD, price_of
 from aioapiqueue.integrations.llm._request import (
     Endpoint,
     LLMRequest,
@@ -29,6 +22,7 @@ from aioapiqueue.integrations.llm._request import (
     read_body,
     with_maximum,
 )
+from aioapiqueue.integrations.llm._tariffs import Prices, Pricing, check_prices, find_pattern
 from aioapiqueue.integrations.llm._tokens import counter_for, estimate_tokens
 from aioapiqueue.spi import CALLS, checks
 

@@ -6,9 +6,9 @@ import re
 from dataclasses import replace
 
 from aioapiqueue.integrations.llm._bedrock import BedrockProfile
-from aioapiqueue.integrations.llm._prices import Pricing
 from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._request import Endpoint
+from aioapiqueue.integrations.llm._tariffs import Pricing
 from aioapiqueue.spi import CALLS
 
 _MINUTE = 60.0

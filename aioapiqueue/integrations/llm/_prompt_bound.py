@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue.integrations.llm._request import Endpoint
 
-_HIDDEN = 100
+HIDDEN = 100
 """Tokens that a provider adds to each prompt. The most that is known are some 70, those of the
 format of OpenAI's open models."""
 _HIDDEN_WITH_TOOLS = 1000
@@ -88,7 +88,7 @@ class PromptBound:
         unbounded: what makes the cost of the request unbounded, or "".
     """
 
-    text: int = _HIDDEN
+    text: int = HIDDEN
     images: int = 0
     audio: int = 0
     is_open: bool = False

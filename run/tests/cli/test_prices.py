@@ -184,7 +184,7 @@ def test_model_has_all_its_prices():
                 "  not priced by tokens alone: a budget in USD refuses its calls without prices=\n"
             ),
         ),
-        ("slow", "  a call reserves 0.00000055 USD for 1,000 bytes"),
+        ("slow", "  a call reserves 1.1 USD for 1,000 bytes"),
         ("swift-0", "swift-0 (openai)\n  deprecated\n"),
         ("raw", "raw-[bold]\\x1b[31m (gemini)\n  USD per million tokens standard\n  input "),
     ],
