@@ -220,6 +220,8 @@ class Pacer(ABC):
         if profile is not None:
             # The costs of a profile name these units, even if no limit counts them.
             Reporter(queue).declare(profile.units)
+            if "usd" in Reporter(queue).units:
+                profile.load_prices()  # now, as it takes long at the first call
             return
         try:
             Reporter(queue).check_limits(1)

@@ -79,6 +79,8 @@ class ProfiledPacer(HttpxPacer[Any]):
         more: dict[str, Any] = {"settle": self._settled, "learn": learning if learn else False}
         super().__init__(queue, transport, **more, **options)
         _check_units(self.queue, profile)
+        if USD in self._reporter.units:
+            profile.load_prices()  # now, as it would block the event loop at the first call
 
     def handle(self, request: Request, wire: HttpxWire) -> Flow[Response]:
         """Yield the steps of one request, and return its response.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from aioapiqueue.integrations._learnt_ramp import check_ramp
 from aioapiqueue.integrations._usage import MalformedUsageError
+from aioapiqueue.integrations.llm import _price_data as price_data
 from aioapiqueue.integrations.llm._prices import USD, price_of
 from aioapiqueue.integrations.llm._request import (
     Endpoint,
@@ -273,6 +275,16 @@ class Profile:
             return None
         return with_maximum(request.body, endpoint, self.max_output)
 
+    def load_prices(self) -> None:
+        """Import the price package if calls need it; an error is raised by the first such call."""
+        prices = self.prices or {}
+        needed = not callable(prices) and (
+            not prices or any(isinstance(one, str) for one in prices.values())
+        )
+        if needed:
+            with suppress(ImportError):
+                price_data.version()
+
     def priced(self, request: LLMRequest, costs: Costs, now: float) -> tuple[LLMRequest, Costs]:
         """Return a request with its price, and its costs with the most that it can cost in USD.
 
@@ -370,3 +382,7 @@ class Profile:
         amounts = {"input": read, "output": output}
         costs = {unit: sum(amounts[what] for what in _UNITS[unit]) for unit in self.units}
         return {CALLS: 1, **{unit: math.ceil(min(one, _MOST)) for unit, one in costs.items()}}
+
+
+def _is_table(price: object) -> bool:
+    return isinstance(price, Mapping)
