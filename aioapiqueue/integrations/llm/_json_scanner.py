@@ -108,7 +108,9 @@ class JsonScanner:
             return end
         if data[end] == _QUOTE:
             self._in_string = False
-            self._report_text()
+            # The name is None for most strings: those in lists, and names themselves.
+            if self._depth <= _LEVELS and self._names[self._depth - 1] is not None:
+                self._report_text()
         else:
             # A backslash is the last byte here: what it escapes comes with the next data.
             self._is_escaped = True
@@ -117,10 +119,8 @@ class JsonScanner:
 
     def _report_text(self) -> None:
         """Report the string that has ended, if it is the value of a wanted name."""
-        if self._string is None or not 0 < self._depth <= _LEVELS or self._collected is not None:
-            return
         path = tuple(self._names[: self._depth])
-        if path in self._texts:
+        if path in self._texts and self._string is not None and self._collected is None:
             self._found_text(path, self._string.decode("latin-1"))
             # The next string at this depth is a name, not another value of this one.
             self._names[self._depth - 1] = None

@@ -83,17 +83,17 @@ class ProfiledPacer(HttpxPacer[Any]):
             profile.load_prices()  # now, as it would block the event loop at the first call
 
     def handle(self, request: Request, wire: HttpxWire) -> Flow[Response]:
-        """Yield the steps of one request, and return its response.
-
-        If the profile says so, a refusal is returned as a response instead of being raised.
-        """
+        """Return the steps of one request, whose result is its response."""
         if self.profile.max_output is not None:
             request = self._with_maximum(request)
+        flow = super().handle(request, wire)
+        return self._answering(flow) if self.profile.answers_refusals else flow
+
+    def _answering(self, flow: Flow[Response]) -> Flow[Response]:
+        """Yield the steps of a request; a refusal is returned as a response, and not raised."""
         try:
-            return (yield from super().handle(request, wire))
+            return (yield from flow)
         except (LimitExceeded, NoPrice) as error:
-            if not self.profile.answers_refusals:
-                raise
             return local_answer(self.library, error)
 
     def _with_maximum(self, request: Request) -> Request:
@@ -133,17 +133,18 @@ class ProfiledPacer(HttpxPacer[Any]):
         profile = self.profile
         found = self._read(request)
         key = profile.key_of(found)
-        # Computed once, because `reserve` may return another number when the call is settled.
-        found = replace(found, reserved=profile.reserved_for(found))
-        cost = profile.cost_of(found)
+        # Kept until the response ends, without the text and the API key. What is reserved is
+        # computed once, because `reserve` may return another number when the call is settled.
+        kept = replace(found, reserved=profile.reserved_for(found), headers={}, body={})
+        cost = profile.cost_of(kept)
         if self._reporter.counts(USD, (key,)):
-            found, cost = profile.priced(found, cost, time.time())
-            if found.price.source:
-                self._reporter.price_from(found.price.source)
-        # Kept until the response ends, without the API key, and without the text, unless a function
-        # of the user needs it to settle the call.
-        body = found.body if callable(profile.prices) and found.price is not None else {}
-        request.extensions[_EXTENSION] = replace(found, headers={}, body=body)
+            priced, cost = profile.priced(found, cost, time.time())
+            # A function of the user may need the text to settle the call.
+            body = found.body if callable(profile.prices) else {}
+            kept = replace(kept, price=priced.price, body=body)
+            if priced.price.source:
+                self._reporter.price_from(priced.price.source)
+        request.extensions[_EXTENSION] = kept
         return key, cost
 
     def prepare(self, cost: Cost) -> None:

@@ -24,6 +24,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aioapiqueue.integrations._compression import ENCODINGS, Inflate
@@ -93,6 +94,10 @@ _BY_MEDIUM = {
     "output": ("candidatesTokensDetails",),
 }
 """Fields of Gemini with the tokens of each medium."""
+_WITH_PARTS = frozenset(
+    {*_DETAILS, *_OUTPUT_DETAILS, *_BY_MEDIUM["input"], *_BY_MEDIUM["output"]}
+    | {"cache_creation", "cacheDetails"}
+)
 _CONTEXT = ("service_tier", "speed")
 """Fields that state how a request was served, on which its price may depend."""
 
@@ -108,14 +113,8 @@ class ReadUsage(dict[str, int]):
         context: what the response states of how it was served, such as its service tier.
     """
 
-    __slots__ = ("context", "is_estimate")
-
-    def __init__(
-        self, usage: Usage, *, is_estimate: bool = False, context: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(usage)
-        self.is_estimate = is_estimate
-        self.context = context or {}
+    is_estimate: bool = False
+    context: Mapping[str, str] = MappingProxyType({})
 
 
 def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
@@ -170,7 +169,7 @@ def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
         whole = sum(usage.get(name, 0) for name in names) + reasoning
         if _first(found, ("total_tokens",)) == whole:
             usage["output_tokens"] += reasoning
-    return usage | _parts(found)
+    return usage if _WITH_PARTS.isdisjoint(found) else usage | _parts(found)
 
 
 def _parts(found: Mapping[str, Any]) -> dict[str, int]:
@@ -309,8 +308,9 @@ class BodyUsageReader:
             raise MalformedUsageError(
                 f"the body decodes from {self._received} bytes to {self._read} or more"
             )
-        is_estimate = not self._has_output
-        usage = ReadUsage(self._found, is_estimate=is_estimate, context=self._context)
+        usage = ReadUsage(self._found)
+        usage.is_estimate = not self._has_output
+        usage.context = self._context
         if self._pieces and not self._has_output:
             # An event with text has at least one token, however short its text is.
             estimate = int(min(max(self._pieces, math.ceil(self._size)), self._most_output))
@@ -384,7 +384,9 @@ class BodyUsageReader:
             self._size += text_size(text)
 
     def _note_texts(self, found: dict[str, Any]) -> None:
-        self._context |= {name: found[name] for name in _CONTEXT if type(found.get(name)) is str}
+        for name in _CONTEXT:
+            if name in found and type(found[name]) is str:
+                self._context[name] = found[name]
 
     def _note(self, path: Path, found: dict[str, Any], *, is_last: bool = True) -> None:
         self._note_texts(found)
