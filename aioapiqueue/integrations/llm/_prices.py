@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aioapiqueue.integrations.llm._prompt_bound import prompt_bound
 from aioapiqueue.integrations.llm._rates import KINDS, OUTPUTS
 from aioapiqueue.integrations.llm._refused import NoPrice
+from aioapiqueue.integrations.llm._request import plausible_input
 from aioapiqueue.integrations.llm._tariffs import find_pattern, find_tariff
 from aioapiqueue.integrations.llm._usage import ReadUsage
 from aioapiqueue.spi import checks
@@ -45,11 +46,13 @@ class Price:
         prompt: most USD for the prompt.
         output: most USD for the response.
         source: name and version of the price package; empty if the prices are the user's.
+        most_input_tokens: most input tokens that a response may plausibly report. None: unknown.
     """
 
     prompt: Decimal
     output: Decimal
     source: str = ""
+    most_input_tokens: float | None = None
     tariff: Tariff | None = None
     context: Mapping[str, str] | None = None
     factor: Decimal = Decimal(1)
@@ -145,6 +148,8 @@ def price_of(request: LLMRequest, *, prices: Prices, pricing: Pricing, now: floa
         * (request.max_output_tokens or 0 if endpoint.most else 0)
         / _MILLION,
         source=tariff.source,
+        # No prompt is larger than the context window.
+        most_input_tokens=size if bound.is_open else plausible_input(size),
         tariff=tariff,
         context=context,
         factor=factor,

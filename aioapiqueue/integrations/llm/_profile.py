@@ -298,7 +298,10 @@ class Profile:
             ImportError: the price package is needed and not installed.
         """
         price = price_of(request, prices=self.prices, pricing=self.pricing, now=now)
-        return replace(request, price=price), {**costs, USD: price.most}
+        most = request.most_input_tokens
+        if most is None:  # the price knows more: how much an image or the context window has
+            most = price.most_input_tokens
+        return replace(request, price=price, most_input_tokens=most), {**costs, USD: price.most}
 
     def settled(self, request: LLMRequest, usage: Usage | None, *, now: float = 0) -> Costs | None:
         """Return the true cost of a call in tokens and USD, or None to keep its reserved cost.

@@ -275,7 +275,12 @@ def most_input(body: Mapping[str, Any], endpoint: Endpoint, size: float) -> floa
     if not body or not ADDS_NOTHING.union(endpoint.prompt).issuperset(body):
         return None
     values = [body[name] for name in endpoint.prompt if name in body]
-    return _INPUT_FACTOR * size + _HIDDEN_INPUT if all(map(_is_text, values)) else None
+    return plausible_input(size) if all(map(_is_text, values)) else None
+
+
+def plausible_input(size: float) -> float:
+    """Return the most input tokens that a response may plausibly report for a known size."""
+    return _INPUT_FACTOR * size + _HIDDEN_INPUT
 
 
 def _is_text(prompt: object) -> bool:

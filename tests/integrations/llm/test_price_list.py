@@ -89,7 +89,6 @@ def test_call_needs_prices_of_tokens(amounts, known):
     with own_prices(model("another", price(**amounts))):
         prices = at(SINCE)
         found = listed(prices, "another")
-        assert found.is_priced_by_tokens is known
         assert (prices.reserved(found, prompt=1, output=1) is not None) is known
 
 
