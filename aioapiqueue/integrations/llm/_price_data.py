@@ -45,8 +45,8 @@ def find(model: str, *, provider: str | None, host: str) -> PricedModel | None:
 
     Args:
         model: name of the model, as in the request.
-        provider: the provider's id in the package. None: the provider with this host, or if there
-            is none, the one that makes the model.
+        provider: the provider's id in the package. None: the provider with this host, else the one
+            that makes the model.
         host: host of the request.
 
     Raises:

@@ -35,12 +35,7 @@ def limit_exceeded(error: BaseException | None) -> LimitExceeded | None:
         error: what the SDK raised.
 
     Example:
-        try:
-            await client.messages.create(...)
-        except anthropic.APIStatusError as error:
-            if (limit := llm.limit_exceeded(error)) is None:
-                raise
-            print(limit)  # the budget "5 usd in all" has 0.01 usd left, ...
+        exceeded = llm.limit_exceeded(error)
     """
     for _ in range(_DEEPEST):  # a chain of causes may be a circle
         if error is None or isinstance(error, LimitExceeded):

@@ -27,7 +27,7 @@ class Pricing:
 
     Args:
         provider: the provider's id in the package genai-prices. Default: the provider with the host
-            of the request, or if there is none, the one that makes the model.
+            of the request, else the one that makes the model.
         image_tokens: most tokens of an image, by model or prefix (`"gpt-4*"`). Default: unknown, so
             that an image may fill the context window of the model.
         caches_on_request: whether prompts are written to a cache only where a request marks them.
