@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PriceFunction: TypeAlias = "Callable[[LLMRequest, Mapping[str, int] | None], float | None]"
 PriceTable: TypeAlias = Mapping[str, float]
-"""USD per million tokens, by kind of token."""
+"""USD per million tokens, by kind of token; and `context_window`, the most tokens of a prompt."""
+_WINDOW = "context_window"
 Prices: TypeAlias = "PriceFunction | Mapping[str, str | PriceTable] | None"
 
 
@@ -104,27 +105,28 @@ def find_tariff(request: LLMRequest, prices: Any, pricing: Pricing) -> Tariff | 
     """
     named = find_pattern(prices or {}, request.model)
     if isinstance(named, Mapping):
-        return OwnTariff(table_rates(named, request.model))
+        return own_tariff(named, request.model)
     if named is None and not (pricing.names_models and request.model):
         return None
     return _price_data.find(named or request.model, provider=pricing.provider, host=request.host)
 
 
-def table_rates(table: PriceTable, model: str) -> Rates:
+def own_tariff(table: PriceTable, model: str) -> OwnTariff:
     """Return the prices in a user's table.
 
     Raises:
-        TypeError: a price is not a number.
-        ValueError: a price is negative or infinite, a kind of token is unknown, or `input` is
-            missing.
+        TypeError: a price is not a number, or a kind of token is unknown.
+        ValueError: a price is negative or infinite, or `input` is missing.
     """
     of = f"prices[{model!r}]"
-    checks.refuse_unknown(dict(table), KINDS, by=of)
+    checks.refuse_unknown(table, (*KINDS, _WINDOW), by=of)
     if "input" not in table:
         raise ValueError(f'{of} needs a price for "input", in USD per million tokens')
-    for kind, price in table.items():
-        checks.positive(price, of=f"{of}[{kind!r}]", least=0)
-    return Rates({kind: ((0, Decimal(str(price))),) for kind, price in table.items()})
+    for name, value in table.items():
+        checks.positive(value, of=f"{of}[{name!r}]", least=0)
+    rates = {kind: ((0, Decimal(str(table[kind]))),) for kind in table if kind != _WINDOW}
+    window = table.get(_WINDOW)
+    return OwnTariff(Rates(rates), window=None if window is None else int(window))
 
 
 def check_prices(prices: object) -> None:
@@ -143,7 +145,7 @@ def check_prices(prices: object) -> None:
         )
     for model, value in prices.items():
         if isinstance(value, Mapping):
-            table_rates(value, model)
+            own_tariff(value, model)
         elif not isinstance(value, str):
             raise TypeError(
                 f"prices[{model!r}] must be the name of a model or a table of USD per million "
