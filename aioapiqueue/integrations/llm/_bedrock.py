@@ -94,6 +94,18 @@ class BedrockProfile(Profile):
             del body["model"]  # see `_request_of`
         return parameters if body is None else body
 
+    def priced(self, request: LLMRequest, costs: Costs, now: float) -> tuple[LLMRequest, Costs]:
+        """Return a request with its price, and its costs with the most that it can cost in USD.
+
+        Raises:
+            NoPrice: as for `Profile.priced`.
+            ImportError: as for `Profile.priced`.
+        """
+        if request.endpoint is not None and _NO_TEXT.search(request.model):
+            # One operation serves all models, so only the model tells that there is no output.
+            request = replace(request, endpoint=replace(request.endpoint, most=()))
+        return Profile.priced(self, request, costs, now)
+
     def reserved_for(self, request: LLMRequest) -> float:
         """Return the tokens to reserve for the response to a request."""
         # Not `super()`: `dataclass(slots=True)` replaces the class that `super()` would refer to.

@@ -132,6 +132,8 @@ def price_of(request: LLMRequest, *, prices: Prices, pricing: Pricing, now: floa
     size = _prompt_size(request, bound, tariff, pricing)
     context = _context_of(request, tariff)
     tables = tariff.possible(now, context)
+    if endpoint.most and not all("output" in one.steps for one in tables):
+        raise _unbounded(request, "its model has a price for input, but none for output")
     kinds = ("input", *_written(bound, pricing))
     media = (*kinds, *_MEDIA)
     text = 0 if bound.is_open else bound.text
