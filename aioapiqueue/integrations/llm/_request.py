@@ -66,7 +66,7 @@ CONTENT = frozenset(
     | {"reasoningContent", "reasoningText", "reasoning_content", "refusal", "role", "schema"}
     | {"signature", "status", "strict", "text", "thinking", "thought"}
     | {"thoughtSignature", "toolResult", "toolSpec", "toolUse", "toolUseId", "tool_call_id"}
-    | {"tool_calls", "tool_use_id", "tools", "type", "verbosity"}
+    | {"tool_calls", "tool_use_id", "tools", "ttl", "type", "verbosity"}
 )
 """Fields of a prompt that add only their own text to it."""
 DATA = frozenset(

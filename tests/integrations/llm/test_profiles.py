@@ -436,3 +436,11 @@ def test_nothing_is_downloaded(model, monkeypatch, tmp_path):
     """Without a table on this machine, or for other models, there is the estimate."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", os.fspath(tmp_path))
     assert introspect.token_counter(model) is llm.estimate_tokens
+
+
+@pytest.mark.parametrize("marker", [{}, {"ttl": "5m"}, {"ttl": "1h"}])
+def test_cached_prompt_has_only_its_text(marker):
+    """However long it is kept: no field of its marker may refer to content elsewhere."""
+    part = {"type": "text", "text": TEXT, "cache_control": {"type": "ephemeral", **marker}}
+    body = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": [part]}]}
+    assert read(llm.anthropic, "/v1/messages", body).most_input_tokens == 10 * 104 + 30_000
