@@ -246,7 +246,8 @@ def _surcharge(request: LLMRequest, tariff: Tariff) -> Decimal:
 def _by_kind(usage: Mapping[str, int]) -> dict[str, int]:
     """Return the numbers of tokens in a usage by kind, each token once."""
     parts = {kind: usage.get(f"{kind}_tokens", 0) for kind in KINDS}
-    parts["output_reasoning"] = usage.get("reasoning_tokens", 0)
+    # Some servers count reasoning separately, but none charges more of it than of output.
+    parts["output_reasoning"] = min(usage.get("reasoning_tokens", 0), parts["output"])
     # The whole of the input, the output and the cache writes includes their parts.
     for whole in ("input", "output", "cache_write"):
         inner = sum(parts[kind] for kind in KINDS if kind.startswith(f"{whole}_"))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,18 @@ tools, and the search results of some models (Groq's compound)."""
 _TENTH, _OUTPUT_MARGIN = 10, 16
 """The output may exceed the maximum of the request by a tenth and 16 tokens. A server may count the
 end of each choice or tokens of speculative decoding, or it may tokenise the text again."""
+_MEDIA = ("audio", "image", "video")
+_MOST_REASONING = 200_000
+"""Tokens that a response may have beyond its maximum, if the server says that they are reasoning.
+The largest output of a model is 128,000."""
 _INPUT = ("input_tokens", "cache_read_tokens", "cache_write_tokens")
+_OUTPUT = ("output_tokens",)
+_PARTS: Mapping[str, tuple[Sequence[str], Sequence[str], Sequence[str]]] = {
+    f"{way} tokens of media": (names, names, tuple(f"{way}_{one}_tokens" for one in _MEDIA))
+    for way, names in (("input", _INPUT), ("output", _OUTPUT))
+} | {"cache writes for an hour": (_INPUT, ("cache_write_tokens",), ("cache_write_1h_tokens",))}
+"""Parts of the input and output: what is impossible if they are; their wholes, and the parts.
+`reasoning_tokens` is not here, because some servers count it beside the output."""
 
 ADDS_NOTHING = frozenset(
     {"anthropic_version", "audio", "background", "dimensions", "echo", "encoding_format"}
@@ -316,13 +327,23 @@ def plausible_part(request: LLMRequest, usage: Mapping[str, int]) -> tuple[dict[
     allowed = request.max_output_tokens
     # Without reasoning: for some servers, the maximum covers only the visible output (`max_tokens`
     # of Qwen's). A maximum of 0 means "no maximum" to some servers; the others produce no output.
-    output = usage.get("output_tokens", 0) - usage.get("reasoning_tokens", 0)
+    reasoning = min(usage.get("reasoning_tokens", 0), _MOST_REASONING)
+    output = usage.get("output_tokens", 0) - reasoning
     if allowed and output > allowed + allowed // _TENTH + _OUTPUT_MARGIN:
-        del plausible["output_tokens"]
+        _remove(plausible, _OUTPUT)
         wrong.append(f"{output} output tokens, but the request allows {allowed}")
     read = sum(usage.get(name, 0) for name in _INPUT)
     if request.most_input_tokens is not None and read > request.most_input_tokens:
-        for name in _INPUT:
-            plausible.pop(name, None)
+        _remove(plausible, _INPUT)
         wrong.append(f"{read} input tokens, but the estimate is {request.input_tokens}")
+    for what, (names, wholes, parts) in _PARTS.items():
+        whole, inner = (sum(usage.get(one, 0) for one in ones) for ones in (wholes, parts))
+        if inner > whole and names[0] in plausible:
+            _remove(plausible, names)
+            wrong.append(f"{inner} {what}, but only {whole} with all others")
     return plausible, " and ".join(wrong)
+
+
+def _remove(usage: dict[str, int], names: Iterable[str]) -> None:
+    for name in names:
+        usage.pop(name, None)

@@ -84,6 +84,8 @@ _CACHE_WRITE = (
     "cacheWriteInputTokens",
     "cacheWriteInputTokenCount",
 )
+_GEMINI_CACHED, _GEMINI_TOOLS = "cachedContentTokenCount", "toolUsePromptTokenCount"
+_GEMINI_THOUGHTS = "thoughtsTokenCount"
 _DETAILS = ("prompt_tokens_details", "input_tokens_details")
 _OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
 _MOST = 1_000_000_000
@@ -98,6 +100,24 @@ _WITH_PARTS = frozenset(
     {*_DETAILS, *_OUTPUT_DETAILS, *_BY_MEDIUM["input"], *_BY_MEDIUM["output"]}
     | {"cache_creation", "cacheDetails"}
 )
+_BEGINNINGS = {"input": ("input_", "cache_"), "output": ("output_", "reasoning_")}
+"""Beginnings of the names in a usage."""
+_WAYS = {
+    **dict.fromkeys((*_INPUT, *_CACHE_READ, *_CACHE_WRITE), "input"),
+    **dict.fromkeys((_GEMINI_CACHED, _GEMINI_TOOLS), "input"),
+    **dict.fromkeys((*_OUTPUT, _GEMINI_THOUGHTS), "output"),
+}
+"""Fields with numbers of tokens, of the input or the output."""
+_DETAIL_WAYS = {
+    **dict.fromkeys((*_DETAILS, "cache_creation"), "input"),
+    **dict.fromkeys(_OUTPUT_DETAILS, "output"),
+}
+"""The same for objects with details."""
+_IN_DETAILS = (
+    *("cached_tokens", "reasoning_tokens", _ONE_HOUR),
+    *(f"{medium}_tokens" for medium in _MEDIA),
+)
+"""Fields that are read in these objects."""
 _CONTEXT = ("service_tier", "speed")
 """Fields that state how a request was served, on which its price may depend."""
 
@@ -131,8 +151,17 @@ def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
         cache, `cache_read_tokens`, `cache_write_tokens`, `output_tokens`, and `reasoning_tokens`,
         the hidden part of the output. Parts of these, if there are any: `input_audio_tokens`,
         `input_image_tokens`, `input_video_tokens`, the same of the output, and
-        `cache_write_1h_tokens`.
+        `cache_write_1h_tokens`. If one number of the input is invalid, such as -1, the others are
+        left out too, as they do not show what the whole input costs. The same holds for the output.
     """
+    usage = _stated(found)
+    for way in _invalid(found):
+        beginnings = _BEGINNINGS[way]
+        usage = {name: usage[name] for name in usage if not name.startswith(beginnings)}
+    return usage
+
+
+def _stated(found: Mapping[str, Any]) -> dict[str, int]:
     usage: dict[str, int] = {}
     names = {
         "input_tokens": _INPUT,
@@ -145,23 +174,21 @@ def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
         if count is not None:
             usage[name] = count
     # For OpenAI and Gemini, the input includes the tokens read from the cache.
-    cached = _first(found, ("cachedContentTokenCount",)) or _detail(
-        found, _DETAILS, "cached_tokens"
-    )
+    cached = _first(found, (_GEMINI_CACHED,)) or _detail(found, _DETAILS, "cached_tokens")
     if cached and "input_tokens" in usage:
-        # Whatever the server sends, no amount may be negative.
-        cached = min(cached, usage["input_tokens"])
-        usage["input_tokens"] -= cached
         usage["cache_read_tokens"] = cached
+        usage["input_tokens"] -= cached
+        if usage["input_tokens"] < 0:  # impossible, and it does not show how many were not cached
+            del usage["input_tokens"]
     # Gemini counts thoughts separately. OpenAI counts reasoning as a part of the output.
-    thoughts = _first(found, ("thoughtsTokenCount",))
+    thoughts = _first(found, (_GEMINI_THOUGHTS,))
     if thoughts:
         usage["output_tokens"] = usage.get("output_tokens", 0) + thoughts
     reasoning = thoughts or _detail(found, _OUTPUT_DETAILS, "reasoning_tokens")
     if reasoning:
         usage["reasoning_tokens"] = reasoning
     # Gemini counts what its tools read separately from the prompt.
-    tools = _first(found, ("toolUsePromptTokenCount",))
+    tools = _first(found, (_GEMINI_TOOLS,))
     if tools and "input_tokens" in usage:
         usage["input_tokens"] += tools
     # xAI does not count reasoning as a part of the output, as only the total shows.
@@ -186,6 +213,24 @@ def _parts(found: Mapping[str, Any]) -> dict[str, int]:
                     number += _first(entry, ("tokenCount",)) or 0
             parts[f"{way}_{medium}_tokens"] = number
     return {name: number for name, number in parts.items() if number}
+
+
+def _invalid(found: Mapping[str, Any]) -> set[str]:
+    """Return whether fields of the input or the output contain something else than tokens."""
+    ways = set()
+    for name, value in found.items():
+        if name in _WAYS:
+            if not _is_number(value):
+                ways.add(_WAYS[name])
+        elif name in _DETAIL_WAYS and isinstance(value, dict):
+            ways.update(_DETAIL_WAYS[name] for one in _IN_DETAILS if not _is_number(value.get(one)))
+    return ways
+
+
+def _is_number(value: object) -> bool:
+    """Return whether a value is a number of tokens, or null: none, or an unknown number."""
+    # Not `isinstance`: True is an int.
+    return value is None or (type(value) is int and 0 <= value <= _MOST)
 
 
 def _list(value: object) -> list[dict[str, Any]]:

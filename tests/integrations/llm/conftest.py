@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 
 import pytest
 
@@ -33,6 +34,12 @@ def sdks():
         for sdk in SDKS.values():
             runner.run(warm_up(sdk))
     return SDKS
+
+
+@pytest.fixture(scope="session")
+def prices():
+    """Import the price package, which takes half a second, and reads files."""
+    importlib.import_module("genai_prices")
 
 
 @pytest.fixture
