@@ -96,8 +96,8 @@ class Messages:
             "stop_reason": reason,
             "stop_sequence": None,
             "usage": {
-                "input_tokens": call.prompt_tokens - call.script.cached,
-                "cache_creation_input_tokens": 0,
+                "input_tokens": call.prompt_tokens - call.script.cached - call.script.written,
+                "cache_creation_input_tokens": call.script.written,
                 "cache_read_input_tokens": call.script.cached,
                 "output_tokens": made,
             },

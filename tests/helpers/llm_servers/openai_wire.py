@@ -93,7 +93,7 @@ class Chat:
             "prompt_tokens": call.prompt_tokens,
             "completion_tokens": made,
             "total_tokens": call.prompt_tokens + made,
-            "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": call.script.cached, "audio_tokens": 0},
             "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
         }
 
@@ -118,7 +118,7 @@ class Responses:
         made = call.arrival.produced
         usage = {
             "input_tokens": call.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": 0},
+            "input_tokens_details": {"cached_tokens": call.script.cached},
             "output_tokens": made,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": call.prompt_tokens + made,

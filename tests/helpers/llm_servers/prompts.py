@@ -17,7 +17,8 @@ class Script:
     Args:
         out: output tokens, if the maximum allows them.
         seconds: from the arrival to the end of the answer.
-        cached: input tokens that come from the provider's cache (Anthropic).
+        cached: input tokens that come from the provider's cache.
+        written: input tokens that the provider puts into its cache (Anthropic).
         status: fail with this HTTP status after `seconds`, instead of an answer.
         cut: close the connection after so many of the 5 pieces of a stream.
     """
@@ -25,6 +26,7 @@ class Script:
     out: int = 10
     seconds: float = 0.0
     cached: int = 0
+    written: int = 0
     status: int = 200
     cut: int = 0
 
