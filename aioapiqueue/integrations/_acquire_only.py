@@ -21,12 +21,18 @@ if TYPE_CHECKING:
     from aioapiqueue import ApiQueue
 
 
-def refuse_other_units(queue: ApiQueue, *, library: str) -> None:
+_LLM_CLIENT = (
+    "pass llm.client(queue, profile) to the model as its HTTP client (aioapiqueue docs llm)"
+)
+
+
+def refuse_other_units(queue: ApiQueue, *, library: str, paces_models: bool = True) -> None:
     """Raise an error if a queue limits a unit other than calls.
 
     Args:
         queue: the queue.
         library: the library that does not report costs.
+        paces_models: whether it paces language models, whose HTTP clients know the costs.
 
     Raises:
         TypeError: `queue` is not an `ApiQueue`.
@@ -37,9 +43,10 @@ def refuse_other_units(queue: ApiQueue, *, library: str) -> None:
     # The first unit is always calls.
     units = Reporter(queue).units[1:]
     if units:
+        client = f"{_LLM_CLIENT}, or " if paces_models else ""
         raise ValueError(
-            f"{queue!r} limits {' and '.join(units)}, which {library} does not report: use a queue "
-            "that counts only calls (aioapiqueue docs adapters)"
+            f"{queue!r} limits {' and '.join(units)}, which {library} does not report: {client}use "
+            "a queue that counts only calls (aioapiqueue docs adapters)"
         )
 
 

@@ -70,7 +70,7 @@ class QueueRateLimiter(BaseRateLimiter[int]):
     __slots__ = ("_max_retries", "_queue")
 
     def __init__(self, queue: ApiQueue, *, max_retries: int = 0) -> None:
-        refuse_other_units(queue, library="python-telegram-bot")
+        refuse_other_units(queue, library="python-telegram-bot", paces_models=False)
         self._queue = queue
         checks.whole(max_retries, of="max_retries", least=0)
         self._max_retries = max_retries

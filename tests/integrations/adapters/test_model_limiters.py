@@ -119,8 +119,13 @@ async def test_portal_serves_both(library):
             ApiQueue("10/s", lanes={"chat": "30000 tokens/min"}),
             "limits tokens, which {} does not report",
         ),
+        (
+            ApiQueue("5 usd in all"),
+            r"limits usd, which {} .*: pass llm.client\(queue, profile\) to",
+        ),
+        (ApiQueue(lanes={"other": "5 usd in each day or raise"}), "limits usd, which {} .* HTTP"),
     ],
-    ids=["concurrency", "of a lane", "tokens", "tokens of a lane"],
+    ids=["concurrency", "of a lane", "tokens", "tokens of a lane", "usd", "usd of a lane"],
 )
 def test_what_it_cannot_keep_is_refused(library, queue, match):
     """At construction, with what to do: a call that costs too much is not waited for for ever."""

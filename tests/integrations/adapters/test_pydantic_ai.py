@@ -267,9 +267,14 @@ async def test_models_have_their_lanes():
             ValueError,
             "limits tokens, which pydantic-ai does not report",
         ),
+        (
+            ApiQueue("5 usd in all"),
+            ValueError,
+            r"limits usd, which .*: pass llm.client\(queue, profile\) to the model as",
+        ),
         (5, TypeError, "pydantic-ai needs an ApiQueue, not 5"),
     ],
-    ids=["tokens", "number"],
+    ids=["tokens", "usd", "number"],
 )
 def test_what_it_cannot_keep_is_refused(queue, kind, match):
     """At construction, with what to do."""

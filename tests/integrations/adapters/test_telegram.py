@@ -363,7 +363,7 @@ async def test_either_form_of_retry_after(as_timedelta, monkeypatch):
             ApiQueue("9 tokens/s"),
             0,
             ValueError,
-            "limits tokens, which python-telegram-bot does not report",
+            "limits tokens, which python-telegram-bot does not report: use a queue that",
         ),
         (ApiQueue("30/s"), -1, ValueError, "max_retries must be finite and at least 0"),
         (ApiQueue("30/s"), 1.5, TypeError, "max_retries must be a whole number"),
