@@ -139,9 +139,7 @@ class ProfiledPacer(HttpxPacer[Any]):
         cost = profile.cost_of(kept)
         if self._reporter.counts(USD, (key,)):
             priced, cost = profile.priced(found, cost, time.time())
-            # A function of the user may need the text to settle the call.
-            body = found.body if callable(profile.prices) else {}
-            kept = replace(priced, reserved=kept.reserved, headers={}, body=body)
+            kept = replace(priced, reserved=kept.reserved, headers={}, body={})
             if priced.price.source:
                 self._reporter.price_from(priced.price.source)
         request.extensions[_EXTENSION] = kept
