@@ -1002,13 +1002,6 @@ def llm_usage() -> Any:
     return SimpleNamespace(BodyUsageReader=BodyUsageReader, read_usage=read_usage)
 
 
-def price_package() -> Any:
-    """Return what reads the prices of the price package."""
-    from aioapiqueue.integrations.llm import _price_data
-
-    return _price_data
-
-
 def token_counter(model: str) -> Callable[[str], float]:
     """Return what counts the tokens of a text for a model."""
     from aioapiqueue.integrations.llm._tokens import counter_for

@@ -39,6 +39,18 @@ def version() -> str:
     return f"genai-prices {_package().__version__}"
 
 
+def load() -> Any:  # noqa: ANN401 - of the package
+    """Return all prices, which are imported on the first call.
+
+    Raises:
+        ImportError: as for `version`.
+    """
+    _package()  # for its error
+    from genai_prices import data_snapshot  # noqa: PLC0415 - late: see the module's docstring
+
+    return data_snapshot.get_snapshot()
+
+
 @lru_cache(maxsize=4096)
 def find(model: str, *, provider: str | None, host: str) -> PricedModel | None:
     """Return a model of the package, or None if it is unknown or not priced by its tokens.
@@ -52,10 +64,7 @@ def find(model: str, *, provider: str | None, host: str) -> PricedModel | None:
     Raises:
         ImportError: as for `version`.
     """
-    _package()  # for its error
-    from genai_prices import data_snapshot  # noqa: PLC0415 - late: see the module's docstring
-
-    snapshot = data_snapshot.get_snapshot()
+    snapshot = load()
     places: list[tuple[str | None, str | None]] = [(provider, None)]
     if provider is None:
         places = [(None, f"https://{host}/"), (None, None)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from aioapiqueue.integrations.llm._price_data import PricedModel, steps_of, version
+from aioapiqueue.integrations.llm._price_data import PricedModel, load, steps_of, version
 from aioapiqueue.integrations.llm._profiles import (
     anthropic,
     bedrock,
@@ -110,10 +110,8 @@ class PriceList:
 
     def __init__(self, now: dt.datetime) -> None:
         self.source = version()
-        from genai_prices import data_snapshot  # noqa: PLC0415 - late: it takes half a second
-
         self.now = now
-        found = data_snapshot.get_snapshot().providers
+        found = load().providers
         self._providers: dict[str, Any] = {_OURS.get(one.id, one.id): one for one in found}
 
     @property

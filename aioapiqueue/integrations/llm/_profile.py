@@ -283,7 +283,7 @@ class Profile:
         )
         if needed:
             with suppress(ImportError):
-                price_data.version()
+                price_data.load()
 
     def priced(self, request: LLMRequest, costs: Costs, now: float) -> tuple[LLMRequest, Costs]:
         """Return a request with its price, and its costs with the most that it can cost in USD.

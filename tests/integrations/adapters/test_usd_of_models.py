@@ -8,7 +8,6 @@ import pytest
 
 from aioapiqueue import LimitExceeded
 from aioapiqueue.integrations import llm
-from tests.helpers import introspect
 from tests.helpers.lazily import lazily
 from tests.helpers.priced_calls import PricedCalls, chat_answer, per_million
 
@@ -57,7 +56,7 @@ MODELS = {
 @pytest.fixture(scope="module", autouse=True)
 def imported():
     """Import the models, and the price package, before a loop would wait for them."""
-    introspect.price_package().find("gpt-4o", provider="openai", host="")
+    llm.openai.load_prices()
 
     async def warm_up():
         for profile, model, answer, _ in MODELS.values():

@@ -8,7 +8,7 @@ import importlib
 
 import pytest
 
-from tests.helpers import introspect
+from aioapiqueue.integrations import llm
 from tests.helpers.garbage import leave_older_alone
 from tests.helpers.llm_sdks import SDKS
 from tests.helpers.llm_servers import prompt
@@ -59,4 +59,4 @@ def own_garbage():
 @pytest.fixture(scope="session")
 def price_package():
     """Import the price package before an async test does, whose event loop it would block."""
-    introspect.price_package().find("gpt-4o", provider="openai", host="")
+    llm.openai.load_prices()
