@@ -36,7 +36,7 @@ from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 from aioapiqueue.integrations._usage import MalformedUsageError, UsageStream
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
 from aioapiqueue.registry.spi import AHEAD
-from aioapiqueue.spi import Reporter, checks
+from aioapiqueue.spi import Reporter, checks, loops
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
@@ -365,7 +365,7 @@ class Pacer(ABC):
 
         usage = profile.usage_of(parsed, response["headers"])
         if usage is not None:
-            settle(usage)
+            _settle_carefully(settle, usage, operation=call.operation)
             return
         # A stream ends after its slot, which ends with the headers, but `settle` still works then.
         # Only values are replaced, so the iteration is safe.
@@ -403,6 +403,16 @@ class Pacer(ABC):
         slot.throttled(seconds)
         if malformed:
             self.apply(slot, partial(reporter.count, "malformed"))
+
+
+def _settle_carefully(
+    settle: Callable[[Mapping[str, Any]], None], usage: Mapping[str, Any], *, operation: str
+) -> None:
+    """Settle a call; an error, as of a function of the user, does not take away the response."""
+    try:
+        settle(usage)
+    except Exception as error:  # noqa: BLE001 - the user's
+        loops.report_error(f"{operation} could not be settled to {usage!r}", error)
 
 
 def _queue_in(source: Any) -> ApiQueue:  # noqa: ANN401 - a queue or a `Blocking`
