@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._request import read_body
-from aioapiqueue.integrations.llm._usage import BodyUsageReader, read_usage
+from aioapiqueue.integrations.llm._usage import BodyUsageReader, ReadUsage, read_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,8 +119,10 @@ class BedrockProfile(Profile):
         """
         # A response that states only its input has no text. `_NO_TEXT` misses some of these models,
         # because an id may be the ARN of a custom model.
-        if usage and "input_tokens" in usage:
-            usage = {"output_tokens": 0, **usage} if "output_tokens" not in usage else usage
+        if usage and "input_tokens" in usage and "output_tokens" not in usage:
+            usage = ReadUsage({"output_tokens": 0, **usage})
+            # A budget keeps the price of the output, which is 0 if the model is known to have none.
+            usage.is_estimate = _NO_TEXT.search(request.model) is None
         return Profile.settled(self, request, usage, now=now)
 
     def usage_of(self, answer: Mapping[str, Any], headers: Mapping[str, str]) -> Usage | None:
