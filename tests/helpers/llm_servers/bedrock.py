@@ -42,8 +42,12 @@ class BedrockServer:
         self.pieces = pieces
         self.calls = []
         """(operation, model) of each request."""
+        self.bodies = []
+        """JSON of each request."""
         self.refuse = False
         """Whether to throttle the next one."""
+        self.failure = None
+        """(status, error) to fail every request with."""
         self.url = ""
 
     async def __aenter__(self):
@@ -62,7 +66,7 @@ class BedrockServer:
     async def _answer(self, request):
         operation = request.match_info["operation"]
         self.calls.append((operation, unquote(request.match_info["model"])))
-        await request.read()
+        self.bodies.append(await request.json())
         if self.refuse:
             self.refuse = False
             return web.json_response(
@@ -70,6 +74,10 @@ class BedrockServer:
                 status=429,
                 headers={"x-amzn-ErrorType": "ThrottlingException"},
             )
+        if self.failure is not None:
+            status, error = self.failure
+            headers = {"x-amzn-ErrorType": error}
+            return web.json_response({"message": "Failed."}, status=status, headers=headers)
         read, made = self.used
         usage = {"inputTokens": read, "outputTokens": made, "totalTokens": read + (made or 0)}
         match operation:
