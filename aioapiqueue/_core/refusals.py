@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from aioapiqueue._limits.cost_units import is_stated
-from aioapiqueue._limits.grammar import CALLS, duration_text, number_text
+from aioapiqueue._limits.grammar import CALLS, MONEY, duration_text, number_text
 from aioapiqueue._limits.limit_types import Budget, Concurrency, Rate, unit_of
 from aioapiqueue.exceptions import ApiQueueError
 
@@ -285,6 +285,8 @@ def _amount(limit: Limit, amount: float) -> str:
     number = number_text(math.floor(round(amount * parts, 3)) / parts)
     if unit is None or unit == CALLS:
         return f"{number} call" + "s" * (number != "1")
+    if unit == MONEY and "e" in number:  # many LLM calls cost less than 0.0001 USD
+        number = f"{float(number):.9f}".rstrip("0")
     return f"{number} {unit}"
 
 

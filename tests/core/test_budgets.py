@@ -333,6 +333,7 @@ async def test_every_kind_can_raise(limiter, text):
     ("limit", "cost", "instant", "left", "remaining"),
     [
         ("1 usd/min or raise", usd(1), 1, "has 0.016666666 usd left", 0.016_666_667),
+        ("1 usd/min or raise", usd(1), 0.001, "has 0.000016666 usd left", 0.000_016_667),
         ("1/min or raise", 1, 1, "has 0.01 calls left", 0.016_666_667),
         ("1/min or raise", 1, 0.25, "has 0 calls left", 0.004_166_667),
     ],

@@ -277,11 +277,9 @@ class Profile:
 
     def load_prices(self) -> None:
         """Import the price package if calls need it; an error is raised by the first such call."""
-        prices = self.prices or {}
-        needed = not callable(prices) and (
-            not prices or any(isinstance(one, str) for one in prices.values())
-        )
-        if needed:
+        prices = self.prices
+        # A program that gives the tables of all its models may do without the package.
+        if not callable(prices) and not (prices and all(map(_is_table, prices.values()))):
             with suppress(ImportError):
                 price_data.load()
 
