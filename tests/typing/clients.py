@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from typing import TYPE_CHECKING, assert_type
 
 import aiohttp
 import httpx
 import httpx2
 import requests
 
-from aioapiqueue import ApiQueue
+from aioapiqueue import ApiQueue, ApiQueueError, LimitExceeded
 from aioapiqueue.integrations import httpx as for_httpx
 from aioapiqueue.integrations import httpx2 as for_httpx2
 from aioapiqueue.integrations import llm
@@ -17,6 +17,9 @@ from aioapiqueue.integrations.aiohttp import RateLimitedMiddleware
 from aioapiqueue.integrations.http import Advice, Learning, Quota, read_advice
 from aioapiqueue.integrations.requests import RateLimitedAdapter
 from aioapiqueue.threads import blocking
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 queue = ApiQueue("10/s", "30000 tokens/min", lanes={"*": ()})
 
@@ -121,3 +124,35 @@ def of_llm() -> None:
     llm.client(queue, "openai")  # type: ignore[call-overload]
     llm.client(queue, profile, library="aiohttp")  # type: ignore[call-overload]
     llm.client(blocking(queue), profile)  # type: ignore[call-overload]
+
+
+def usd(request: llm.LLMRequest, usage: Mapping[str, int] | None) -> float | None:
+    """Price a call."""
+    if usage is None:
+        return 0.04 if request.max_output_tokens else None
+    return usage["output_tokens"] * 6e-7
+
+
+def of_prices(error: Exception) -> None:
+    """Prices of calls, and their errors."""
+    pricing = llm.Pricing(provider="openai", image_tokens={"gpt-4*": 3800})
+    assert_type(pricing.provider, str | None)
+    endpoints, units = (llm.Endpoint("/chat"),), ("tokens",)
+    llm.Profile(name="a", endpoints=endpoints, units=units, prices=usd, max_output=500)
+    named: dict[str, str | Mapping[str, float]] = {"mine": "gpt-4o", "m*": {"input": 2.5}}
+    llm.Profile(name="a", endpoints=endpoints, units=units, prices=named, pricing=pricing)
+    llm.Profile(name="a", endpoints=endpoints, units=units, prices={"mine": "gpt-4o"})
+    llm.Profile(
+        name="a", endpoints=endpoints, units=units, prices={"mine": {"input": 2, "output": 9.5}}
+    )
+    assert_type(llm.openai.with_(prices=usd, max_output=500), llm.Profile)
+    assert_type(llm.limit_exceeded(error), LimitExceeded | None)
+    assert_type(llm.limit_exceeded(error.__cause__), LimitExceeded | None)
+    errors: list[ApiQueueError] = [llm.NoPrice("no price")]
+    values: list[ValueError] = [llm.NoPrice("no price")]
+    assert_type(queue.stats.prices, str)
+    llm.limit_exceeded("error")  # type: ignore[arg-type]
+    llm.Pricing("openai")  # type: ignore[call-arg]
+    llm.Profile(name="a", endpoints=endpoints, units=units, prices=5)  # type: ignore[arg-type]
+    llm.Profile(name="a", endpoints=endpoints, units=units, max_output="5")  # type: ignore[arg-type]
+    assert len(errors) == len(values)
