@@ -99,6 +99,10 @@ class Messages:
                 "input_tokens": call.prompt_tokens - call.script.cached - call.script.written,
                 "cache_creation_input_tokens": call.script.written,
                 "cache_read_input_tokens": call.script.cached,
+                "cache_creation": {
+                    "ephemeral_5m_input_tokens": call.script.written - call.script.written_1h,
+                    "ephemeral_1h_input_tokens": call.script.written_1h,
+                },
                 "output_tokens": made,
             },
         }

@@ -42,8 +42,8 @@ FAILURES = ("dropped", "cut", "failed", "failed and billed", "throttled")
 """Fates of a request whose response does not arrive whole."""
 FORMAT = 7  # tokens of a message besides its text
 LONG = 100  # tokens of a prompt of which a part may be cached
-REQUIRED = rb"prompt_tokens|completion_tokens|input_tokens|output_tokens"
-OPTIONAL = rb"cached_tokens|cache_read_input_tokens|cache_creation_input_tokens"
+REQUIRED = rb"(?:prompt|completion|input|output)_tokens"
+OPTIONAL = rb"\w+_input_tokens|(?:cached|audio|reasoning|total)_tokens"
 IMPOSSIBLE = [b"1000000000", b"-5", b'"many"', b"12.5", b"true", b"[]", b"1e400"]
 PROVIDERS = {"/v1/chat/completions": "openai", "/v1/messages": "anthropic"}
 """The names of the providers in genai-prices."""
@@ -54,7 +54,7 @@ class BillingServer(LLMServer):
 
     Args:
         seconds: the most that a response takes; it takes at least half of it.
-        fates: the share of requests that each of these happens to:
+        fates: the share of requests, in twentieths, that each of these happens to:
             "dropped": generated and billed, but the connection is closed before the response;
             "cut": the connection is closed somewhere in the body, within an event of a stream;
             "failed": 500, not generated;
@@ -80,6 +80,7 @@ class BillingServer(LLMServer):
         self._seconds = seconds
         self._fates = dict(fates or {})
         self._rng = Random(seed)
+        self._deck: list[str] = []
 
     async def _handle(self, endpoint: Any, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -109,12 +110,12 @@ class BillingServer(LLMServer):
         return await self._send_whole(endpoint, request, call, fate)
 
     def _draw_fate(self) -> str:
-        drawn = self._rng.random()
-        for fate, share in self._fates.items():
-            drawn -= share
-            if drawn < 0:
-                return fate
-        return ""
+        """Draw one of 20 fates, all of which have come before one comes again."""
+        if not self._deck:
+            drawn = [fate for fate, share in self._fates.items() for _ in range(round(20 * share))]
+            self._deck = drawn + [""] * (20 - len(drawn))
+            self._rng.shuffle(self._deck)
+        return self._deck.pop()
 
     def _decide(self, call: Any, fate: str) -> None:
         """Draw the true tokens of a call, and how long its response takes."""
@@ -126,13 +127,15 @@ class BillingServer(LLMServer):
             out = call.max_tokens = call.max_tokens + call.max_tokens // 10
             # So dense that little of what was reserved for the prompt is left for the output.
             call.prompt_tokens = FORMAT + size
-        cached = written = 0
+        cached = written = written_1h = 0
         if call.prompt_tokens >= LONG and fate != "exceeds":
             cached = rng.choice([0, call.prompt_tokens // 2])
             if "cache_control" in str(call.body["messages"]):
                 written = rng.randint(0, call.prompt_tokens - cached)
+            if "1h" in str(call.body["messages"]):
+                written_1h = written
         seconds = self._seconds * rng.uniform(0.5, 1)
-        call.script = Script(out=out, seconds=seconds, cached=cached, written=written)
+        call.script = Script(out, seconds, cached, written, written_1h)
         call.arrival = Arrival(self.now(), "", call.model, {})
 
     @staticmethod
@@ -211,9 +214,10 @@ class BillingServer(LLMServer):
             return data
 
         def wrong(found: re.Match[bytes]) -> bytes:
-            # null is no lie for the parts of a cache: it means that there are none.
-            choices = [found[2], *IMPOSSIBLE] + [b"null"] * bool(re.fullmatch(REQUIRED, found[1]))
-            return b'"%b": %b' % (found[1], self._rng.choice(choices))
+            # null is no lie for parts of the whole: it means that there are none.
+            lies = IMPOSSIBLE + [b"null"] * bool(re.fullmatch(REQUIRED, found[1]))
+            number = found[2] if self._rng.random() < 0.6 else self._rng.choice(lies)
+            return b'"%b": %b' % (found[1], number)
 
         return re.sub(rb'"(%b|%b)": (\d+)' % (REQUIRED, OPTIONAL), wrong, data)
 
@@ -236,6 +240,7 @@ class _Bill:
             input_tokens=call.prompt_tokens,
             cache_read_tokens=call.script.cached,
             cache_write_tokens=call.script.written,
+            cache_write_1h_tokens=call.script.written_1h,
             output_tokens=call.arrival.produced,
         )
         price = genai_prices.calc_price(usage, call.model, provider_id=self._provider)

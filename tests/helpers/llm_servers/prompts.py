@@ -19,6 +19,7 @@ class Script:
         seconds: from the arrival to the end of the answer.
         cached: input tokens that come from the provider's cache.
         written: input tokens that the provider puts into its cache (Anthropic).
+        written_1h: those of them that it keeps for an hour.
         status: fail with this HTTP status after `seconds`, instead of an answer.
         cut: close the connection after so many of the 5 pieces of a stream.
     """
@@ -27,6 +28,7 @@ class Script:
     seconds: float = 0.0
     cached: int = 0
     written: int = 0
+    written_1h: int = 0
     status: int = 200
     cut: int = 0
 
