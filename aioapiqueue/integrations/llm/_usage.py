@@ -90,6 +90,7 @@ _DETAILS = ("prompt_tokens_details", "input_tokens_details")
 _OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
 _MOST = 1_000_000_000
 _ONE_HOUR = "ephemeral_1h_input_tokens"
+_WRITTEN = "cache_write_tokens"
 _MEDIA = ("audio", "image", "video")
 _BY_MEDIUM = {
     "input": ("promptTokensDetails", "toolUsePromptTokensDetails"),
@@ -114,7 +115,7 @@ _DETAIL_WAYS = {
 }
 """The same for objects with details."""
 _IN_DETAILS = (
-    *("cached_tokens", "reasoning_tokens", _ONE_HOUR),
+    *("cached_tokens", "reasoning_tokens", _ONE_HOUR, _WRITTEN),
     *(f"{medium}_tokens" for medium in _MEDIA),
 )
 """Fields that are read in these objects."""
@@ -173,13 +174,7 @@ def _stated(found: Mapping[str, Any]) -> dict[str, int]:
         count = _first(found, fields)
         if count is not None:
             usage[name] = count
-    # For OpenAI and Gemini, the input includes the tokens read from the cache.
-    cached = _first(found, (_GEMINI_CACHED,)) or _detail(found, _DETAILS, "cached_tokens")
-    if cached and "input_tokens" in usage:
-        usage["cache_read_tokens"] = cached
-        usage["input_tokens"] -= cached
-        if usage["input_tokens"] < 0:  # impossible, and it does not show how many were not cached
-            del usage["input_tokens"]
+    _take_out_cached(usage, found)
     # Gemini counts thoughts separately. OpenAI counts reasoning as a part of the output.
     thoughts = _first(found, (_GEMINI_THOUGHTS,))
     if thoughts:
@@ -197,6 +192,21 @@ def _stated(found: Mapping[str, Any]) -> dict[str, int]:
         if _first(found, ("total_tokens",)) == whole:
             usage["output_tokens"] += reasoning
     return usage if _WITH_PARTS.isdisjoint(found) else usage | _parts(found)
+
+
+def _take_out_cached(usage: dict[str, int], found: Mapping[str, Any]) -> None:
+    """Count the tokens of a cache separately.
+
+    For OpenAI and Gemini, the input includes those that were read from it, and those written.
+    """
+    cached = _first(found, (_GEMINI_CACHED,)) or _detail(found, _DETAILS, "cached_tokens")
+    written = _detail(found, _DETAILS, _WRITTEN)
+    for name, part in (("cache_read_tokens", cached), ("cache_write_tokens", written)):
+        if part and "input_tokens" in usage:
+            usage[name] = part
+            usage["input_tokens"] -= part
+    if usage.get("input_tokens", 0) < 0:  # impossible, and it does not show how many are in neither
+        del usage["input_tokens"]
 
 
 def _parts(found: Mapping[str, Any]) -> dict[str, int]:

@@ -132,6 +132,25 @@ def test_long_texts_are_no_tiers():
         assert len(found.context.get("service_tier", "")) < 100_000
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (10, {"input_tokens": 18, "cache_read_tokens": 12, "cache_write_tokens": 10}),
+        (28, {"input_tokens": 0, "cache_read_tokens": 12, "cache_write_tokens": 28}),
+        (0, {"input_tokens": 28, "cache_read_tokens": 12}),
+        (29, {"cache_read_tokens": 12, "cache_write_tokens": 29}),  # more than the input
+        (-1, {}),
+    ],
+)
+def test_openai_writes_to_its_cache(written, expected):
+    """The input includes what was read from the cache, and what was written to it."""
+    details = {"cached_tokens": 12, "cache_write_tokens": written}
+    chat = {"usage": {**USAGE, "prompt_tokens_details": details}}
+    response = {"usage": {**RESPONSE["usage"], "input_tokens_details": details}}
+    for body in (chat, response):
+        assert read(body) == {**expected, "output_tokens": 25}
+
+
 FINISHED = {"candidates": [{"content": {"parts": [{"text": "Hi"}]}, "finishReason": "STOP"}]}
 PENDING = {"candidates": [{"content": {"parts": [{"text": "Hi"}]}}]}
 SO_FAR = {"usageMetadata": {"promptTokenCount": 40, "candidatesTokenCount": 3}}
