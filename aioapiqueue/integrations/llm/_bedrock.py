@@ -117,6 +117,9 @@ class BedrockProfile(Profile):
         Raises:
             ValueError: as for `Profile.settled`.
         """
+        if usage and request.path == "InvokeModel" and _is_cached_for_an_hour(request):
+            # Its headers do not state for how long the cache was written.
+            usage = {**usage, "cache_write_1h_tokens": usage.get("cache_write_tokens", 0)}
         # A response that states only its input has no text. `_NO_TEXT` misses some of these models,
         # because an id may be the ARN of a custom model.
         if usage and "input_tokens" in usage and "output_tokens" not in usage:
@@ -141,6 +144,10 @@ class BedrockProfile(Profile):
     def stream_reader(self, request: LLMRequest) -> BedrockStream:
         """Return a reader for the events of a streamed response."""
         return BedrockStream(request.max_output_tokens)
+
+
+def _is_cached_for_an_hour(request: LLMRequest) -> bool:
+    return request.price is not None and request.price.cache == "1h"
 
 
 class BedrockStream:

@@ -47,6 +47,7 @@ class Price:
         output: most USD for the response.
         source: name and version of the price package; empty if the prices are the user's.
         most_input_tokens: most input tokens that a response may plausibly report. None: unknown.
+        cache: how long the request wants its prompt to be cached, as in `PromptBound`.
     """
 
     prompt: Decimal
@@ -56,6 +57,7 @@ class Price:
     tariff: Tariff | None = None
     context: Mapping[str, str] | None = None
     factor: Decimal = Decimal(1)
+    cache: str = ""
     reserved_at: float = 0.0
     function: Callable[[Mapping[str, int]], float | None] | None = None
 
@@ -155,6 +157,7 @@ def price_of(request: LLMRequest, *, prices: Prices, pricing: Pricing, now: floa
         tariff=tariff,
         context=context,
         factor=factor,
+        cache=bound.cache,
         reserved_at=now,
     )
 

@@ -257,3 +257,19 @@ async def test_function_that_fails_at_the_end():
                 assert [event async for event in stream_of(answer)]
             assert (await use(queue)).spent == 0.5
     assert len(errors) == len(OPERATIONS)
+
+
+@pytest.mark.parametrize(
+    ("operation", "ttl", "rate"),
+    [("InvokeModel", "1h", 4), ("InvokeModel", "5m", 2), ("Converse", "1h", 2)],
+)
+def test_headers_state_no_time_in_cache(operation, ttl, rate):
+    """So that all that `InvokeModel` has written for an hour has the price of an hour."""
+    table = {"input": 1e6, "cache_write": 2e6, "cache_write_1h": 4e6, "output": 0}
+    profile = llm.bedrock.with_(prices={"*": table}, max_output=9)
+    mark = {"type": "ephemeral", "ttl": ttl}
+    said = {"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": mark}]}
+    body = {"messages": [said], "max_tokens": 9, "inferenceConfig": {"maxTokens": 9}, "model": "m"}
+    request, _ = profile.priced(profile.read(host="h", path=operation, body=body), {}, 0)
+    usage = {"input_tokens": 3, "cache_write_tokens": 10, "output_tokens": 1}
+    assert profile.settled(request, usage)["usd"] == 3 + 10 * rate
