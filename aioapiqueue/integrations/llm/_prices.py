@@ -36,6 +36,7 @@ _SURCHARGE = Decimal("1.1")
 """Factor for processing in one region, at OpenAI (by host) and Anthropic (`inference_geo`); the
 price package does not know it."""
 _MEDIA = ("input_audio", "input_image", "input_video")
+_SILENT = tuple(kind for kind in OUTPUTS if kind != "output_audio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,7 @@ def price_of(request: LLMRequest, *, prices: Prices, pricing: Pricing, now: floa
     media = (*kinds, *_MEDIA)
     text = 0 if bound.is_open else bound.text
     factor = _surcharge(request, tariff)
+    outputs = OUTPUTS if _wants_audio(request.body) else _SILENT
     return Price(
         prompt=factor
         * max(
@@ -148,7 +150,7 @@ def price_of(request: LLMRequest, *, prices: Prices, pricing: Pricing, now: floa
         )
         / _MILLION,
         output=factor
-        * max(one.highest(OUTPUTS, size) for one in tables)
+        * max(one.highest(outputs, size) for one in tables)
         * (request.max_output_tokens or 0 if endpoint.most else 0)
         / _MILLION,
         source=tariff.source,
@@ -198,8 +200,13 @@ def _check(request: LLMRequest, bound: PromptBound, tariff: Tariff, pricing: Pri
 
 
 def _has_audio(bound: PromptBound, body: Mapping[str, Any]) -> bool:
+    return bool(bound.audio) or ("messages" in body and _wants_audio(body))
+
+
+def _wants_audio(body: Mapping[str, Any]) -> bool:
+    """Return whether the response may be audio; OpenAI's chat completions have to ask for it."""
     modalities = body.get("modalities")
-    return bool(bound.audio) or (isinstance(modalities, list) and "audio" in modalities)
+    return "messages" not in body or (isinstance(modalities, list) and "audio" in modalities)
 
 
 def _prompt_size(request: LLMRequest, bound: PromptBound, tariff: Tariff, pricing: Pricing) -> int:

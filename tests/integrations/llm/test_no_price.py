@@ -12,6 +12,7 @@ pytestmark = pytest.mark.usefixtures("price_package")
 
 CHAT = "/chat/completions"
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+SPOKEN = ["text", "audio"]
 AUDIO = {"type": "input_audio", "input_audio": {"format": "mp3", "data": "A" * 4000}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
@@ -141,14 +142,20 @@ async def test_own_tools_are_no_reason():
     assert calls.spent == per_million(20 * 2.5 + 5 * 10)
 
 
-async def test_audio_with_a_price():
-    """Its tokens are reserved and charged at the price of audio."""
+@pytest.mark.parametrize(
+    ("asked", "most"), [({}, 10), ({"modalities": ["text"]}, 10), ({"modalities": SPOKEN}, 64)]
+)
+async def test_audio_with_a_price(asked, most):
+    """Its tokens are reserved and charged at the price of audio; in responses if asked for."""
     details = {"prompt_tokens_details": {"audio_tokens": 15}}
     usage = {**chat_answer(20, 5)["usage"], **details}
     async with PricedCalls(llm.openai, chat_answer(usage=usage)) as calls:
-        await calls.chat(model="gpt-audio", messages=said(AUDIO), max_completion_tokens=9)
-    assert calls.reserved[0] >= (4000 / 16 * 32 + 9 * 64) / 1e6
-    assert calls.spent == per_million(5 * 2.5 + 15 * 32 + 5 * 10)
+        for maximum in (9, 1009):
+            ask = {"messages": said(AUDIO), "max_completion_tokens": maximum, **asked}
+            await calls.chat(model="gpt-audio", **ask)
+    assert calls.reserved[0] >= 4000 / 16 * 32 / 1e6
+    assert calls.reserved[1] - calls.reserved[0] == pytest.approx(1000 * most / 1e6)
+    assert calls.spent == per_million(2 * (5 * 2.5 + 15 * 32 + 5 * 10))
 
 
 @pytest.mark.parametrize(
