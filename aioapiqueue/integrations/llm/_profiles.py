@@ -43,8 +43,9 @@ _OPENAI = (
 
 # Published by the providers, or measured by users where nothing is: gpt-4o-mini has 2,833 tokens
 # and 5,667 for each of up to 8 tiles; models with patches up to 1,536 times 2.46; the newest ones
-# have counted 14,364 for a photo of 12 megapixels. Claude: 4,784. Gemini: 258 for each of some 16
-# tiles. Llama 3.2: 6,404, which is more than other models of Bedrock and Groq count.
+# have counted 14,364 for a photo of 12 megapixels. Claude: 4,784. Gemini: 258 for each tile, whose
+# edge is two thirds of the image's shorter one; 48 tiles are an image of 16:1. Llama 3.2: 6,404,
+# which is more than other models of Bedrock and Groq count.
 _FEW = dict.fromkeys(
     [
         "gpt-4*",
@@ -126,13 +127,13 @@ anthropic = Profile(
 
 gemini = Profile(
     name="gemini",
-    pricing=Pricing(provider="google", image_tokens={"*": 5_200}, audio_costs_as_text=True),
+    pricing=Pricing(provider="google", image_tokens={"*": 12_400}, audio_costs_as_text=True),
     endpoints=(
         Endpoint(
             r"/models/(?P<model>[^/:]+):(?:streamGenerateContent|generateContent)",
             prompt=("systemInstruction", "system_instruction", "contents", "tools"),
             most=("generationConfig.maxOutputTokens", "generation_config.max_output_tokens"),
-            choices=("generationConfig.candidateCount",),
+            choices=("generationConfig.candidateCount", "generation_config.candidate_count"),
         ),
         Endpoint(
             r"/models/(?P<model>[^/:]+):(?:embedContent|batchEmbedContents)",
@@ -164,7 +165,7 @@ bedrock = BedrockProfile(
         Endpoint(
             r"InvokeModel|InvokeModelWithResponseStream",
             prompt=(
-                *("system", "messages", "tools", "prompt", "inputText", "message"),
+                *("system", "messages", "tools", "toolConfig", "prompt", "inputText", "message"),
                 *("texts", "query", "documents"),  # of Cohere's embeddings and rerankers
             ),
             most=(

@@ -17,7 +17,6 @@ from aioapiqueue.integrations.llm._request import (
     CONTENT,
     DATA,
     TYPES,
-    is_data_url,
     is_tokens,
 )
 
@@ -48,12 +47,29 @@ _KINDS = {
 """Kind of attachment by the `type` of a part, or by its only field (Bedrock)."""
 _MEDIA_TYPES = ("mimeType", "mime_type", "media_type")
 _WITH_INSTRUCTIONS = (
-    "tools",
-    "functions",
-    "toolConfig",
+    *("tools", "functions", "toolConfig", "response_format", "output_config", "output_format"),
+    *("outputConfig", "text"),
+)
+_SETTINGS = (
+    *("generationConfig", "generation_config", "output_config", "output_format", "outputConfig"),
     "response_format",
-    "output_config",
-    "text",
+)
+"""Fields that may contain a schema for the response, which the model reads."""
+_SCHEMAS = frozenset({"responseJsonSchema", "responseSchema", "response_json_schema"}) | {
+    "response_schema"
+}
+"""The same in Gemini's `generationConfig`."""
+_ADDS_LITTLE = ADDS_NOTHING.union(
+    _SETTINGS,
+    {"additionalModelResponseFieldPaths", "anthropic_beta", "betas", "cache_control"},
+    {"include_reasoning", "inference_geo", "labels", "prompt_cache_options", "random_seed"},
+    {"reasoning_format", "safe_prompt", "schemaVersion", "serviceTier", "speed", "toolConfig"},
+)
+"""Fields of a request that add nothing to its prompt but what is counted here. Mistral's
+`safe_prompt` adds some 60 tokens, as `HIDDEN` allows."""
+_FOR_THE_MODEL = "additionalModelRequestFields"
+_PASSED_ON = frozenset(
+    {"anthropic_beta", "reasoning_config", "reasoning_effort", "thinking", "top_k"}
 )
 _PRICED_OTHERWISE = {
     "web_search_options": "web search",
@@ -104,28 +120,46 @@ def prompt_bound(body: Mapping[str, Any], endpoint: Endpoint) -> PromptBound:
         endpoint: names the fields of the prompt.
     """
     bound = PromptBound()
-    bound.is_open = not ADDS_NOTHING.union(endpoint.prompt, ("cache_control",)).issuperset(body)
-    if any(body.get(name) for name in _WITH_INSTRUCTIONS):
+    settings = [body[name] for name in _SETTINGS if name in body and name not in endpoint.prompt]
+    has_schema = any(isinstance(one, Mapping) and _SCHEMAS & one.keys() for one in settings)
+    if has_schema or any(body.get(name) for name in _WITH_INSTRUCTIONS):
         bound.text += _HIDDEN_WITH_TOOLS
+    bound.is_open = not _known_fields(endpoint).issuperset(_fields(body))
     bound.unbounded = next((why for name, why in _PRICED_OTHERWISE.items() if body.get(name)), "")
     bound.unbounded = bound.unbounded or _tool_elsewhere(body)
     _note_cache(bound, body)
-    _add(bound, [body[name] for name in endpoint.prompt if name in body])
+    prompt = [(body[name], False) for name in endpoint.prompt if name in body]
+    _add(bound, [*prompt, *((one, True) for one in settings)])
     return bound
 
 
-def _add(bound: PromptBound, prompt: Iterable[Any]) -> None:
-    """Add the values of a prompt."""
-    # A loop: a request may be nested deeper than Python can recurse. With each value, whether it is
-    # data of the user's program, such as a schema, whose names have no meaning here.
-    values = [(value, False) for value in prompt]
+def _known_fields(endpoint: Endpoint) -> frozenset[str]:
+    # Titan's `textGenerationConfig.maxTokenCount` makes all of its object known.
+    numbers = (name.partition(".")[0] for name in (*endpoint.most, *endpoint.choices))
+    return _ADDS_LITTLE.union(endpoint.prompt, numbers)
+
+
+def _fields(body: Mapping[str, Any]) -> set[str]:
+    """Return the fields of a request, without Bedrock's for the model if all of these are known."""
+    more = body.get(_FOR_THE_MODEL)
+    is_known = isinstance(more, Mapping) and _PASSED_ON.issuperset(more)
+    return {*body} - {_FOR_THE_MODEL} if is_known else {*body}
+
+
+def _add(bound: PromptBound, prompt: Iterable[tuple[Any, bool]]) -> None:
+    """Add values of a request; with each, whether it is data of the user's program.
+
+    The names in such data, for example in a schema, have no meaning here.
+    """
+    # A loop: a request may be nested deeper than Python can recurse.
+    values = list(prompt)
     while values:
         value, is_data = values.pop()
         bound.text += _PUNCTUATION
         if isinstance(value, str):
-            _add_text(bound, value)
+            bound.text += _bytes_of(value)
         elif isinstance(value, list):
-            if is_tokens(value):
+            if not is_data and is_tokens(value):
                 bound.text += len(value)
             else:
                 values.extend((one, is_data) for one in value)
@@ -136,12 +170,9 @@ def _add(bound: PromptBound, prompt: Iterable[Any]) -> None:
             bound.text += len(str(value))
 
 
-def _add_text(bound: PromptBound, text: str) -> None:
-    if is_data_url(text):
-        _add_kind(bound, _kind_of(text.partition(":")[2]), len(text))
-    else:
-        # JSON may contain half of a surrogate pair, which plain UTF-8 refuses.
-        bound.text += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+def _bytes_of(text: str) -> int:
+    # JSON may contain half of a surrogate pair, which plain UTF-8 refuses.
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _parts(
@@ -149,22 +180,38 @@ def _parts(
 ) -> Iterable[tuple[Any, bool]]:
     """Add the names in an object, and return its values."""
     if is_data:
-        bound.text += sum(len(str(name).encode("utf-8", "surrogatepass")) for name in part)
+        bound.text += sum(_bytes_of(str(name)) for name in part)
         return [(value, True) for value in part.values()]
     _note_cache(bound, part)
     bound.text += sum(map(len, part))
     kind = part.get("type", "text")
-    is_known = isinstance(kind, str) and (kind in TYPES or kind.startswith(_OWN_TOOLS))
+    is_known = isinstance(kind, str) and (kind in _TYPES or kind.startswith(_OWN_TOOLS))
+    # SDKs send the messages of earlier responses back with all their fields, most of them empty.
     # A reference to an item that OpenAI has stored has only an `id`.
-    if not is_known or part.keys() == {"id"} or not _KNOWN.issuperset(part):
+    names = {name for name, value in part.items() if value or name == "id"}
+    if not is_known or names == {"id"} or not _KNOWN.issuperset(names):
         bound.is_open = True
     is_call = kind == "tool_use" or "toolUseId" in part
     data = _OWN_DATA | {"input"} if is_call else _OWN_DATA
     return [(value, name in data) for name, value in part.items()]
 
 
-_KNOWN = CONTENT | {"cache_control", "json", "toolChoice", "source", "title", "context", "data"}
-_OWN_DATA = DATA | {"args", "json", "response", "toolChoice"}
+_TYPES = TYPES | {"document"}
+"""Each `type` of text. Of documents, only those that are text are looked into."""
+_OWN_DATA = DATA.union(
+    {"annotations", "args", "cachePoint", "cache_control", "caller", "citations", "custom"},
+    {"format", "input_examples", "json", "logprobs", "mediaResolution", "media_resolution"},
+    {"output_schema", "parametersJsonSchema", "parameters_json_schema", "toolChoice"},
+    {"prompt_cache_breakpoint", "response", "responseJsonSchema", "response_json_schema"},
+)
+"""Fields whose values count by their bytes, whatever is in them."""
+_KNOWN = CONTENT.union(
+    _OWN_DATA,
+    {"allowed_callers", "behavior", "context", "data", "defer_loading", "displayName"},
+    {"display_name", "eager_input_streaming", "inlineData", "inline_data", "media_type"},
+    {"namespace", "phase", "scheduling", "source", "thought_signature", "title", "toolset_name"},
+)
+"""Fields of a prompt that add at most their own text and names to it."""
 
 
 def _add_attachment(bound: PromptBound, part: Mapping[Any, Any]) -> bool:

@@ -242,7 +242,7 @@ def is_data_url(text: str) -> bool:
 
 def is_tokens(values: list[Any]) -> bool:
     """Return whether a list is a prompt of token numbers."""
-    return bool(values) and type(values[0]) is int
+    return bool(values) and all(type(one) is int for one in values)
 
 
 def _is_attachment(part: Mapping[str, Any]) -> bool:
