@@ -48,15 +48,15 @@ async def test_table_has_all_kinds():
         "completion_tokens": 50,
         "total_tokens": 150,
         "prompt_tokens_details": {"cached_tokens": 40, "audio_tokens": 10, "image_tokens": 5},
-        "completion_tokens_details": {"audio_tokens": 20},
+        "completion_tokens_details": {"audio_tokens": 20, "reasoning_tokens": 12},
     }
     kinds = {"cache_read": 1, "input_audio": 30, "output_audio": 60}
     profile = llm.openai.with_(prices={"m": {"input": 2, "output": 8, **kinds}})
     async with PricedCalls(profile, chat_answer(usage=usage)) as calls:
         await calls.chat(model="m", max_completion_tokens=100)
-        # Images have no price of their own here.
-        text = (100 - 40 - 10 - 5) * 2 + 5 * 2
-        assert calls.spent == per_million(text + 40 * 1 + 10 * 30 + 30 * 8 + 20 * 60)
+        # Images and reasoning have no price of their own here.
+        read = (100 - 40 - 10) * 2 + 40 * 1 + 10 * 30
+        assert calls.spent == per_million(read + (50 - 20) * 8 + 20 * 60)
 
 
 @pytest.mark.parametrize(
