@@ -139,7 +139,7 @@ def price_of(request: LLMRequest, *, prices: Prices, pricing: Pricing, now: floa
         raise _unbounded(request, "its model has a price for input, but none for output")
     kinds = ("input", *_written(bound, pricing))
     media = (*kinds, *_MEDIA)
-    text = 0 if bound.is_open else bound.text
+    text = 0 if bound.elsewhere else bound.text
     factor = _surcharge(request, tariff)
     outputs = OUTPUTS if _wants_audio(request.body) else _SILENT
     return Price(
@@ -155,7 +155,7 @@ def price_of(request: LLMRequest, *, prices: Prices, pricing: Pricing, now: floa
         / _MILLION,
         source=tariff.source,
         # No prompt is larger than the context window.
-        most_input_tokens=size if bound.is_open else plausible_input(size),
+        most_input_tokens=size if bound.elsewhere else plausible_input(size),
         tariff=tariff,
         context=context,
         factor=factor,
@@ -212,13 +212,14 @@ def _wants_audio(body: Mapping[str, Any]) -> bool:
 def _prompt_size(request: LLMRequest, bound: PromptBound, tariff: Tariff, pricing: Pricing) -> int:
     """Return the most tokens of a prompt."""
     image = find_pattern(pricing.image_tokens, request.model) if bound.images else 0
-    if image is not None and not bound.is_open:
+    if image is not None and not bound.elsewhere:
         return bound.text + bound.audio + bound.images * image
     if tariff.window is None:
-        raise _unbounded(
-            request,
-            "its prompt refers to content of unknown size (a document, an image, a stored response "
-            "or an unknown field), and the context window of the model is unknown",
+        raise NoPrice(
+            f"{_name(request)} has no known highest price: its prompt has "
+            f"{bound.elsewhere or 'an image'}, whose size is unknown, and the context window of "
+            "the model is unknown too: give the profile a table with it, profile.with_(prices="
+            f'{{"{request.model}": {{"input": 2.5, "output": 10, "context_window": 128000}}}})'
         )
     return max(tariff.window, bound.text)
 

@@ -99,7 +99,7 @@ class PromptBound:
         text: most tokens of its text.
         images: number of its images.
         audio: most tokens of its audio.
-        is_open: whether only the context window of the model bounds it.
+        elsewhere: content that only the context window of the model bounds, or "".
         cache: how long the request wants parts of it to be cached: `"5m"`, `"1h"`, or "" for none.
         unbounded: what makes the cost of the request unbounded, or "".
     """
@@ -107,7 +107,7 @@ class PromptBound:
     text: int = HIDDEN
     images: int = 0
     audio: int = 0
-    is_open: bool = False
+    elsewhere: str = ""
     cache: str = ""
     unbounded: str = ""
 
@@ -124,7 +124,9 @@ def prompt_bound(body: Mapping[str, Any], endpoint: Endpoint) -> PromptBound:
     has_schema = any(isinstance(one, Mapping) and _SCHEMAS & one.keys() for one in settings)
     if has_schema or any(body.get(name) for name in _WITH_INSTRUCTIONS):
         bound.text += _HIDDEN_WITH_TOOLS
-    bound.is_open = not _known_fields(endpoint).issuperset(_fields(body))
+    unknown = _fields(body) - _known_fields(endpoint)
+    if unknown:
+        bound.elsewhere = f"the field {min(unknown)!r}"
     bound.unbounded = next((why for name, why in _PRICED_OTHERWISE.items() if body.get(name)), "")
     bound.unbounded = bound.unbounded or _tool_elsewhere(body)
     _note_cache(bound, body)
@@ -190,7 +192,8 @@ def _parts(
     # A reference to an item that OpenAI has stored has only an `id`.
     names = {name for name, value in part.items() if value or name == "id"}
     if not is_known or names == {"id"} or not _KNOWN.issuperset(names):
-        bound.is_open = True
+        unknown = sorted(names - _KNOWN)
+        bound.elsewhere = f"the field {unknown[0]!r}" if unknown else f"a part of the type {kind!r}"
     is_call = kind == "tool_use" or "toolUseId" in part
     data = _OWN_DATA | {"input"} if is_call else _OWN_DATA
     return [(value, name in data) for name, value in part.items()]
@@ -244,7 +247,7 @@ def _add_kind(bound: PromptBound, kind: str, size: int) -> None:
     elif kind == "audio" and size > 1000:  # noqa: PLR2004 - else it is only a reference
         bound.audio += -(-size // _BYTES_PER_AUDIO_TOKEN)
     else:
-        bound.is_open = True
+        bound.elsewhere = "a document, a video or another file"
 
 
 def _size(part: Any) -> int:  # noqa: ANN401 - any JSON

@@ -130,9 +130,14 @@ async def test_unknown_window_needs_a_table():
     file = {"type": "file", "file": {"file_id": "f"}}
     async with PricedCalls(llm.groq, chat_answer(20, 5)) as calls:
         await calls.post(CHAT, **body)  # an image has a maximum
-        with pytest.raises(llm.NoPrice, match="the context window of the model is unknown"):
+        with pytest.raises(llm.NoPrice, match=r"has a document, .* whose size is unknown, and the"):
             await calls.post(CHAT, **{**body, "messages": said(file)})
     assert len(calls.requests) == 1
+    table = {"input": 1, "output": 10, "context_window": 1000}
+    own = llm.groq.with_(prices={"llama*": table})
+    async with PricedCalls(own, chat_answer(20, 5)) as calls:
+        await calls.post(CHAT, **{**body, "messages": said(file)})
+    assert calls.reserved[0] == per_million(1000 * 1 + 9 * 10)
 
 
 async def test_own_tools_are_no_reason():
