@@ -230,9 +230,16 @@ async def test_output_that_is_not_stated():
         assert (await use(queue)).spent >= 500 * 15 / 1e6
 
 
-async def test_embeddings_have_no_output():
+@pytest.mark.parametrize(
+    "prices",
+    [
+        {"amazon.titan-embed-*": {"input": 2}},
+        lambda _, usage: 0.5 if usage is None else usage["input_tokens"] * 2e-6,
+    ],
+)
+async def test_embeddings_have_no_output(prices):
     """A response that states only its input settles them, and they need no maximum."""
-    profile = llm.bedrock.with_(prices={"amazon.titan-embed-*": {"input": 2}})
+    profile = llm.bedrock.with_(prices=prices)
     body = json.dumps({"inputText": "word " * 31})
     async with priced_client(BUDGET, profile=profile, used=(40, None)) as (queue, _, client):
         await client.invoke_model(modelId="amazon.titan-embed-text-v2:0", body=body)

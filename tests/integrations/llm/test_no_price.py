@@ -173,3 +173,14 @@ async def test_own_prices_are_taken(body):
     async with PricedCalls(profile, chat_answer(20, 5)) as calls:
         await calls.chat(max_completion_tokens=100, **body)
     assert calls.spent == per_million(20 * 3 + 5 * 7)
+
+
+async def test_own_context_window():
+    """A table may have it: then it bounds content of unknown size, and tools of the provider."""
+    table = {"input": 3, "output": 7, "context_window": 5000}
+    profile = llm.openai.with_(prices={"gpt-4o": table})
+    web = {"web_search_options": {"search_context_size": "low"}}
+    async with PricedCalls(profile, chat_answer(20, 5)) as calls:
+        await calls.chat(max_completion_tokens=100, **web)
+    assert calls.reserved == [per_million(5000 * 3 + 100 * 7)]
+    assert calls.spent == per_million(20 * 3 + 5 * 7)
