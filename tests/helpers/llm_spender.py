@@ -92,11 +92,11 @@ def wishes(count: int, *, first: int = 0) -> list[Wish]:
                 name,
                 sdk=("openai", "anthropic")[number % 2],
                 text=f"[{name}] {text}",
-                max_tokens=rng.randint(200, 600),
+                max_tokens=rng.randint(500, 1500),
                 streams=number // 2 % 2 == 0,
-                leaves=rng.uniform(0.3, 1) if number // 4 % 10 == 0 else None,
+                leaves=rng.uniform(0.6, 1) if number // 4 % 10 == 0 else None,
                 waits=number // 4 % 20 == 0,
-                asks_usage=number // 4 % 10 != 1,
+                asks_usage=number // 4 % 20 != 1,
                 caches=("", "5m", "1h")[number // 4 % 3],
             )
         )

@@ -198,7 +198,7 @@ class LLMServer:
             await web.UnixSite(self._runner, self._path, backlog=1000).start()
             self.url = "http://127.0.0.1"
         else:
-            await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+            await web.TCPSite(self._runner, "127.0.0.1", 0, backlog=1000).start()
             host, port = self._runner.addresses[0][:2]
             self.url = f"http://{host}:{port}"
         self.base_url = self.url + self.root
