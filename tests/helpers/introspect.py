@@ -997,7 +997,8 @@ def malformed_usage() -> type[ValueError]:
 
 def llm_usage() -> Any:
     """Return what reads the usage in the response of a language model."""
-    from aioapiqueue.integrations.llm._usage import BodyUsageReader, read_usage
+    from aioapiqueue.integrations.llm._stated_usage import read_usage
+    from aioapiqueue.integrations.llm._usage import BodyUsageReader
 
     return SimpleNamespace(BodyUsageReader=BodyUsageReader, read_usage=read_usage)
 

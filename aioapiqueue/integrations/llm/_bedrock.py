@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._request import read_body
-from aioapiqueue.integrations.llm._usage import BodyUsageReader, ReadUsage, read_usage
+from aioapiqueue.integrations.llm._stated_usage import ReadUsage, read_usage
+from aioapiqueue.integrations.llm._usage import BodyUsageReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aioapiqueue.integrations.llm._profile import Costs
     from aioapiqueue.integrations.llm._request import LLMRequest
-    from aioapiqueue.integrations.llm._usage import Usage
+    from aioapiqueue.integrations.llm._stated_usage import Usage
 
 _SERVICE = "bedrock-runtime"
 _HEADERS = {

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations._exchange import Flow, Headers, Request, Response
     from aioapiqueue.integrations._httpx_wire import HttpxWire
     from aioapiqueue.integrations.llm._request import LLMRequest
-    from aioapiqueue.integrations.llm._usage import Usage
+    from aioapiqueue.integrations.llm._stated_usage import Usage
     from aioapiqueue.spi import Cost
 
 _OK = 200

@@ -16,8 +16,8 @@ from aioapiqueue.integrations.llm._prompt_bound import prompt_bound
 from aioapiqueue.integrations.llm._rates import KINDS, OUTPUTS
 from aioapiqueue.integrations.llm._refused import NoPrice
 from aioapiqueue.integrations.llm._request import plausible_input
+from aioapiqueue.integrations.llm._stated_usage import ReadUsage
 from aioapiqueue.integrations.llm._tariffs import find_pattern, find_tariff
-from aioapiqueue.integrations.llm._usage import ReadUsage
 from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:

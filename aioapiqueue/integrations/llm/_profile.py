@@ -30,7 +30,7 @@ from aioapiqueue.spi import CALLS, checks
 
 if TYPE_CHECKING:
     from aioapiqueue import Ramp
-    from aioapiqueue.integrations.llm._usage import Usage
+    from aioapiqueue.integrations.llm._stated_usage import Usage
 
 Costs: TypeAlias = Mapping[str, float]
 """Amounts by unit."""
