@@ -344,7 +344,13 @@ CACHES = {
     "tool": (llm.anthropic, MESSAGES, claude(tools=[{"name": "f", **mark(ttl="1h")}]), 4),
     "image": (llm.anthropic, MESSAGES, claude({"type": "image", "source": SOURCE, **mark()}), 2),
     "all": (llm.anthropic, MESSAGES, claude(SAID, **mark(ttl="1h")), 4),
-    "both": (llm.anthropic, MESSAGES, claude({**SAID, **mark(ttl="1h")}, {**SAID, **mark()}), 4),
+    "both": (llm.anthropic, MESSAGES, claude({**SAID, **mark()}, {**SAID, **mark(ttl="1h")}), 4),
+    "both ways": (
+        llm.anthropic,
+        MESSAGES,
+        claude({**SAID, **mark(ttl="1h")}, {**SAID, **mark()}),
+        4,
+    ),
     "point": (llm.bedrock, "Converse", {**SAYS, "system": [{"text": "x"}, POINT]}, 2),
     "point for an hour": (
         *(llm.bedrock, "Converse"),
@@ -370,6 +376,7 @@ def test_writes_to_a_cache(form):
     [
         ([1234567890123] * 50, 50 * 13),
         ([1, LONG], len(LONG)),
+        ([0.5] * 1000, 4000),  # with a comma after each
         (URL + "A" * 9000, 9000),
         ({"url": URL + "A" * 9000}, 9000),
         ({LONG: True}, len(LONG)),
@@ -395,6 +402,17 @@ def test_text_that_looks_like_a_file():
 def test_token_numbers_count_one_each(prompt):
     """As in a prompt that was tokenized by the caller."""
     assert 300 <= most(llm.openai, "/v1/embeddings", {"input": prompt}) <= 420
+
+
+def test_lists_with_numbers_and_text():
+    """They are no prompt of token numbers, though they begin with a number."""
+    assert most(llm.openai, "/v1/embeddings", {"input": [1, LONG]}) >= 100 + len(LONG)
+
+
+@pytest.mark.parametrize("form", ["format", "text format", "responseSchema", "claude's format"])
+def test_schemas_come_with_instructions(form):
+    """The provider may add some, up to 1,000 tokens."""
+    assert most(*COUNTED[form]) >= len(LONG) + 1100
 
 
 def test_choices_of_gemini_count():
