@@ -109,7 +109,7 @@ class JsonScanner:
         if data[end] == _QUOTE:
             self._in_string = False
             # The name is None for most strings: those in lists, and names themselves.
-            if self._depth <= _LEVELS and self._names[self._depth - 1] is not None:
+            if self._texts and self._depth <= _LEVELS and self._names[self._depth - 1] is not None:
                 self._report_text()
         else:
             # A backslash is the last byte here: what it escapes comes with the next data.

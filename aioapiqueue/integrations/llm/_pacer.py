@@ -161,7 +161,9 @@ class ProfiledPacer(HttpxPacer[Any]):
             # Read only for the warning about a wrong profile, which is issued once.
             fits = request.method == "POST" and self._other_profile(found) is not None
             return StatedUsageReader.of(headers) if fits and not self._has_warned else None
-        return BodyUsageReader.of(headers, most_output=found.max_output_tokens)
+        # Only prices depend on the service tier.
+        is_priced = found.price is not None
+        return BodyUsageReader.of(headers, most_output=found.max_output_tokens, with_tier=is_priced)
 
     def cost_of_failure(self, request: Request, status: int) -> Cost | None:
         """Return the cost of a request that the provider did not serve."""

@@ -55,6 +55,7 @@ _PARTS: Mapping[str, tuple[Sequence[str], Sequence[str], Sequence[str]]] = {
 } | {"cache writes for an hour": (_INPUT, ("cache_write_tokens",), ("cache_write_1h_tokens",))}
 """Parts of the input and output: what is impossible if they are; their wholes, and the parts.
 `reasoning_tokens` is not here, because some servers count it beside the output."""
+_PART_NAMES = frozenset(part for _, _, parts in _PARTS.values() for part in parts)
 
 ADDS_NOTHING = frozenset(
     {"anthropic_version", "audio", "background", "dimensions", "echo", "encoding_format"}
@@ -242,7 +243,7 @@ def is_data_url(text: str) -> bool:
 
 def is_tokens(values: list[Any]) -> bool:
     """Return whether a list is a prompt of token numbers."""
-    return bool(values) and all(type(one) is int for one in values)
+    return bool(values) and type(values[0]) is int and all(type(one) is int for one in values)
 
 
 def _is_attachment(part: Mapping[str, Any]) -> bool:
@@ -336,12 +337,20 @@ def plausible_part(request: LLMRequest, usage: Mapping[str, int]) -> tuple[dict[
     if request.most_input_tokens is not None and read > request.most_input_tokens:
         _remove(plausible, _INPUT)
         wrong.append(f"{read} input tokens, but the estimate is {request.input_tokens}")
+    if not _PART_NAMES.isdisjoint(usage):  # few responses have such parts
+        wrong += _remove_impossible(plausible, usage)
+    return plausible, " and ".join(wrong)
+
+
+def _remove_impossible(plausible: dict[str, int], usage: Mapping[str, int]) -> list[str]:
+    """Remove the wholes that are smaller than their parts, and return why."""
+    wrong = []
     for what, (names, wholes, parts) in _PARTS.items():
         whole, inner = (sum(usage.get(one, 0) for one in ones) for ones in (wholes, parts))
         if inner > whole and names[0] in plausible:
             _remove(plausible, names)
             wrong.append(f"{inner} {what}, but only {whole} with all others")
-    return plausible, " and ".join(wrong)
+    return wrong
 
 
 def _remove(usage: dict[str, int], names: Iterable[str]) -> None:

@@ -40,6 +40,7 @@ _WITH_PARTS = frozenset(
     {*_DETAILS, *_OUTPUT_DETAILS, *_BY_MEDIUM["input"], *_BY_MEDIUM["output"]}
     | {"cache_creation", "cacheDetails"}
 )
+_WITH_CACHED = frozenset({*_DETAILS, _GEMINI_CACHED})
 _BEGINNINGS = {"input": ("input_", "cache_"), "output": ("output_", "reasoning_")}
 """Beginnings of the names in a usage."""
 _WAYS = {
@@ -92,6 +93,8 @@ def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
         left out too, as they do not show what the whole input costs. The same holds for the output.
     """
     usage = _stated(found)
+    if not _WITH_PARTS.isdisjoint(found):
+        usage |= _parts(found)
     for way in _invalid(found):
         beginnings = _BEGINNINGS[way]
         usage = {name: usage[name] for name in usage if not name.startswith(beginnings)}
@@ -127,7 +130,7 @@ def _stated(found: Mapping[str, Any]) -> dict[str, int]:
         whole = sum(usage.get(name, 0) for name in names) + reasoning
         if _first(found, ("total_tokens",)) == whole:
             usage["output_tokens"] += reasoning
-    return usage if _WITH_PARTS.isdisjoint(found) else usage | _parts(found)
+    return usage
 
 
 def _take_out_cached(usage: dict[str, int], found: Mapping[str, Any]) -> None:
@@ -135,6 +138,8 @@ def _take_out_cached(usage: dict[str, int], found: Mapping[str, Any]) -> None:
 
     For OpenAI and Gemini, the input includes those that were read from it, and those written.
     """
+    if _WITH_CACHED.isdisjoint(found):
+        return
     cached = _first(found, (_GEMINI_CACHED,)) or _detail(found, _DETAILS, "cached_tokens")
     written = _detail(found, _DETAILS, _WRITTEN)
     for name, part in (("cache_read_tokens", cached), ("cache_write_tokens", written)):
@@ -165,6 +170,8 @@ def _invalid(found: Mapping[str, Any]) -> set[str]:
     """Return whether fields of the input or the output contain something else than tokens."""
     ways = set()
     for name, value in found.items():
+        if type(value) is int and 0 <= value <= _MOST:
+            continue  # nearly all
         if name in _WAYS:
             if not _is_number(value):
                 ways.add(_WAYS[name])

@@ -80,11 +80,19 @@ class BodyUsageReader:
         streams: whether the body is a stream of events, not a JSON document.
         encoding: encoding of the body, one of `ENCODINGS`. Default: none.
         most_output: most tokens of the response. An estimate is cut to it. Default: unknown.
+        with_tier: whether to find the service tier in a document too, which takes longer.
+            Default: True.
     """
 
     def __init__(
-        self, *, streams: bool, encoding: str = "", most_output: int | None = None
+        self,
+        *,
+        streams: bool,
+        encoding: str = "",
+        most_output: int | None = None,
+        with_tier: bool = True,
     ) -> None:
+        self._text_paths = _TEXT_PATHS if with_tier else frozenset()
         self._inflate = Inflate(encoding) if encoding else None
         self._scanner = None if streams else self._new_scanner()
         """Scans a document, or a long line of a stream."""
@@ -112,7 +120,11 @@ class BodyUsageReader:
 
     @classmethod
     def of(
-        cls, headers: Iterable[tuple[str, str]], *, most_output: int | None = None
+        cls,
+        headers: Iterable[tuple[str, str]],
+        *,
+        most_output: int | None = None,
+        with_tier: bool = True,
     ) -> BodyUsageReader | None:
         """Return a reader for a response with these headers, or None if it cannot be read."""
         values = {name.lower(): value.strip().lower() for name, value in headers}
@@ -123,7 +135,7 @@ class BodyUsageReader:
         streams = kind == "text/event-stream"
         if not streams and not kind.endswith("json"):
             return None
-        return cls(streams=streams, encoding=encoding, most_output=most_output)
+        return cls(streams=streams, encoding=encoding, most_output=most_output, with_tier=with_tier)
 
     def feed(self, chunk: bytes) -> None:
         """Read the next bytes as they arrive, still encoded."""
@@ -186,7 +198,9 @@ class BodyUsageReader:
         return usage or None
 
     def _new_scanner(self) -> JsonScanner:
-        return JsonScanner(_PATHS, self._note, texts=_TEXT_PATHS, found_text=self._note_context)
+        return JsonScanner(
+            _PATHS, self._note, texts=self._text_paths, found_text=self._note_context
+        )
 
     def _note_context(self, path: Path, text: str) -> None:
         self._context[str(path[-1])] = text
