@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts)
-WORDS = 30_771
-"""Of these, 2,771 are for budgets, ramps, fair shares and prices, which no page had before."""
+WORDS = 30_849
+"""Of these, 2,849 are for budgets, ramps, fair shares and prices, which no page had before."""
 AT_MOST = {"run": 2_476, "fleet": 2_184, "limits": 2_001}
 """Half of what these pages had when they put edge cases before use."""
 

@@ -300,19 +300,9 @@ class Pacer(ABC):
         """Return the queue, keys and cost of an attempt. None: the attempt is not paced."""
         registry = self.source
         if not isinstance(registry, Registry):
-            asked, profile = None, self.profile
-            if profile is not None:
-                region = self._client.meta.region_name
-                asked = profile.asked_for(self._service, operation, region, call.parameters)
-            if asked is None:
+            if self.profile is None:
                 return PacedCall(registry, (operation,))
-            key, cost, call.request = asked
-            reporter = Reporter(_queue_in(registry))
-            if profile is not None and reporter.counts("usd", (key,)):
-                call.request, cost = profile.priced(call.request, cost, time.time())
-                if call.request.price.source:
-                    reporter.price_from(call.request.price.source)
-            return PacedCall(registry, (key,), cost)
+            return self._profiled_call(self.profile, registry, operation, call)
         account = None
         if self._credentials is not None:
             # This refreshes expired credentials, as signing would.
@@ -326,6 +316,29 @@ class Pacer(ABC):
             account=account,
             parameters=parameter_counts(call.parameters),
         )
+
+    def _profiled_call(
+        self,
+        profile: BedrockProfile,
+        source: ApiQueue,
+        operation: str,
+        call: AwsClientCall,
+    ) -> PacedCall:
+        """Return the queue, key and cost of an attempt, as the profile has them."""
+        region = self._client.meta.region_name
+        reporter = Reporter(_queue_in(source))
+        asked = profile.asked_for(self._service, operation, region, call.parameters)
+        if asked is None:
+            cost: Cost = 1
+            if reporter.counts("usd", (operation,)):
+                cost = {"usd": profile.cost_outside(self._service, operation, region)}
+            return PacedCall(source, (operation,), cost)
+        key, cost, call.request = asked
+        if reporter.counts("usd", (key,)):
+            call.request, cost = profile.priced(call.request, cost, time.time())
+            if call.request.price.source:
+                reporter.price_from(call.request.price.source)
+        return PacedCall(source, (key,), cost)
 
     def _finish(
         self,

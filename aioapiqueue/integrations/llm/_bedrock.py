@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.integrations.llm._profile import Profile
+from aioapiqueue.integrations.llm._refused import NoPrice
 from aioapiqueue.integrations.llm._request import read_body
 from aioapiqueue.integrations.llm._stated_usage import ReadUsage, read_usage
 from aioapiqueue.integrations.llm._usage import BodyUsageReader
@@ -79,8 +80,23 @@ class BedrockProfile(Profile):
         model = parameters.get("modelId")
         # Converse has its parts as parameters, InvokeModel as the JSON of a body.
         body = dict(parameters) if "messages" in parameters else read_body(parameters.get("body"))
+        if "messages" not in parameters:
+            body |= _settings_beside(parameters)
         request = self.read(host=region, path=operation, body={**body, "model": model})
         return None if request.endpoint is None else request
+
+    def cost_outside(self, service: str, operation: str, region: str) -> float:
+        """Return the cost in USD of a call that the profile does not cover: 0.
+
+        Raises:
+            NoPrice: the call is charged by its content.
+        """
+        if service == _SERVICE and operation != "CountTokens":
+            raise NoPrice(
+                f"a request to {service} at {region} {operation} has no price that is known: send "
+                "it through a client without a limit in USD"
+            )
+        return 0
 
     def with_maximum_set(self, service: str, operation: str, parameters: object) -> object:
         """Return the parameters of a call, with `max_output` if they set no maximum.
@@ -145,6 +161,17 @@ class BedrockProfile(Profile):
     def stream_reader(self, request: LLMRequest) -> BedrockStream:
         """Return a reader for the events of a streamed response."""
         return BedrockStream(request.max_output_tokens)
+
+
+def _settings_beside(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the parameters of `InvokeModel` say beside its body, as `Converse` names it."""
+    latency = parameters.get("performanceConfigLatency")
+    found = {
+        "serviceTier": parameters.get("serviceTier"),
+        "guardrailConfig": parameters.get("guardrailIdentifier"),
+        "performanceConfig": latency and {"latency": latency},
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _is_cached_for_an_hour(request: LLMRequest) -> bool:

@@ -93,7 +93,7 @@ class ProfiledPacer(HttpxPacer[Any]):
         """Yield the steps of a request; a refusal is returned as a response, and not raised."""
         try:
             return (yield from flow)
-        except (LimitExceeded, NoPrice) as error:
+        except (LimitExceeded, NoPrice, ImportError) as error:
             return local_answer(self.library, error)
 
     def _with_maximum(self, request: Request) -> Request:
@@ -102,8 +102,8 @@ class ProfiledPacer(HttpxPacer[Any]):
         if body is None:
             return request
         headers = request.headers.copy()
-        del headers["content-length"]
-        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        headers.pop("content-length", None)
+        content = json.dumps(body, separators=(",", ":")).encode()
         return self.library.Request(
             request.method,
             request.url,

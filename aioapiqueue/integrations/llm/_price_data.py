@@ -1,6 +1,6 @@
 """Reads the prices of the package genai-prices, to price calls.
 
-The package is imported at the first price, because that takes about half a second. It contains its
+The package is imported only where calls are priced, because that takes long. It contains its
 prices as data, and nothing here lets it download newer ones.
 """
 
@@ -11,7 +11,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.integrations.llm._rates import Rates
+from aioapiqueue.integrations.llm._rates import KINDS, Rates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -65,17 +65,17 @@ def find(model: str, *, provider: str | None, host: str) -> PricedModel | None:
         ImportError: as for `version`.
     """
     snapshot = load()
-    places: list[tuple[str | None, str | None]] = [(provider, None)]
-    if provider is None:
-        places = [(None, f"https://{host}/"), (None, None)]
-    for provider_id, url in places:
-        try:
-            _, found = snapshot.find_provider_model(model, None, provider_id, url)
-        except LookupError:
-            continue
-        priced = PricedModel(found)
-        return priced if priced.is_priced_by_tokens() else None
-    return None
+    url: str | None = f"https://{host}/"
+    try:
+        snapshot.find_provider(None, None, url)
+    except LookupError:
+        url = None  # the maker of the model is the best guess
+    try:
+        _, found = snapshot.find_provider_model(model, None, provider, url)
+    except LookupError:
+        return None
+    priced = PricedModel(found)
+    return priced if priced.is_priced_by_tokens() else None
 
 
 def _package() -> Any:  # noqa: ANN401 - a module
@@ -109,9 +109,10 @@ class PricedModel:
     def is_priced_by_tokens(self) -> bool:
         """Return whether the price depends on nothing but numbers of tokens."""
         names = {name for table in self._tables() for name, _ in _items(table)}
-        return "input_mtok" in names and all(
-            name.endswith(_TOKENS) or name in _OF_TOOLS for name in names
-        )
+        kinds = {name.removesuffix(_TOKENS) for name in names - _OF_TOOLS}
+        # Of the kinds of output, no response states the tokens of any others.
+        known = {one for one in kinds if one in KINDS or one.startswith(("input", "cache"))}
+        return "input" in kinds and kinds == known
 
     def _tables(self) -> list[Any]:
         """Return all prices, whenever they are valid."""
@@ -146,14 +147,15 @@ class PricedModel:
         """
         begin = now // _STEP * _STEP
         key = (begin, *sorted(context.items()))
-        if key not in self._possible:
+        known = self._possible.get(key)  # once: another thread may clear it
+        if known is None:
             if len(self._possible) >= 16:  # noqa: PLR2004 - those of earlier hours
                 self._possible.clear()
             instants = (begin + after for after in range(0, _AHEAD + _STEP, _STEP))
             contexts: list[Mapping[str, str]] = [{}, context] if context else [{}]
             found = [self.rates(at, one) for at in instants for one in contexts]
-            self._possible[key] = tuple({repr(one): one for one in found}.values())
-        return self._possible[key]
+            known = self._possible[key] = tuple({repr(one): one for one in found}.values())
+        return known
 
 
 def _items(table: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - of the package

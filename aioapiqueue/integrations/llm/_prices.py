@@ -7,8 +7,9 @@ cut, settles nothing: the provider may have generated more than has arrived.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,8 @@ from aioapiqueue.spi import checks
 
 if TYPE_CHECKING:
     from aioapiqueue.integrations.llm._prompt_bound import PromptBound
-    from aioapiqueue.integrations.llm._request import LLMRequest
+    from aioapiqueue.integrations.llm._rates import Rates
+    from aioapiqueue.integrations.llm._request import Endpoint, LLMRequest
     from aioapiqueue.integrations.llm._tariffs import PriceFunction, Prices, Pricing, Tariff
 
 USD = "usd"
@@ -31,10 +33,16 @@ _FREE = ("/count_tokens", ":countTokens", "/moderations", "/input_tokens", "/fil
 """Ends of the paths of requests that no provider charges."""
 _USUAL = frozenset({"auto", "default", "standard", "standard_only", "on_demand", "flex", "batch"})
 """Service tiers and speeds that cost at most the usual price."""
-_REGIONS = ("eu.api.openai.com", "us.api.openai.com")
+_REGIONAL = ".api.openai.com"
+"""End of the hosts of OpenAI's regions."""
+_NO_REGION = frozenset({"global", "not_available"})
+_MILLION_TOKENS = "context-1m"
+"""Anthropic's name for prompts beyond the usual context window."""
 _SURCHARGE = Decimal("1.1")
 """Factor for processing in one region, at OpenAI (by host) and Anthropic (`inference_geo`); the
 price package does not know it."""
+_SEARCHES = re.compile(r"search|sonar|-online|compound|deep-research")
+"""Models that search the web on their own, which the price package does not price."""
 _MEDIA = ("input_audio", "input_image", "input_video")
 _SILENT = tuple(kind for kind in OUTPUTS if kind != "output_audio")
 
@@ -59,6 +67,7 @@ class Price:
     context: Mapping[str, str] | None = None
     factor: Decimal = Decimal(1)
     cache: str = ""
+    has_output: bool = True
     reserved_at: float = 0.0
     function: Callable[[Mapping[str, int]], float | None] | None = None
 
@@ -77,7 +86,7 @@ class Price:
         """
         is_estimate = isinstance(usage, ReadUsage) and usage.is_estimate
         if self.function is not None:
-            is_whole = len(plausible) == len(usage) and not is_estimate
+            is_whole = len(plausible) == len(usage) and not (is_estimate and self.has_output)
             amount = self.function(usage) if is_whole else None
             return self.most if amount is None else _usd(_checked(amount))
         prompt, output = self.prompt, self.output
@@ -87,13 +96,17 @@ class Price:
         size = sum(tokens[kind] for kind in tokens if kind not in OUTPUTS)
         # A price by the time of day may change while a request runs.
         instants = {self.reserved_at, now or self.reserved_at}
-        tables = [self.tariff.rates(at, self._context(usage)) for at in instants]
+        context = self._context(usage)
+        factor = self.factor
+        if context.pop("inference_geo", "global") not in _NO_REGION and self.source:
+            factor = _SURCHARGE  # the workspace may have chosen the region
+        tables = [self.tariff.rates(at, context) for at in instants]
         if "input_tokens" in plausible:
             kinds = {kind: number for kind, number in tokens.items() if kind not in OUTPUTS}
-            prompt = max(table.cost(kinds, size) for table in tables) * self.factor
+            prompt = max(table.cost(kinds, size) for table in tables) * factor
         if "output_tokens" in plausible and not is_estimate:
             kinds = {kind: number for kind, number in tokens.items() if kind in OUTPUTS}
-            output = max(table.cost(kinds, size) for table in tables) * self.factor
+            output = max(table.cost(kinds, size) for table in tables) * factor
         return _usd(prompt + output)
 
     def _context(self, usage: Mapping[str, int]) -> dict[str, str]:
@@ -115,28 +128,27 @@ def price_of(request: LLMRequest, *, prices: Prices, pricing: Pricing, now: floa
         NoPrice: the request has no highest price, or it is unknown.
         ImportError: the price package is needed and not installed.
     """
-    if callable(prices):
-        return _by_function(request, prices)
     if request.method != "POST" or request.path.endswith(_FREE):
         return Price(Decimal(), Decimal())
+    if callable(prices):
+        return _by_function(request, prices)
     endpoint = request.endpoint
     if endpoint is None or not endpoint.prompt:
         raise _unbounded(request, "such requests are not priced by the tokens of a prompt")
     if not request.body:
         raise _unbounded(request, "its body is not a JSON object in memory")
     if endpoint.most and not request.max_output_tokens:
-        raise NoPrice(
-            f"{_name(request)} has no highest price, as it sets no maximum for the response: set "
-            f"{endpoint.most[0]} in the request, or for all requests: profile.with_(max_output=...)"
-        )
+        raise _no_maximum(request, endpoint)
     tariff = _find_tariff(request, prices, pricing)
     bound = prompt_bound(request.body, endpoint)
     _check(request, bound, tariff, pricing)
-    size = _prompt_size(request, bound, tariff, pricing)
+    named = find_pattern(prices or {}, request.model)
+    image_model = named if isinstance(named, str) else request.model
+    image_tokens = find_pattern(pricing.image_tokens, image_model)
+    size = _prompt_size(request, bound, tariff, pricing, image_tokens)
     context = _context_of(request, tariff)
     tables = tariff.possible(now, context)
-    if endpoint.most and not all("output" in one.steps for one in tables):
-        raise _unbounded(request, "its model has a price for input, but none for output")
+    _check_rates(request, bound, tariff, tables)
     kinds = ("input", *_written(bound, pricing))
     media = (*kinds, *_MEDIA)
     text = 0 if bound.elsewhere else bound.text
@@ -154,8 +166,7 @@ def price_of(request: LLMRequest, *, prices: Prices, pricing: Pricing, now: floa
         * (request.max_output_tokens or 0 if endpoint.most else 0)
         / _MILLION,
         source=tariff.source,
-        # No prompt is larger than the context window.
-        most_input_tokens=size if bound.elsewhere else plausible_input(size),
+        most_input_tokens=plausible_input(size),
         tariff=tariff,
         context=context,
         factor=factor,
@@ -168,7 +179,25 @@ def _by_function(request: LLMRequest, function: PriceFunction) -> Price:
     amount = function(request, None)
     if amount is None:
         raise _unbounded(request, "the function prices= returned None for it")
-    return Price(_checked(amount), Decimal(), function=lambda usage: function(request, usage))
+    # Kept until the response ends: without the API key.
+    kept = replace(request, headers={})
+    return Price(
+        _checked(amount),
+        Decimal(),
+        has_output=request.endpoint is None or bool(request.endpoint.most),
+        function=lambda usage: function(kept, usage),
+    )
+
+
+def _no_maximum(request: LLMRequest, endpoint: Endpoint) -> NoPrice:
+    # For `InvokeModel`, the field depends on the model, so the client cannot set it.
+    is_body = request.path.startswith("InvokeModel")
+    set_it = f"one of {', '.join(endpoint.most)}" if is_body else endpoint.most[0]
+    for_all = "" if is_body else ", or for all requests: profile.with_(max_output=...)"
+    return NoPrice(
+        f"{_name(request)} has no highest price, as it sets no maximum for the response: set "
+        f"{set_it} in the request{for_all}"
+    )
 
 
 def _find_tariff(request: LLMRequest, prices: Prices, pricing: Pricing) -> Tariff:
@@ -177,7 +206,7 @@ def _find_tariff(request: LLMRequest, prices: Prices, pricing: Pricing) -> Tarif
         return tariff
     model = request.model
     raise NoPrice(
-        f"{_name(request)} has no known price: in the profile, name the model that it is, "
+        f"{_name(request)} has no known price: in the profile, name the model behind it, "
         f'profile.with_(prices={{"{model}": "known-model"}}), or give its USD per million tokens, '
         f'prices={{"{model}": {{"input": 2.5, "output": 10}}}}, or a function of request and usage'
         ". Known models: aioapiqueue limits --prices"
@@ -190,6 +219,8 @@ def _check(request: LLMRequest, bound: PromptBound, tariff: Tariff, pricing: Pri
         return  # the user's own prices are taken to be right for all requests of the model
     if bound.unbounded:
         raise _unbounded(request, f"it uses {bound.unbounded}")
+    if _SEARCHES.search(request.model):
+        raise _unbounded(request, "its model may search the web, for a fee")
     body = request.body
     has_price = not pricing.audio_costs_as_text and _has_audio(bound, body)
     if has_price and not tariff.has_kind("audio"):
@@ -197,6 +228,22 @@ def _check(request: LLMRequest, bound: PromptBound, tariff: Tariff, pricing: Pri
     latency = body.get("performanceConfig")
     if isinstance(latency, Mapping) and latency.get("latency") == "optimized":
         raise _unbounded(request, "the price package does not know optimized latency")
+
+
+def _check_rates(
+    request: LLMRequest, bound: PromptBound, tariff: Tariff, tables: Sequence[Rates]
+) -> None:
+    """Refuse a request of which something may be charged that has no price."""
+    has_output = request.endpoint is not None and bool(request.endpoint.most)
+    kinds = set.intersection(*(set(one.steps) for one in tables))
+    if has_output and "output" not in kinds:
+        raise _unbounded(request, "its model has a price for input, but none for output")
+    if not tariff.source:
+        return
+    if has_output and "output_image" in kinds:
+        raise _unbounded(request, "the maximum of a response does not include its images")
+    if bound.cache == "1h" and "cache_write" in kinds and "cache_write_1h" not in kinds:
+        raise _unbounded(request, "the price package has no price for a cache of an hour")
 
 
 def _has_audio(bound: PromptBound, body: Mapping[str, Any]) -> bool:
@@ -209,19 +256,27 @@ def _wants_audio(body: Mapping[str, Any]) -> bool:
     return "messages" not in body or (isinstance(modalities, list) and "audio" in modalities)
 
 
-def _prompt_size(request: LLMRequest, bound: PromptBound, tariff: Tariff, pricing: Pricing) -> int:
+def _prompt_size(
+    request: LLMRequest,
+    bound: PromptBound,
+    tariff: Tariff,
+    pricing: Pricing,
+    image_tokens: int | None,
+) -> int:
     """Return the most tokens of a prompt."""
-    image = find_pattern(pricing.image_tokens, request.model) if bound.images else 0
-    if image is not None and not bound.elsewhere:
-        return bound.text + bound.audio + bound.images * image
-    if tariff.window is None:
+    if not bound.elsewhere and not (bound.images and image_tokens is None):
+        return bound.text + bound.audio + bound.images * (image_tokens or 0)
+    if tariff.window is None and pricing.window is None:
         raise NoPrice(
             f"{_name(request)} has no known highest price: its prompt has "
             f"{bound.elsewhere or 'an image'}, whose size is unknown, and the context window of "
             "the model is unknown too: give the profile a table with it, profile.with_(prices="
             f'{{"{request.model}": {{"input": 2.5, "output": 10, "context_window": 128000}}}})'
         )
-    return max(tariff.window, bound.text)
+    window = tariff.window or pricing.window or 0
+    if _MILLION_TOKENS in request.headers.get("anthropic-beta", ""):
+        window = max(window, _MILLION)
+    return max(window, bound.text)
 
 
 def _written(bound: PromptBound, pricing: Pricing) -> tuple[str, ...]:
@@ -250,7 +305,7 @@ def _context_of(request: LLMRequest, tariff: Tariff) -> dict[str, str]:
 
 def _surcharge(request: LLMRequest, tariff: Tariff) -> Decimal:
     place = request.body.get("inference_geo", "global")
-    is_regional = request.host in _REGIONS or place != "global"
+    is_regional = request.host.endswith(_REGIONAL) or place != "global"
     return _SURCHARGE if tariff.source and is_regional else Decimal(1)
 
 
@@ -276,7 +331,8 @@ def _unbounded(request: LLMRequest, why: str) -> NoPrice:
 
 def _name(request: LLMRequest) -> str:
     model = f" to the model {request.model!r}" if request.model else ""
-    return f"a request{model} at {request.host}{request.path}"
+    gap = "" if request.path.startswith("/") else " "  # an operation of Bedrock
+    return f"a request{model} at {request.host}{gap}{request.path}"
 
 
 def _checked(amount: float) -> Decimal:

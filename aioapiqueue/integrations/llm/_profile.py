@@ -349,12 +349,14 @@ class Profile:
             request: the request, as `read` returned it.
             status: status of the response.
         """
-        if status < 400 or request.endpoint is None:  # noqa: PLR2004 - HTTP
+        if status < 400:  # noqa: PLR2004 - HTTP
             return None
-        if status in _REFUSED:
-            costs: Costs | None = self._costs(0, 0)
-        else:
-            costs = self._costs(request.input_tokens, 0) if self.credits else None
+        costs: Costs | None = None
+        if request.endpoint is not None:
+            if status in _REFUSED:
+                costs = self._costs(0, 0)
+            elif self.credits:
+                costs = self._costs(request.input_tokens, 0)
         if request.price is None or not self._is_free(status):
             return costs
         return {**(costs or {}), USD: 0}

@@ -61,9 +61,8 @@ _FEW = dict.fromkeys(
     ],
     3_800,
 )
-_OPENAI_PRICING = Pricing(
-    provider="openai", image_tokens={**_FEW, "gpt-4o-mini*": 48_169, "*": 20_000}
-)
+_MANY = dict.fromkeys(("gpt-4o-mini*", "ft:gpt-4o-mini*"), 48_169)
+_OPENAI_PRICING = Pricing(provider="openai", image_tokens={**_FEW, **_MANY, "*": 20_000})
 
 openai = Profile(
     name="openai",
@@ -84,7 +83,8 @@ azure = openai.with_(
     pricing=replace(
         _OPENAI_PRICING,
         provider="azure",
-        image_tokens={"*": 48_169},  # the name of the deployment does not tell the model
+        # A deployment with a table of its own may be any model.
+        image_tokens={**_OPENAI_PRICING.image_tokens, "*": 48_169},
         names_models=False,
         charges_rejected=True,
     ),
@@ -127,7 +127,9 @@ anthropic = Profile(
 
 gemini = Profile(
     name="gemini",
-    pricing=Pricing(provider="google", image_tokens={"*": 12_400}, audio_costs_as_text=True),
+    pricing=Pricing(
+        provider="google", image_tokens={"*": 12_400}, audio_costs_as_text=True, window=1_048_576
+    ),
     endpoints=(
         Endpoint(
             r"/models/(?P<model>[^/:]+):(?:streamGenerateContent|generateContent)",

@@ -64,6 +64,8 @@ _ADDS_LITTLE = ADDS_NOTHING.union(
     {"additionalModelResponseFieldPaths", "anthropic_beta", "betas", "cache_control"},
     {"include_reasoning", "inference_geo", "labels", "prompt_cache_options", "random_seed"},
     {"reasoning_format", "safe_prompt", "schemaVersion", "serviceTier", "speed", "toolConfig"},
+    {"chat_template_kwargs", "enable_thinking", "outputDimensionality", "output_dimensionality"},
+    {"provider", "stop_token_ids", "taskType", "task_type", "transforms", "usage"},
 )
 """Fields of a request that add nothing to its prompt but what is counted here. Mistral's
 `safe_prompt` adds some 60 tokens, as `HIDDEN` allows."""
@@ -81,9 +83,11 @@ _PRICED_OTHERWISE = {
     "models": "fallback models",
     "fallbacks": "fallback models",
     "route": "a router",
+    "guardrailConfig": "a guardrail",
 }
 """Fields of a request whose cost does not depend on the prompt and the maximum alone."""
-_OWN_TOOLS = ("function", "custom", "bash", "computer", "text_editor", "memory", "apply_patch")
+_DESCRIBED_TOOLS = ("bash", "computer", "text_editor", "memory", "apply_patch", "local_shell")
+_OWN_TOOLS = ("function", "custom", *_DESCRIBED_TOOLS)
 """Beginnings of the `type` of tools that the user's program runs."""
 _OWN_TOOL_FIELDS = frozenset(
     {"functionDeclarations", "function_declarations", "toolSpec", "cachePoint"}
@@ -127,8 +131,12 @@ def prompt_bound(body: Mapping[str, Any], endpoint: Endpoint) -> PromptBound:
     unknown = _fields(body) - _known_fields(endpoint)
     if unknown:
         bound.elsewhere = f"the field {min(unknown)!r}"
-    bound.unbounded = next((why for name, why in _PRICED_OTHERWISE.items() if body.get(name)), "")
-    bound.unbounded = bound.unbounded or _tool_elsewhere(body)
+    # `web_search_options: {}` turns the search on; only null, "" and [] are no wish.
+    asked = (why for name, why in _PRICED_OTHERWISE.items() if body.get(name) not in (None, "", []))
+    bound.unbounded = next(asked, "") or _tool_elsewhere(body)
+    if isinstance(body.get("prompt"), Mapping):
+        bound.unbounded = "a stored prompt, whose tools are unknown"
+    bound.text += _HIDDEN_WITH_TOOLS * _described_tools(body)
     _note_cache(bound, body)
     prompt = [(body[name], False) for name in endpoint.prompt if name in body]
     _add(bound, [*prompt, *((one, True) for one in settings)])
@@ -145,7 +153,8 @@ def _fields(body: Mapping[str, Any]) -> set[str]:
     """Return the fields of a request, without Bedrock's for the model if all of these are known."""
     more = body.get(_FOR_THE_MODEL)
     is_known = isinstance(more, Mapping) and _PASSED_ON.issuperset(more)
-    return {*body} - {_FOR_THE_MODEL} if is_known else {*body}
+    names = {name for name, value in body.items() if value is not None}
+    return names - {_FOR_THE_MODEL} if is_known else names
 
 
 def _add(bound: PromptBound, prompt: Iterable[tuple[Any, bool]]) -> None:
@@ -188,6 +197,8 @@ def _parts(
     bound.text += sum(map(len, part))
     kind = part.get("type", "text")
     is_known = isinstance(kind, str) and (kind in _TYPES or kind.startswith(_OWN_TOOLS))
+    # Without the text, OpenAI has stored it.
+    is_known = is_known or (kind == "reasoning" and bool(part.get("encrypted_content")))
     # SDKs send the messages of earlier responses back with all their fields, most of them empty.
     # A reference to an item that OpenAI has stored has only an `id`.
     names = {name for name, value in part.items() if value or name == "id"}
@@ -199,7 +210,7 @@ def _parts(
     return [(value, name in data) for name, value in part.items()]
 
 
-_TYPES = TYPES | {"document"}
+_TYPES = TYPES | {"document", "search_result"}
 """Each `type` of text. Of documents, only those that are text are looked into."""
 _OWN_DATA = DATA.union(
     {"annotations", "args", "cachePoint", "cache_control", "caller", "citations", "custom"},
@@ -212,6 +223,8 @@ _KNOWN = CONTENT.union(
     _OWN_DATA,
     {"allowed_callers", "behavior", "context", "data", "defer_loading", "displayName"},
     {"display_name", "eager_input_streaming", "inlineData", "inline_data", "media_type"},
+    {"encrypted_content", "model", "outputDimensionality", "output_dimensionality", "summary"},
+    {"taskType", "task_type"},
     {"namespace", "phase", "scheduling", "source", "thought_signature", "title", "toolset_name"},
 )
 """Fields of a prompt that add at most their own text and names to it."""
@@ -266,6 +279,13 @@ def _note_cache(bound: PromptBound, part: Mapping[Any, Any]) -> None:
         bound.cache = "1h" if marker.get("ttl") == "1h" else "5m"
 
 
+def _described_tools(body: Mapping[str, Any]) -> int:
+    """Return the number of tools that the provider describes to the model, as Claude's bash."""
+    tools = body.get("tools")
+    kinds = [one.get("type") for one in tools or () if isinstance(one, Mapping)]
+    return sum(isinstance(kind, str) and kind.startswith(_DESCRIBED_TOOLS) for kind in kinds)
+
+
 def _tool_elsewhere(body: Mapping[str, Any]) -> str:
     """Return a tool that the provider runs, whose cost is unbounded, or ""."""
     config = body.get("toolConfig")
@@ -278,5 +298,6 @@ def _tool_elsewhere(body: Mapping[str, Any]) -> str:
             if not kind.startswith(_OWN_TOOLS):
                 return f"the tool {kind!r}, which the provider runs"
         elif "name" not in tool and not _OWN_TOOL_FIELDS.issuperset(tool):
-            return f"the tool {next(iter(tool), '')!r}, which the provider runs"
+            name = min(tool.keys() - _OWN_TOOL_FIELDS, default="")
+            return f"the tool {name!r}, which the provider runs"
     return ""

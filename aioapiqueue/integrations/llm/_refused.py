@@ -48,12 +48,12 @@ def limit_exceeded(error: BaseException | None) -> LimitExceeded | None:
     return None
 
 
-def local_answer(library: Any, error: ApiQueueError) -> Any:  # noqa: ANN401 - of either library
+def local_answer(library: Any, error: Exception) -> Any:  # noqa: ANN401 - of either library
     """Return a response in Anthropic's format that stands for an error.
 
     Args:
         library: httpx or httpx2.
-        error: a `LimitExceeded` or `NoPrice`.
+        error: why the call was not sent.
     """
     is_limit = isinstance(error, LimitExceeded)
     kind = "billing_error" if is_limit else "invalid_request_error"

@@ -171,7 +171,9 @@ def most_output(body: Mapping[str, Any], endpoint: Endpoint) -> int | None:
 
 def with_maximum(body: Mapping[str, Any], endpoint: Endpoint, most: int) -> dict[str, Any]:
     """Return a copy of a request's JSON that sets a maximum for its response."""
-    *path, name = endpoint.most[0].split(".")
+    # Gemini's fields have two spellings: use the one that the request has.
+    wanted = (one for one in endpoint.most if "." in one and one.partition(".")[0] in body)
+    *path, name = next(wanted, endpoint.most[0]).split(".")
     changed = dict(body)
     inner = changed
     for step in path:

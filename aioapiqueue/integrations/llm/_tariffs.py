@@ -39,6 +39,8 @@ class Pricing:
             name a deployment, so that only `prices=` can tell its price.
         charges_rejected: whether requests that are rejected with status 400 may be charged.
             Default: False.
+        window: most tokens of a prompt for models of which the package does not know it. Default:
+            unknown, so that content of unknown size is refused for them.
     """
 
     provider: str | None = None
@@ -47,6 +49,7 @@ class Pricing:
     audio_costs_as_text: bool = False
     names_models: bool = True
     charges_rejected: bool = False
+    window: int | None = None
 
 
 class Tariff(Protocol):

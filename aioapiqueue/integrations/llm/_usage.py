@@ -69,7 +69,7 @@ _TEXTS = frozenset(
     | {"text", "thinking"}
 )
 """Fields of an event that contain output of the model."""
-_CONTEXT = ("service_tier", "speed")
+_CONTEXT = ("service_tier", "speed", "inference_geo")
 """Fields that state how a request was served, on which its price may depend."""
 
 

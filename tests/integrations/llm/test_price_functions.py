@@ -29,7 +29,7 @@ def priced_by(function):
 
 
 async def test_function_gets_request_and_usage():
-    """Before the call is sent and when it ends; the request is whole both times."""
+    """Before the call is sent and when it ends, then without the API key."""
     seen = []
 
     def price(request, usage):
@@ -46,7 +46,8 @@ async def test_function_gets_request_and_usage():
         assert request.model == "mine"
         assert request.body["messages"] == QUESTION
         assert request.path == "/v1/chat/completions"
-        assert request.headers["content-type"] == "application/json"
+    assert before.headers["content-type"] == "application/json"
+    assert after.headers == {}
 
 
 @pytest.mark.parametrize("limits", [(BUDGET,), ("100/s",)])
