@@ -225,10 +225,8 @@ async def test_window_that_raises_is_named_as_given(hub):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(
-    ("processes", "calls", "kills"),
-    [(3, 240, [0.5]), pytest.param(8, 1000, [0.3, 0.6], marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "calls", "kills"), [(3, 240, [0.5]), (8, 1000, [0.3, 0.6])])
 def test_processes_keep_one_budget_through_kills(tmp_path, processes, calls, kills):
     """Never above, and nearly all is used, however often the hub is killed.
 

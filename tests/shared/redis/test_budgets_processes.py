@@ -9,9 +9,8 @@ from tests.helpers.ledger import BUDGET, spending
 pytestmark = pytest.mark.real
 
 
-@pytest.mark.parametrize(
-    ("processes", "calls"), [(2, 160), pytest.param(4, 1000, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "calls"), [(2, 160), (4, 1000)])
 def test_processes_keep_one_budget(valkey, name, tmp_path, processes, calls):
     """Never above, and nearly all is used; what many programs do overshoots in the same run."""
     how = {"processes": processes, "calls": calls}
