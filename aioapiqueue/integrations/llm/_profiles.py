@@ -62,7 +62,8 @@ _FEW = dict.fromkeys(
     3_800,
 )
 _MANY = dict.fromkeys(("gpt-4o-mini*", "ft:gpt-4o-mini*"), 48_169)
-_OPENAI_PRICING = Pricing(provider="openai", image_tokens={**_FEW, **_MANY, "*": 20_000})
+_UNKNOWN = {"o3-mini*": 20_000, "*": 20_000}  # o3-mini has no published number of its own
+_OPENAI_PRICING = Pricing(provider="openai", image_tokens={**_FEW, **_MANY, **_UNKNOWN})
 
 openai = Profile(
     name="openai",
