@@ -233,7 +233,7 @@ def _check(request: LLMRequest, bound: PromptBound, tariff: Tariff, pricing: Pri
 def _check_rates(
     request: LLMRequest, bound: PromptBound, tariff: Tariff, tables: Sequence[Rates]
 ) -> None:
-    """Refuse a request of which something may be charged that has no price."""
+    """Refuse a request for which the provider may charge something without a known price."""
     has_output = request.endpoint is not None and bool(request.endpoint.most)
     kinds = set.intersection(*(set(one.steps) for one in tables))
     if has_output and "output" not in kinds:

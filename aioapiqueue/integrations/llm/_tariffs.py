@@ -39,8 +39,8 @@ class Pricing:
             name a deployment, so that only `prices=` can tell its price.
         charges_rejected: whether requests that are rejected with status 400 may be charged.
             Default: False.
-        window: most tokens of a prompt for models of which the package does not know it. Default:
-            unknown, so that content of unknown size is refused for them.
+        window: most tokens of a prompt, for models whose context window the package does not know.
+            Default: unknown; such models refuse content of unknown size.
     """
 
     provider: str | None = None

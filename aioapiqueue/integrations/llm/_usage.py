@@ -274,7 +274,7 @@ class BodyUsageReader:
         usage = read_usage(found)
         # The latest numbers count: an event repeats or completes those before it.
         self._found |= usage
-        # Elements of a list are events too, of which more may follow.
+        # Elements of a list are events too, and more may follow.
         if path != _STARTED and path[0] is not None and is_last and "output_tokens" in usage:
             self._has_output = True
 
