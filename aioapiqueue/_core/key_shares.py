@@ -30,14 +30,16 @@ class Share(Flow):
     Attributes:
         sorting: number of the sorting in which its calls were counted.
         parts: its calls in each line, in the order in which they began to wait there.
+        given: turns that first calls of its lines will take.
     """
 
-    __slots__ = ("parts", "sorting")
+    __slots__ = ("given", "parts", "sorting")
 
     def __init__(self, weight: float, turn: int, sorting: int) -> None:
         super().__init__(weight, turn)
         self.sorting = sorting
         self.parts: dict[Any, None] = {}
+        self.given = 0
 
 
 class _OfPriority:
@@ -134,13 +136,21 @@ class KeyShares:
         shares = self._by_priority.get(priority)
         return 0 if shares is None else shares.clock.now
 
-    def next_turn(self, call: Waiter, waiting: int = 0) -> int:
-        """Return the turn of a newcomer, behind this many calls of its key that cost as much."""
+    def next_turn(self, call: Waiter, waiting: int | None = None) -> int:
+        """Return the turn of a newcomer.
+
+        Args:
+            call: the newcomer.
+            waiting: the number of calls of its key, as expensive as it, that go first; None: those
+                that are the first of a line.
+        """
         shares = self._by_priority.get(call.priority)
         if shares is None:
             return 0
         share = self.of(call)
-        return shares.clock.next_turn(share) + waiting * self.turns_for(call.costs, share.weight)
+        each = self.turns_for(call.costs, share.weight)
+        behind = share.given if waiting is None else waiting * each
+        return shares.clock.next_turn(share) + behind
 
     # Calls.
 

@@ -19,6 +19,9 @@ What holds after each `step` that has not used up its budget:
 2. No limit has room for the first call in its wait list (or that call would delay an earlier one
    that has reserved the limit).
 3. A limit is closed to all calls that rank behind a call in its wait list.
+4. The rank of a line becomes later only when one of its calls starts or leaves, which is reported
+   here. So what a heap, a timer or a reservation remembers of a line stays true until then. An
+   order whose turns move while calls wait keeps the rank of a call that has one (`WeightedLine`).
 
 From 1 and 3 it follows that no call is overtaken by one to which all of its limits apply; from 2,
 that each waiting call has a limit without room for the first call in its wait list.

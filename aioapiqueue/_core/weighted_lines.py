@@ -203,33 +203,23 @@ class _Level(Generic[W]):
 class WeightedLine(Line[W]):
     """Waiting calls with the same limits, whose keys take turns."""
 
-    __slots__ = ("_head", "_least", "shares", "sorting", "weight")
+    __slots__ = ("_ranked", "_tag", "shares", "sorting", "weight")
 
     levels: dict[float, _Level[W]]  # type: ignore[assignment]  # not of calls
     shares: KeyShares
 
     def __init__(self, name: Hashable, limits: Any, shares: KeyShares) -> None:  # noqa: ANN401 - the limiter's
-        self._least: _ByTurn | None = None
-        """The part by which it was ranked."""
         super().__init__(name, limits)
+        self._ranked: W | None = None
+        """The call that has the rank, even if another one of the line goes before it by now."""
+        self._tag: tuple[Share, int] | None = None
+        """The key by whose turn it is ranked, and the turns that this call will take."""
         self.levels, self.priorities = {}, []
         self.shares = shares
         self.sorting = shares.sorting
         """The sorting in which its calls were counted; -1: they no longer are."""
         self.weight = 0.0
         """Total weight of its parts with waiting calls."""
-
-    # Thousands of lines may have calls of one key. They are not told that its turn comes later: a
-    # line finds out when it is looked at. Heaps allow for ranks that are too early (`Ranked`).
-    @property
-    def head(self) -> W | None:
-        """The first call as of the last `rank_now`; None: look again."""
-        least = self._least
-        return self._head if least is not None and least.flow.turn <= self.turn else None
-
-    @head.setter
-    def head(self, head: W | None) -> None:
-        self._head: W | None = head
 
     def put(self, waiter: W) -> bool:
         """Add a call behind those of its key and priority; return whether it may go first now."""
@@ -301,16 +291,32 @@ class WeightedLine(Line[W]):
         """Return the rank of the next call; None: no call waits."""
         head = self.head
         if head is None or head.future.done():
+            before, turn, ranked = self.rank, self.turn, self._ranked
+            keeps = ranked is not None and ranked.waits
+            tag = self._give_tag_back()
             head = self.head = self.first()
             if head is None:
-                self.rank = self._least = None
+                self.rank = None
+                return None
+            share: Share = self.levels[head.priority].by_share.first().flow
+            self.turn = share.turn + share.given
+            rank = rank_of(head.priority, self.turn, head.arrival)
+            # The scheduler relies on it: while a call waits, its rank only becomes earlier. The
+            # turn of its key moves all the time, as calls of other lines start.
+            if keeps and before is not None and tag is not None and before <= rank:
+                self.turn, self._ranked, self._tag = turn, ranked, tag
             else:
-                self._least = least = self.levels[head.priority].by_share.first()
-                self.turn = least.flow.turn
-                rank = rank_of(head.priority, self.turn, head.arrival)
-                if rank != self.rank:  # the same object otherwise: see `Ranks.rank_now`
-                    self.rank = rank
+                self.rank, self._ranked = rank, head
+                self._tag = share, self.shares.turns_for(head.costs, share.weight)
+            self._tag[0].given += self._tag[1]
         return self.rank
+
+    def _give_tag_back(self) -> tuple[Share, int] | None:
+        """Leave the turns that the line was given to others; return them."""
+        tag, self._tag, self._ranked = self._tag, None, None
+        if tag is not None:
+            tag[0].given -= tag[1]
+        return tag
 
     def find(self, waiter: W) -> None:
         """Note where a call is that is about to be taken out: it is the first of its key."""
@@ -319,7 +325,7 @@ class WeightedLine(Line[W]):
             self.top = part.calls
 
     def remove(self, waiter: W) -> None:
-        """Take out a call that need not be the first."""
+        """Take out a call that starts, and need not be the first."""
         part = self._part_of(waiter)
         if part is not None:
             part.calls.remove(waiter)
@@ -329,6 +335,8 @@ class WeightedLine(Line[W]):
     def leave(self) -> None:
         """Note that a call has left early."""
         self.head = None
+        if self._ranked is not None and not self._ranked.waits:
+            self._give_tag_back()
         self.live -= 1
         self.stale += 1
         if self.stale > self.live + _MANY_STALE:  # so each departure costs O(1) on average
@@ -340,6 +348,7 @@ class WeightedLine(Line[W]):
 
     def charge(self, waiter: W) -> None:
         """Charge a call that starts to its key, and count it no longer."""
+        self._give_tag_back()
         level, part = self.levels.get(waiter.priority), self._part_of(waiter)
         if level is not None and part is not None:
             level.clock.charge(part, self.shares.turns_for(waiter.costs, part.weight))
@@ -369,6 +378,7 @@ class WeightedLine(Line[W]):
 
     def dissolve(self) -> None:
         """Leave the turns of all keys to the lines that their calls join now."""
+        self._give_tag_back()
         if self.sorting == self.shares.sorting:
             self.sorting = -1  # calls that are cancelled and leave only now are counted no more
             for priority, level in self.levels.items():

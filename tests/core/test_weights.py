@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 from collections import Counter
 
 import pytest
@@ -61,6 +62,60 @@ async def test_starts_are_at_their_instants():
     order = await order_of(queue, *calls)
     assert "".join(key for key, _ in order) == "babaab"
     assert [at for _, at in order] == pytest.approx([number / 10 for number in range(6)])
+
+
+@pytest.mark.contract
+async def test_calls_under_two_lanes_start(limiter):
+    """The turn of a key moves as its calls in other lines start; what it has reserved stays true.
+
+    Else the line that had reserved "x" would no longer be first there, and hold back all others.
+    """
+    lanes = {"b": "5/s", "x": "5/s"}
+    queue = limiter.queue("unlimited", lanes=lanes, order="fair", weights={"paid": 3})
+    calls = [queue.enqueue(keys=keys) for keys in (("b", "x"), ("x",), ("b", "x"), ("b",))]
+    await asyncio.wait(calls, timeout=1)
+    assert [call.done() for call in calls] == [True] * 4
+    for call in calls:
+        call.result().release()
+
+
+async def test_tenants_and_endpoints_do_not_hang():
+    """Lanes of tenants and of endpoints under one limit, at length."""
+    lanes = {"tenant:*": "10/s, 5 at once", "search": "2/s", "get": "20/s"}
+    queue = ApiQueue("50/s", lanes=lanes, order="fair", weights={"tenant:acme": 3})
+    rng, counts = random.Random(1), Counter()
+
+    async def work(tenant):
+        while True:
+            endpoint = rng.choice(["search", "get", "get", "get"])
+            async with queue.slot(keys=(tenant, endpoint)):
+                counts[endpoint] += 1
+                await asyncio.sleep(rng.random() * 0.3)
+
+    tenants = ["tenant:acme", "tenant:b", "tenant:c"] * 4
+    tasks = [asyncio.create_task(work(tenant)) for tenant in tenants]
+    await asyncio.sleep(100)
+    for task in tasks:
+        task.cancel()
+    assert counts["search"] == pytest.approx(200, abs=2)
+    assert counts["get"] > 500
+
+
+async def test_lanes_bring_no_turns():
+    """A key that calls 200 lanes at once has no more of the queue's limit than one with a lane."""
+    queue = ApiQueue("10/s", lanes={"*": "100/s"}, order="fair", weights={"c": 2})
+    started = []
+
+    async def call(*keys):
+        async with queue.slot(keys=keys):
+            started.append(keys[0])
+
+    many = [call("a", f"lane {number}") for number in range(200)]
+    tasks = [asyncio.create_task(one) for one in (*many, *(call("b") for _ in range(200)))]
+    await asyncio.sleep(10)
+    for task in tasks:
+        task.cancel()
+    assert started[:100].count("a") == pytest.approx(50, abs=2)
 
 
 @pytest.mark.contract
