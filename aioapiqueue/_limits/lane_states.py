@@ -437,8 +437,9 @@ class Lanes:
             return
         if lane.version != self.version:
             changes = self._changes.get(self.name_of(key), ())
-            set_at = next((at for version, at, _ in changes if version > lane.version), math.inf)
-            if lane.idle_at(set_at) > set_at:  # the new limits may count earlier calls for longer
+            set_at = next((at for version, at, _ in changes if version > lane.version), None)
+            # The new limits, if it has any, may count earlier calls for longer.
+            if set_at is not None and lane.idle_at(set_at) > set_at:
                 replaced = self.states_replaced
                 self.refresh(key)
                 self.states_replaced = replaced  # no call waits in it that would have to be sorted

@@ -231,7 +231,7 @@ class RampedBucket(TokenBucket):
         if ceiling.is_idle:
             return ceiling, self.burst - (self.tat - now) / self.interval
         left = self.burst - (self.tat - since) / self.interval
-        while ceiling.end <= now:
+        while ceiling.end <= now < math.inf:
             left += ceiling.admits(since, ceiling.end)
             since, ceiling = ceiling.end, ceiling.next()
         return ceiling, left + ceiling.admits(since, max(now, since))

@@ -149,3 +149,14 @@ def test_name_of_the_figures_of_a_call():
     lane_of = QueueReader(ApiQueue(lanes={"a*": "1/s", "b": "1/s"})).lane_of
     assert [lane_of(keys) for keys in (("x", "b"), ("ab", "b"), ("x",))] == ["b", "a*", None]
     assert QueueReader(ApiQueue()).lane_of(("b",)) is None
+
+
+async def test_ramped_lane_that_idles_is_evicted_after_a_change_elsewhere():
+    """What has changed is another name's limits, which say nothing about this lane."""
+    queue = ApiQueue(lanes={"a*": "10/s ramp 2x per 4s", "b*": "10/s"})
+    queue.try_slot(key="a1").release()
+    queue.set_rate("5/s", key="b*")
+    await asyncio.sleep(60)
+    queue.try_slot(key="b1").release()
+    assert queue.stats.lanes_in_memory == 1
+    await queue.aclose()

@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from aioapiqueue import ApiQueue, LimitExceeded, Rate
+from aioapiqueue import ApiQueue, LimitExceeded, Rate, WouldWait
 from aioapiqueue.spi import Reporter
 from tests.helpers.instants import line_up, now, released
 from tests.helpers.introspect import own_states
@@ -314,3 +314,17 @@ async def test_sudden_demand_is_not_refused():
     # Periods that begin at any instant are more than such a server looks at: one eighth of `per`
     # may pass before less use is seen.
     assert refused_by(counted(starts, 60), 100, 1.5 ** (9 / 8)) <= 1
+
+
+@pytest.mark.parametrize("text", [RAMP, "10/s ramp 2x per 4s, 5 at once"])
+async def test_estimate_during_a_pause_without_an_end(text):
+    """Nothing tells when a call would start: infinite, and the ramp is not followed until then."""
+    queue = ApiQueue(text)
+    async with queue.slot():
+        queue.pause()
+        assert queue.estimate() == math.inf
+        with pytest.raises(WouldWait):
+            queue.try_slot()
+    queue.resume()
+    assert await asyncio.wait_for(queue.enqueue(), 5)
+    await queue.aclose(drain=False)
