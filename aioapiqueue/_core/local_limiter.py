@@ -439,7 +439,8 @@ class LocalLimiter:
                 limit.adjust(now, late_at, before, max(first, cost))
                 self._scheduler.changed(limit)
                 before = max(first, cost)
-            if cost > before or (cost < before and limit in charged):
+            # What was charged late was charged to states that did not concern the call at first.
+            if cost > before or (cost < before and (was_charged_late or limit in charged)):
                 limit.adjust(now, at, before, cost)
                 self._scheduler.changed(limit)
         if self.refusals is not None:

@@ -40,6 +40,15 @@ async def spend(queue, reserved, used=None, seconds=1.0, **call):
         return error
 
 
+async def spend_with_tokens(queue, amount):
+    """Make one call that uses tokens, too; return how long it waited, or the error."""
+    try:
+        async with queue.slot(cost={"tokens": 1, "usd": amount}) as slot:
+            return slot.waited
+    except LimitExceeded as error:
+        return error
+
+
 async def test_call_waits_for_what_others_may_give_back(limiter):
     """Three reserve all of it; as the first settles low, the fourth starts."""
     queue = limiter.queue("5 usd in all")
@@ -150,6 +159,21 @@ async def test_overdraft_is_charged_in_full(limiter):
     await limiter.settled()
     assert (await spend(queue, 0.6)).remaining == limiter.exactly(0.5)
     assert await spend(queue, 0.5) == 0
+    await queue.aclose()
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("text", ["5 usd in all", "5 usd in any 60s"])
+async def test_call_that_cost_nothing_gets_a_late_charge_back(limiter, text):
+    """It was not expected to use the unit, is settled at 4 all the same, and then at nothing."""
+    queue = limiter.queue(f"{text} or raise, 100 tokens/s burst 100")
+    slot = await queue.enqueue(cost={"tokens": 1, "usd": 0})
+    slot.settle({"tokens": 1, "usd": 4})
+    await limiter.settled()
+    slot.settle({"tokens": 1, "usd": 0})
+    slot.release()
+    await limiter.settled()
+    assert await spend_with_tokens(queue, 5) == 0
     await queue.aclose()
 
 
