@@ -4,6 +4,7 @@ Each rule is tried on the library, and on a small library in which somebody has 
 """
 
 import ast
+import itertools
 from collections import Counter
 
 import pytest
@@ -246,3 +247,27 @@ def test_one_name_for_one_class():
     assert reach.names_of_several(library()) <= twins | {"_Body", "_SyncBody"}
     planted = {"hub": "class Call: pass", "cli": "class Call: pass\nclass Row: pass"}
     assert reach.names_of_several(planted) == {"Call"}
+
+
+def second_docstrings(source):
+    """Return the lines of docstrings that follow another one, and so tell of nothing."""
+    nodes = ast.walk(ast.parse(source))
+    bodies = (body for node in nodes if isinstance(body := getattr(node, "body", None), list))
+    return [
+        two.lineno
+        for body in bodies
+        for one, two in itertools.pairwise(body)
+        if is_docstring(one) and is_docstring(two)
+    ]
+
+
+def is_docstring(node):
+    """Return whether a statement is a text by itself."""
+    return isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", 0), str)
+
+
+def test_one_docstring_for_each_attribute():
+    """Where two follow each other, the second tells of another attribute, or of none."""
+    assert not [name for name, source in library().items() if second_docstrings(source)]
+    planted = 'class Call:\n a = 1\n """One."""\n """Two."""\n b = 2\n """Three."""'
+    assert second_docstrings(planted) == [4]

@@ -122,9 +122,9 @@ class RedisSession:
         # A new name: messages are numbered from 1 again, and permits of the old loop may expire.
         self._sender = uuid.uuid4().hex[:16]
         self._answered = 0
+        """Number of the last request with a reply."""
         self._has_lost_ask = False
         """Whether the last `Ask` had no reply: what it was granted is taken back."""
-        """Number of the last request with a reply."""
         self._epoch = 0
         self._delay = 0.0
         self.outbox.reset()
