@@ -171,7 +171,35 @@ def pattern(report: Report, /, *, quick: bool) -> None:
     report.target("a pattern's lanes: time, times ideal", statistics.median(shares), most=1.05)
 
 
-CASES = (endpoints, own_limit, pattern)
+def one_a_second(report: Report, /, *, quick: bool) -> None:
+    """A call per second on a lane, or on two, which idle in between (virtual time)."""
+    calls = 2_000 if quick else 20_000
+
+    async def calling(keys: tuple[str, ...]) -> float:
+        """Return the seconds of a call, from asking for its slot to its end."""
+        queue = ApiQueue(lanes={"*": "10/s"})
+        spent = 0.0
+        for _ in range(calls):
+            await asyncio.sleep(1)
+            began = time.perf_counter()
+            async with queue.slot(keys=keys):
+                pass
+            spent += time.perf_counter() - began
+        return spent / calls
+
+    def measure(*keys: str) -> Callable[[], float]:
+        return lambda: run(calling(keys), VirtualLoop) * 1e6
+
+    cases = {"no key": measure(), "one lane": measure("a"), "two lanes": measure("a", "b")}
+    rounds = interleave(cases, 3 if quick else 5)
+    rows = [(name, spread(times, ".2f")) for name, times in rounds.items()]
+    report.table("A call per second", ("", "us a call"), rows)
+    bare, one, two = (statistics.median(times) for times in rounds.values())
+    report.target("a call per second on a lane, times one without a key", one / bare, most=1.4)
+    report.target("a call per second on two lanes, times one", two / one, most=2)
+
+
+CASES = (endpoints, own_limit, pattern, one_a_second)
 
 if __name__ == "__main__":
     main((__doc__ or "").partition("\n")[0], *CASES)

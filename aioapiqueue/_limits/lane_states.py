@@ -312,25 +312,25 @@ class Lanes:
         return lanes
 
     def find(self, key: Hashable, now: float) -> Lane | None:
-        """Do the same as `get`, and evict some of the idle lanes."""
+        """Do the same as `get`, and evict some of the other lanes that are idle."""
         if self._idle and self._idle[0][0] < now:
-            self.evict_idle(now)
+            self.evict_idle(now, (key,))
         lane = self.by_key.get(key)
         if lane is not None and lane.version == self.version:  # the same as `get`, inlined
             return lane
         return self.get(key, now)
 
-    def find_all(self, keys: Iterable[Hashable], now: float, *, evicts: bool = True) -> list[Lane]:
-        """Return the lanes of a call's keys."""
-        if evicts:  # before the look-ups: the second must not evict the lane that the first made
-            self.evict_idle(now)
+    def find_all(self, keys: Sequence[Hashable], now: float, *, evicts: bool = True) -> list[Lane]:
+        """Return the lanes of a call's keys, and evict some of the others."""
+        if evicts:
+            self.evict_idle(now, keys)
         return [lane for key in keys if (lane := self.get(key, now)) is not None]
 
-    def evict_idle(self, now: float) -> None:
-        """Evict some of the idle lanes."""
+    def evict_idle(self, now: float, kept: Sequence[Hashable] = ()) -> None:
+        """Evict some of the idle lanes, except those of some keys."""
         looks = _LOOKS
         while looks and self._idle and self._idle[0][0] < now:
-            self._evict(heappop(self._idle)[2], now)
+            self._evict(heappop(self._idle)[2], now, kept)
             looks -= 1
 
     def get(self, key: Hashable, now: float) -> Lane | None:
@@ -429,7 +429,7 @@ class Lanes:
         self._count += 1
         heappush(self._idle, (at, self._count, key))
 
-    def _evict(self, key: Hashable, now: float) -> None:
+    def _evict(self, key: Hashable, now: float, kept: Sequence[Hashable]) -> None:
         lane = self.by_key[key]
         # Not at the next call: a look at each busy lane for each call would be quadratic.
         if self.in_use(key, lane):
@@ -448,5 +448,9 @@ class Lanes:
             self._watch(key, idle_at if idle_at < math.inf else now + _LOOK_AGAIN)
         elif any(isinstance(one, LearntBucket) for one in lane.kept):
             self._watch(key, now + _LOOK_AGAIN_AT_LEARNT)
+        elif key in kept and lane.version == self.version:  # a new one would be in the same state
+            for state in lane.kept:
+                state.on_idle(now)
+            self._watch(key, now + _LOOK_AGAIN)
         else:
             del self.by_key[key]

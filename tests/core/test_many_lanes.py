@@ -12,6 +12,7 @@ import pytest
 from aioapiqueue import Adaptive, ApiQueue, WouldWait
 from benchmarks._lanes import CATCH_UP, ENDPOINT, TENANT, Tenants
 from tests.helpers import introspect
+from tests.helpers.instants import now
 from tests.helpers.work import stall_of_bare_tasks, work, worst_stall
 
 
@@ -121,6 +122,24 @@ async def test_idle_lanes_go_gradually():
         await asyncio.sleep(1)
     assert max(costs) < 1000
     assert queue.stats.lanes_in_memory == 1
+
+
+@pytest.mark.parametrize("keys", [("one",), ("one", "two")], ids=["one", "two"])
+async def test_call_keeps_its_own_lanes(keys):
+    """A lane that idled is not made again by the call that looks it up; later ones are as paced."""
+    queue = ApiQueue(lanes={"*": "10/s, 5 usd in all"})
+    starts, lanes = [], set()
+    for _ in range(5):
+        await asyncio.sleep(3)
+        for _ in range(3):  # the second and third wait for what a new lane would let them wait for
+            async with queue.slot(keys=keys, cost={"calls": 1, "usd": 0}):
+                starts.append(now())
+        lanes.add(tuple(id(introspect.own_states(queue, key)[0]) for key in keys))
+    assert starts == pytest.approx(
+        [3 * (turn + 1) + 0.2 * turn + 0.1 * call for turn in range(5) for call in range(3)]
+    )
+    assert len(lanes) == 1
+    await queue.aclose()
 
 
 async def test_used_lanes_keep_no_idle_ones():
