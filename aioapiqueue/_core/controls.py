@@ -13,7 +13,7 @@ from aioapiqueue._core.limit_changes import set_limits
 from aioapiqueue._core.options import check_place
 from aioapiqueue._core.slot import keys_of
 from aioapiqueue._core.statements import Pause, Resume
-from aioapiqueue._limits.checks import LONGEST, check_count, positive
+from aioapiqueue._limits.checks import LONGEST, check_count, pattern_problem, positive
 from aioapiqueue._limits.grammar import CALLS
 from aioapiqueue._limits.limit_types import as_limits
 
@@ -130,8 +130,8 @@ class Controls:
 
         Raises:
             TypeError: no limit is given, or a value is not a limit.
-            ValueError: a limit is invalid, or too small for the cost of a waiting call; or, with
-                `strict_lanes`, the key has no lane.
+            ValueError: a limit is invalid, or too small for the cost of a waiting call; the key is
+                a pattern that can match nothing; or, with `strict_lanes`, it has no lane.
 
         >>> import asyncio
         >>> async def main():
@@ -149,6 +149,8 @@ class Controls:
                 'set_rate() needs a limit: to remove all limits, write set_rate("unlimited")'
             )
         keys_of(key, None)  # refuses a key that is not hashable
+        if problem := pattern_problem(key):
+            raise ValueError(f"set_rate(key={key!r}): {problem}")
         parsed = tuple(as_limits(limits))
         self._check_lane(key)  # here, because a warning names the line of the caller's thread
         self._control(lambda queue: set_limits(queue, key, parsed))

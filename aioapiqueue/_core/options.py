@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
-from aioapiqueue._limits.checks import LONGEST, positive
+from aioapiqueue._limits.checks import LONGEST, pattern_problem, positive
 from aioapiqueue._limits.limit_types import Limit, Rate, Window, as_limits
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def parsed_lanes(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequ
 
     Raises:
         TypeError: `lanes` is not a mapping, or a lane has something else than limits.
-        ValueError: a limit is invalid. Either message names the lane.
+        ValueError: a limit is invalid, or a pattern can match nothing. All messages name the lane.
     """
     if lanes is None:
         return {}
@@ -94,6 +94,8 @@ def parsed_lanes(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequ
     found: dict[Hashable, Sequence[Limit]] = {}
     for key, limits in lanes.items():
         try:
+            if problem := pattern_problem(key):
+                raise ValueError(problem)  # noqa: TRY301 - named below, as all errors of a lane
             found[key] = as_limits(limits)
         except (TypeError, ValueError) as error:
             # Not `type(error)`: a subclass may not accept a message alone.

@@ -11,7 +11,7 @@ from aioapiqueue._core.followers import Follower
 from aioapiqueue._core.key_shares import KeyShares
 from aioapiqueue._core.slot import HELD, Call
 from aioapiqueue._core.weighted_turns import WeightedQueue, WeightedTurns
-from aioapiqueue._limits.checks import positive
+from aioapiqueue._limits.checks import pattern_problem, positive
 from aioapiqueue._limits.grammar import CALLS
 from aioapiqueue._limits.limit_types import Concurrency
 
@@ -70,7 +70,8 @@ def weights_of(weights: object, unit: object, order: Order) -> Weights:
 
     Raises:
         TypeError: `weights` is not a mapping of keys to numbers, or `unit` is not a string.
-        ValueError: a weight is not above 0 or too large, or the options do not fit together.
+        ValueError: a weight is not above 0 or too large, a pattern can match nothing, or the
+            options do not fit together.
     """
     if weights is None:
         raise ValueError(
@@ -90,6 +91,8 @@ def weights_of(weights: object, unit: object, order: Order) -> Weights:
             'as {"a": 3}, or remove weights'
         )
     for key, weight in weights.items():
+        if problem := pattern_problem(key):
+            raise ValueError(f"weights[{key!r}]: {problem}")
         positive(weight, of=f"weights[{key!r}]", least=None, most=_HEAVIEST)
         if weight < 1 / _HEAVIEST:
             raise ValueError(

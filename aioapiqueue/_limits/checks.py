@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ __all__ = [
     "LONGEST",
     "check_count",
     "is_coroutine_function",
+    "pattern_problem",
     "positive",
     "refuse_unknown",
     "whole",
@@ -69,6 +71,26 @@ def check_count(remaining: float, reset: float | None, limit: float | None) -> N
         positive(reset, of="reset", least=0, most=LONGEST)
     if limit is not None:
         positive(limit, of="limit", least=0)
+
+
+def pattern_problem(
+    name: object,
+    *,
+    remedy: str = 'give calls a key for each part, keys=(tenant, "search"), and name "search" here',
+) -> str | None:
+    """Return why a name looks like a pattern but can match nothing; None if it does not.
+
+    Args:
+        name: a key or pattern. One with an attribute `is_exact` has been checked.
+        remedy: what to write instead.
+    """
+    if not isinstance(name, str) or hasattr(name, "is_exact") or not _WILDCARD.search(name):
+        return None
+    return f'this pattern matches nothing, because only a "*" at the end is a wildcard: {remedy}'
+
+
+# Not "/search?q=1", "items[0]" or the IPv6 address "[::1]", which are names and no patterns.
+_WILDCARD = re.compile(r"\*(?=.)|\?(?!\w+=)|\[[^\]:]{2,}\]", re.DOTALL)
 
 
 def is_coroutine_function(function: object) -> bool:

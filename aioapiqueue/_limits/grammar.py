@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["NO_UNITS", "REMEDY", "LimitTextError", "check_unit", "count_text", "duration_text"]
+__all__ = ["REMEDY", "LimitTextError", "check_unit", "count_text", "duration_text"]
 
 Kind: TypeAlias = Literal["rate", "window", "calendar", "concurrency", "budget"]
 

@@ -91,7 +91,7 @@ PERIODS = {
     "monthly": 2_592_000.0,
 }
 """Periods in seconds. A month is 30 days."""
-_REQUESTS = {"", CALLS, *grammar.NO_UNITS}
+_REQUESTS = {"", CALLS, "call", "req", "reqs", "request", "requests", "rq", "rqs"}
 _NO_UNIT = {"per", "project"}
 
 

@@ -58,6 +58,16 @@ class VariantKey(NamedTuple):
         return f"{self.operation} {self.variant}"
 
 
+class HostLane(str):
+    """The key of a host's lane, which may have a `*` anywhere in its path: see `lane_problem`."""
+
+    __slots__ = ()
+    is_exact = True  # for `checks.pattern_problem`
+
+    def __str__(self) -> str:
+        return self  # `str` would return a plain string
+
+
 LaneKey: TypeAlias = str | VariantKey
 """The key of a lane: an operation, a prefix (`"Describe*"`), a variant, or a host's method and path
 (`_hosts.py`)."""
@@ -67,8 +77,8 @@ def lane_key(text: object) -> LaneKey:
     """Return the key of a lane from its text: `"DescribeVolumes unfiltered"` is a variant."""
     if isinstance(text, VariantKey):
         return text
-    if "/" in str(text):  # a lane of a host, which may have a space, too
-        return str(text)
+    if "/" in str(text):  # a lane of a host, which may have a space or several *, too
+        return HostLane(text)
     operation, _, variant = str(text).partition(" ")
     return VariantKey(operation, variant) if variant else str(text)
 

@@ -107,10 +107,13 @@ def table_of(read: Reader, example: str, name: Callable[[Any], Hashable] = str) 
 
     def read_table(value: object, report: Report, place: Place) -> Mapping[Any, Any]:
         if isinstance(value, Mapping):
+            found = {}
+            for one, own in value.items():
+                at = (*place, str(one))
+                if not _is_wrong(key := name(one), report, at):
+                    found[key] = read(own, report, at)
             # Read-only, because the dataclasses that have such tables are frozen.
-            return MappingProxyType(
-                {name(one): read(own, report, (*place, str(one))) for one, own in value.items()}
-            )
+            return MappingProxyType(found)
         if value is not None:
             report.add(place, f"{quoted(value)} is not a table: write {example}")
         return EMPTY
@@ -135,12 +138,20 @@ def is_number(value: object, *, least: float) -> TypeGuard[float]:
     )
 
 
-names: Reader = expects(
-    lambda value: is_list(value) and all(isinstance(one, str) and one for one in value),
-    '{} is not a list of names: write ["ListKeys"]',
-    (),
-    tuple,
-)
+def names(value: object, report: Report, place: Place) -> tuple[str, ...]:
+    """Read a list of names or prefixes with a `*`."""
+    if not (is_list(value) and all(isinstance(one, str) and one for one in value)):
+        report.add(place, f'{quoted(value)} is not a list of names: write ["ListKeys"]')
+        return ()
+    ours = enumerate(map(str, value))
+    return tuple(one for index, one in ours if not _is_wrong(one, report, (*place, index)))
+
+
+def _is_wrong(name: object, report: Report, place: Place) -> bool:
+    """Report a name that looks like a pattern but matches nothing; return whether it does."""
+    problem = checks.pattern_problem(name, remedy="name each one")
+    report.add(place, problem)
+    return problem is not None
 
 
 def read_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...]:

@@ -61,6 +61,10 @@ def _read_adaptive(value: object, report: Report, place: Place) -> Adaptive | No
     return None if report.has(place) else Adaptive(**value)
 
 
+def _text_key(text: object) -> str:
+    return str(lane_key(text))  # a `HostLane` stays one
+
+
 _read_lanes = table_of(read_call_limits, '{DescribeSnapshots = "5/s"}', lane_key)
 _read_scope = expects(
     lambda value: is_list(value) and all(one in SCOPES and value.count(one) == 1 for one in value),
@@ -81,15 +85,16 @@ _WEIGHTS_NEED_FAIR = 'weights are shares of turns: write order = "fair", too'
 
 
 def _read_weight(value: Any, report: Report, place: Place) -> float:  # noqa: ANN401 - of any type
+    key = _text_key(place[-1])
     try:
-        ApiQueue(order="fair", weights={place[-1]: value})  # a queue checks it
+        ApiQueue(order="fair", weights={key: value})  # a queue checks it
     except (TypeError, ValueError) as error:
         report.add(place, str(error))
         return 1
     return float(value)
 
 
-_read_weights = table_of(_read_weight, "{DescribeSnapshots = 3}")
+_read_weights = table_of(_read_weight, "{DescribeSnapshots = 3}", _text_key)
 
 
 @dataclass(frozen=True, init=False, repr=False, slots=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import defaultdict
 
 import pytest
@@ -45,6 +46,36 @@ async def test_pattern_gives_each_key_a_lane(limiter):
             7: 1,
         }
     )
+
+
+WOULD_MATCH_NOTHING = ["*:search", "gpt-*-mini", "a**", "tenant?", "gpt-?o", "host[0-9]", "[ab]*"]
+
+
+@pytest.mark.parametrize("name", WOULD_MATCH_NOTHING)
+def test_pattern_that_matches_nothing_is_refused(name):
+    """Only a star at the end is a wildcard; each place that takes patterns says so."""
+    wrong = re.escape(
+        f'[{name!r}]: this pattern matches nothing, because only a "*" at the end is a wildcard: '
+        'give calls a key for each part, keys=(tenant, "search"), and name "search" here'
+    )
+    with pytest.raises(ValueError, match=f"^lanes{wrong}$"):
+        ApiQueue(lanes={"a": "1/s", name: "1/s"})
+    with pytest.raises(ValueError, match=f"^weights{wrong}$"):
+        ApiQueue("1/s", order="fair", weights={"a": 2, name: 3})
+    queue = ApiQueue("1/s")
+    with pytest.raises(ValueError, match=re.escape(f"set_rate(key={name!r}): this pattern")):
+        queue.set_rate("1/s", key=name)
+    assert queue.stats.lanes == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["", "*", "a:*", "/search?q=1&page=2", "items[0]", "[2001:db8::1]:443", ("*:a",), 7]
+)
+async def test_name_that_is_no_pattern_has_its_lane(name):
+    """Keys with such characters that cannot be meant as wildcards are accepted."""
+    queue = ApiQueue("9/s", lanes={name: "1/s"}, order="fair", weights={name: 3})
+    queue.set_rate("2/s", key=name)
+    assert (await released(queue, [name, name]))[name] == [0, 0.5]
 
 
 @pytest.mark.contract
@@ -107,7 +138,7 @@ async def test_too_small_pattern_is_refused(limiter):
 
 async def test_too_small_pattern_beside_a_longer_one(limiter):
     """It is refused also where another pattern, which begins like it, has the same limits."""
-    queue = limiter.queue(lanes={"a**": "5 tokens in any 1s", "*": "9 tokens in any 1s"})
+    queue = limiter.queue(lanes={"ac*": "5 tokens in any 1s", "*": "9 tokens in any 1s"})
     queue.pause()
     waiting = queue.enqueue(key="ab", cost={"tokens": 8})
     with pytest.raises(

@@ -457,6 +457,17 @@ def test_which_of_two_that_fit_does_not_depend_on_their_order(pair):
     )
 
 
+def test_lane_of_a_host_may_have_a_star_anywhere():
+    """Its queue takes such a lane, and a weight for it: the registry finds the lane of a path."""
+    lane = "GET /repos/*/issues"
+    limits = ServiceLimits(
+        "9/s", lanes={lane: "1/s"}, order="fair", weights={lane: 3}, adaptive=True
+    )
+    call = Registry({HOST: limits}).find_call(HOST, lane)
+    assert call.keys == (lane, "GET")
+    assert lane in call.queue.stats.lanes
+
+
 def fits(lane, path):
     """Return whether a lane's path fits, segment by segment, as the documentation says it."""
     if lane.endswith("*"):

@@ -28,6 +28,10 @@ MISTAKES = [
     '[ec2]\nrate = "1/s"\n[ec2.lanes]\nRunInstance = "1/s" # here',
     '[ec2]\nrate = "1/s"\nlanes."RunInstances x" = "1/s" # here',
     '[default]\nrate = "1/s"\n[default.lanes]\nRunInstances = "1/s" # here',
+    '[ec2]\nrate = "1/s"\ncheck = false\nlanes."*Images" = "1/s" # here',
+    '[ec2]\nrate = "1/s"\norder = "fair"\nweights."Run*s" = 3 # here',
+    '[ec2.buckets.a]\nrate = "1/s"\noperations = ["List*", "*Keys"] # here',
+    '[ec2.buckets.a]\nrate = "1/s"\noperations = ["Run*"]\ncost = {"Run*s" = 3} # here',
     # Limits.
     '[ec2]\nrate = "fast" # here',
     "[ec2]\nrate = 100 # here",

@@ -24,7 +24,13 @@ from aioapiqueue.integrations.llm._request import (
     read_body,
     with_maximum,
 )
-from aioapiqueue.integrations.llm._tariffs import Prices, Pricing, check_prices, find_pattern
+from aioapiqueue.integrations.llm._tariffs import (
+    Prices,
+    Pricing,
+    check_models,
+    check_prices,
+    find_pattern,
+)
 from aioapiqueue.integrations.llm._tokens import counter_for, estimate_tokens
 from aioapiqueue.spi import CALLS, checks
 
@@ -118,7 +124,8 @@ class Profile:
             would wrap the error and try again. Default: False.
 
     Raises:
-        ValueError: a unit is unknown, a number is negative or infinite, or the ramp has a floor.
+        ValueError: a unit is unknown, a number is negative or infinite, the ramp has a floor, or a
+            pattern of models can match nothing.
         TypeError: `key`, `count`, `reserve`, `output_weight` or `prices` is not a plain function
             (or for `key` and `prices`, a mapping), or `ramp` is not a `Ramp`.
     """
@@ -155,7 +162,9 @@ class Profile:
         if self.max_output is not None:
             checks.whole(self.max_output, of="max_output", least=1)
         self._check_functions()
-        if not (self.key is None or callable(self.key) or isinstance(self.key, Mapping)):
+        if isinstance(self.key, Mapping):
+            check_models(self.key, of="key")
+        elif not (self.key is None or callable(self.key)):
             raise TypeError(
                 "key must be a function of the request or a mapping of models such as "
                 f'{{"gpt-4o-20*": "gpt-4o"}}, not {self.key!r}'

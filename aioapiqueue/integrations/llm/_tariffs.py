@@ -137,7 +137,7 @@ def check_prices(prices: object) -> None:
 
     Raises:
         TypeError: it is neither a function nor a mapping of models to names or tables.
-        ValueError: a table is wrong.
+        ValueError: a table is wrong, or a pattern can match nothing.
     """
     if prices is None or callable(prices):
         return
@@ -146,6 +146,7 @@ def check_prices(prices: object) -> None:
             'prices must be a function of request and usage, or a mapping such as {"my-model": '
             f'{{"input": 2.5, "output": 10}}}} or {{"my-deployment": "gpt-4o"}}, not {prices!r}'
         )
+    check_models(prices, of="prices")
     for model, value in prices.items():
         if isinstance(value, Mapping):
             own_tariff(value, model)
@@ -154,6 +155,18 @@ def check_prices(prices: object) -> None:
                 f"prices[{model!r}] must be the name of a model or a table of USD per million "
                 f'tokens such as {{"input": 2.5, "output": 10}}, not {value!r}'
             )
+
+
+def check_models(table: Mapping[str, object], *, of: str) -> None:
+    """Refuse a table of models with a pattern that `find_pattern` would never use.
+
+    Raises:
+        ValueError: a pattern can match nothing.
+    """
+    for model in table:
+        remedy = "name each model, or pass a function instead of a mapping"
+        if problem := checks.pattern_problem(model, remedy=remedy):
+            raise ValueError(f"{of}[{model!r}]: {problem}")
 
 
 def find_pattern(table: Mapping[str, T], name: str) -> T | None:

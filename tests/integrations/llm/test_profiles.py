@@ -381,6 +381,8 @@ def test_what_failures_cost(profile, status, expected):
         ({"key": later}, TypeError, "key must be a plain function, not the coroutine function"),
         ({"count": later}, TypeError, "count must be a plain function, not the coroutine function"),
         ({"keys": {}}, TypeError, "keys"),
+        ({"key": {"gpt-*-mini": "mini"}}, ValueError, r"key\['gpt-\*-mini'\]: .*name each model"),
+        ({"prices": {"*-mini": "gpt-4o"}}, ValueError, r"prices\['\*-mini'\]: .*name each model"),
     ],
 )
 def test_wrong_profiles_are_refused(changes, error, words):
