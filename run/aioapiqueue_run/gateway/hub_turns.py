@@ -1,7 +1,7 @@
 """Waits for the turn of a request, even longer than the client's time-out or the signature's life.
 
-- Clients have a read time-out (60 seconds in boto3). So they are sent an interim response,
-  `100 Continue`, from time to time, which restarts the time-out.
+- Clients have a read time-out (60 seconds in boto3). So they are sent an interim response from time
+  to time, which restarts the time-out.
 - AWS refuses signatures older than five minutes. So after some minutes the client gets a response
   as if it were throttled: it signs the request again and retries. The retry overtakes all calls
   that wait then, as they have not waited for as long. It is recognized by the id that the SDKs of
@@ -36,16 +36,13 @@ _OLDEST_SECONDS = 290.0
 """Age at which a request is no longer sent: ten seconds are left for its way and AWS's clock."""
 _RETRY_SECONDS = 30.0
 """Time in which a retry is expected: before they retry, SDKs pause for up to 20 s."""
-_INTERIM_SECONDS = 15.0
+_INTERIM_SECONDS = 20.0
 """Interval between interim responses. The shortest read time-outs in use are 30 seconds."""
-_MOST_INTERIMS = 90
-"""Most interim responses to a request. New versions of Python and Ruby accept 100."""
+_MOST_CONTINUES = 90
+"""Most times that a request gets `100 Continue`. New versions of Python and Ruby accept 100."""
 _GO = ("go-http-client", "aws-sdk-go", "golang")
 """Parts of the User-Agent of Go, whose time-outs interim responses do not restart. It has none by
-default, and before 1.24 it fails at the sixth interim response."""
-_NO_INTERIMS = ("undici", "node")
-"""The User-Agent of Node.js's fetch, for which an interim response is an error unless it has asked
-for one. Its time-out is 300 s, longer than the life of a signature."""
+default, and before 1.24 it fails at the sixth interim response, whichever these are."""
 
 
 class StaleError(Exception):
@@ -86,7 +83,7 @@ class HubTurns:
         try:
             await asyncio.wait([ask.turn], timeout=_AT_ONCE_SECONDS)
             if not ask.turn.done():
-                most = _MOST_INTERIMS if _accepts_interims(request) else 0
+                most = _most_interims(request, link)
                 await link.while_connected(_wait_long(ask, signed + _HOLD_SECONDS, link, most))
             if ask.turn.done():
                 ask.turn.result()
@@ -135,7 +132,7 @@ class HubTurns:
         return True
 
 
-async def _wait_long(ask: HubRequest, until: float, link: HttpLink, most_interims: int) -> None:
+async def _wait_long(ask: HubRequest, until: float, link: HttpLink, most_interims: float) -> None:
     """Return when the turn has come, or the signature is about to expire."""
     sent = 0
     while not ask.turn.done() and (left := until - time.time()) > 0:
@@ -144,7 +141,7 @@ async def _wait_long(ask: HubRequest, until: float, link: HttpLink, most_interim
         # `pause < left`: at the end of the last pause the client gets its response anyway.
         if not ask.turn.done() and pause < left:
             sent += 1
-            await link.send_continue()
+            await link.send_interim()
 
 
 def _signed_at(request: HttpRequest, *, is_retry: bool) -> float:
@@ -161,12 +158,12 @@ def _signed_at(request: HttpRequest, *, is_retry: bool) -> float:
     return now if is_retry or signed > now else signed
 
 
-def _accepts_interims(request: HttpRequest) -> bool:
+def _most_interims(request: HttpRequest, link: HttpLink) -> float:
     agent = request.headers.get("user-agent", "").lower()
-    if agent in _NO_INTERIMS or any(word in agent for word in _GO):
-        return False
     # In a handshake of WebSockets, anything but 101 is an error.
-    return request.headers.keys().isdisjoint({"sec-fetch-mode", "upgrade"})
+    if "upgrade" in request.headers or any(word in agent for word in _GO):
+        return 0
+    return math.inf if link.accepts_processing else _MOST_CONTINUES
 
 
 def _key_of(call: ApiCall, request: HttpRequest) -> Hashable:

@@ -96,6 +96,8 @@ class HttpLink:
         self.has_received = False
         """Whether any byte has been received."""
         self._is_head = False
+        self.accepts_processing = False
+        """Whether the client accepts `102 Processing`, of which it may get any number."""
         self._answered = self._body_refused = False
         self._poll: select.poll | None = None
         self._pending: h11.Event | None = None
@@ -120,6 +122,11 @@ class HttpLink:
         if not isinstance(event, h11.Request):
             return None
         self._is_head = event.method == b"HEAD"
+        # For undici (Node.js's `fetch`), a `100 Continue` that it did not ask for is an error; for
+        # Python's http.client (boto3, requests), a 102 is the final response. Other clients accept
+        # both. undici begins its headers with `host` in lower case, whatever its User-Agent, and
+        # http.client with `Host`.
+        self.accepts_processing = [name for name, _ in event.headers.raw_items()][:1] == [b"host"]
         self.trailers = []
         self._answered = self._body_refused = False
         # A request without a body ends at once.
@@ -203,6 +210,17 @@ class HttpLink:
             return
         # botocore before 1.40.20 would take a line without the reason for the response.
         await self.send(h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[]))
+
+    async def send_interim(self) -> None:
+        """Send an interim response that the client accepts: its time-out restarts."""
+        # h11 takes the expectation for met by any interim response.
+        if self.expects_continue or not self.accepts_processing:
+            await self.send_continue()
+        else:
+            processing = h11.InformationalResponse(
+                status_code=102, reason=b"Processing", headers=[]
+            )
+            await self.send(processing)
 
     async def send(self, *events: h11.Event) -> None:
         """Send events together.

@@ -13,6 +13,8 @@ import pytest
 
 from aioapiqueue_run.gateway.authority import Authority
 from tests.helpers.aws_programs import BOTO, FORM, HOST, assert_paced, calls_of
+from tests.helpers.npm import installed
+from tests.helpers.signed_aws import Answered
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
 
@@ -115,9 +117,7 @@ def node_program(tmp_path_factory):
     """Install the SDK for JavaScript v3, and write a program with it."""
     if shutil.which("npm") is None:
         pytest.skip("needs Node.js and npm")
-    folder = tmp_path_factory.mktemp("node")
-    command = [shutil.which("npm"), "install", "--silent", "--no-fund", "@aws-sdk/client-ec2"]
-    subprocess.run(command, cwd=folder, check=True, timeout=600)
+    folder = installed(tmp_path_factory.mktemp("node"), "@aws-sdk/client-ec2")
     (folder / "calls.js").write_text(NODE)
     return folder / "calls.js"
 
@@ -193,7 +193,7 @@ def test_waits_of_400_seconds(paced, network, run, programs):
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
 def test_fetch_of_node_waits(paced, network, run):
-    """It takes no interim answer: 40 seconds, in which others would have had two."""
+    """It accepts interim responses: one comes in 20 s, and three in a minute."""
     program = run.folder / "fetch.js"
     program.write_text(f"""
 const form = {{ method: 'POST', body: new URLSearchParams('{FORM}') }};
@@ -201,9 +201,48 @@ const call = () => fetch('https://{HOST}/', form)
   .then((answer) => answer.text().then(() => answer.status));
 Promise.all([call(), call(), call()]).then((all) => console.log(all.join(' ')));
 """)
-    ended, figures = paced("node", program, limit="ec2=1 per 20s", within=90)
+    ended, figures = paced("node", program, limit="ec2=1 per 30s", within=120)
     assert (ended.code, ended.out) == (0, b"200 200 200\n"), ended.err
     assert calls_of(figures) == {"ec2.DescribeVolumes": 3}
+
+
+LLM = "https://llm.example.test"
+LLM_SDKS = f"""
+const OpenAI = require('openai').default;
+const Anthropic = require('@anthropic-ai/sdk').default;
+const undici = require('undici');
+const options = {{ apiKey: 'none', maxRetries: 0, timeout: 600000 }};
+const openai = new OpenAI({{ ...options, baseURL: '{LLM}/v1' }});
+const anthropic = new Anthropic({{ ...options, baseURL: '{LLM}' }});
+const messages = [{{ role: 'user', content: 'hi' }}];
+const post = {{ method: 'POST', body: '{{}}' }};
+Promise.all([
+  anthropic.messages.create({{ model: 'm', max_tokens: 1, messages }}).then((one) => one.id),
+  openai.chat.completions.create({{ model: 'm', messages }}).then((one) => one.id),
+  undici.request('{LLM}/plain', post).then((one) => one.body.json()).then((one) => one.id),
+]).then((all) => console.log(all.join(' ')));
+"""
+LLM_PYTHON = f"""
+import httpx, requests
+url = "{LLM}/python"
+print(requests.post(url, json={{}}).json()["id"])
+print(httpx.post(url, json={{}}, timeout=25).json()["id"])
+"""
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js and npm")
+def test_sdks_of_llms_wait(paced, network, tmp_path, python):
+    """OpenAI's and Anthropic's of npm, undici, and clients in Python, for up to two minutes."""
+    network.aws.answer = lambda _: Answered(
+        200, b'{"id": "got"}', (("Content-Type", "application/json"),)
+    )
+    installed(tmp_path, "openai", "@anthropic-ai/sdk", "undici@6")
+    (tmp_path / "llm.js").write_text(LLM_SDKS)
+    (tmp_path / "llm.py").write_text(LLM_PYTHON)
+    both = f"node {tmp_path}/llm.js & {python} {tmp_path}/llm.py; code=$?; wait $! && exit $code"
+    ended, figures = paced("sh", "-c", both, limit=f"{LLM}=1 per 30s", within=240)
+    assert (ended.code, ended.out.split()) == (0, [b"got"] * 5), ended.err
+    assert calls_of(figures) == {f"{LLM}.POST": 5}
 
 
 def test_go_refuses_other_names(tmp_path):

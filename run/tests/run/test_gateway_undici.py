@@ -10,11 +10,11 @@ import json
 import platform
 import shutil
 import socket
-import subprocess
 
 import pytest
 
 from tests.helpers.aws_programs import FORM, HOST, calls_of
+from tests.helpers.npm import installed
 
 pytestmark = [
     pytest.mark.real,
@@ -145,13 +145,6 @@ def packages(tmp_path_factory):
         pytest.skip("needs npm")
     folder = installed(tmp_path_factory.mktemp("clients"), *NPM)
     (folder / "all.js").write_text(ALL)
-    return folder
-
-
-def installed(folder, *packages):
-    """Install packages from npm in a folder."""
-    command = [shutil.which("npm"), "install", "--silent", "--no-fund", "--no-audit", *packages]
-    subprocess.run(command, cwd=folder, check=True, timeout=600)
     return folder
 
 
