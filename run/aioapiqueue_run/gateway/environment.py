@@ -15,13 +15,16 @@ from aioapiqueue_run.gateway.trust import AWS_BUNDLE, BUNDLE_VARIABLES, names_aw
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["DIRECT", "METADATA", "environment_of"]
+__all__ = ["DIRECT", "METADATA", "environment_of", "write_marked"]
 
 GATEWAY_VARIABLE = "AIOAPIQUEUE_GATEWAY"
 """The address of the gateway for the hook in Node.js, even if the program changes HTTPS_PROXY."""
 MARK_VARIABLE = "AIOAPIQUEUE_MARK"
 """The secret that the hook in Python adds to requests that had their turn, so that none waits
-twice; and the domains and labels by which it knows the hosts to add it for."""
+twice."""
+_MARKED = "marked"
+"""The file with the domains and labels by which the hook knows the hosts to add the mark for. In
+the environment, the names of all services would be copied to every process of the program."""
 
 _PROXY = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 _NO_PROXY = ("NO_PROXY", "no_proxy")
@@ -41,7 +44,6 @@ def environment_of(
     token: str,
     mark: str,
     bundle: str,
-    not_intercepted: Sequence[str] | None,
 ) -> dict[str, str]:
     """Return the variables to add to `environ`, or to replace in it.
 
@@ -51,7 +53,6 @@ def environment_of(
         token: the gateway's password.
         mark: the secret in requests for which our hook in Python has asked the hub.
         bundle: the path of the certificates that the program should trust.
-        not_intercepted: the labels of AWS's hosts that are not intercepted; None if no host is.
     """
     found = dict.fromkeys(_PROXY, f"http://run:{token}@127.0.0.1:{port}")
     # The user's value is not kept: ".amazonaws.com" in it would switch off the pacing. The gateway
@@ -67,8 +68,18 @@ def environment_of(
     hook = f"--require {json.dumps(str(_NODE_HOOK), ensure_ascii=False)}"
     found["NODE_OPTIONS"] = f"{environ.get('NODE_OPTIONS', '')} {hook}".strip()
     found[GATEWAY_VARIABLE] = found["HTTPS_PROXY"]
+    found[MARK_VARIABLE] = mark
+    return found
+
+
+def write_marked(folder: Path, not_intercepted: Sequence[str] | None) -> None:
+    """Write the hosts to mark requests for to a file, which the hook finds beside the hub's socket.
+
+    Args:
+        folder: the private directory of the hub.
+        not_intercepted: the labels of AWS's hosts that are not intercepted; None if no host is.
+    """
     # The hook marks requests to intercepted hosts only: any other server would see the secret, and
     # the gateway would not remove it.
-    intercepted = [] if not_intercepted is None else [*intercepted_domains(), *not_intercepted]
-    found[MARK_VARIABLE] = " ".join([mark, *intercepted])
-    return found
+    words = [] if not_intercepted is None else [*intercepted_domains(), *not_intercepted]
+    (folder / _MARKED).write_text(" ".join(words))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -120,6 +121,12 @@ def test_mixed_program_adds_up(mixed):
         "1 Python process did not load the pacing: only calls through the local proxy were paced"
         in ended.words
     )
+
+
+def test_environment_names_no_services(paced_here):
+    """Every process of the program has it: the hook reads elsewhere which hosts to mark."""
+    ended, _ = paced_here("sh", "-c", "echo $AIOAPIQUEUE_MARK")
+    assert re.fullmatch(rb"[\w-]{32}\n", ended.out), ended.out
 
 
 @needs_curl
@@ -657,7 +664,7 @@ def test_node_in_a_folder_with_any_name(network, run, tmp_path, monkeypatch):
     hook.parent.mkdir()
     shutil.copy(Path(environment.__file__).with_name("node_hook.cjs"), hook)
     introspect.replace(monkeypatch, "hook of Node.js", hook)
-    given = {"port": 1, "token": "t", "mark": "m", "bundle": "/dev/null", "not_intercepted": []}
+    given = {"port": 1, "token": "t", "mark": "m", "bundle": "/dev/null"}
     found = environment.environment_of({}, **given)
     program = "console.log(Object.getOwnPropertySymbols(globalThis).some("
     program += "(one) => String(one).includes('aioapiqueue')))"

@@ -17,14 +17,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 HUB = os.environ.get("AIOAPIQUEUE_HUB", "")
-MARK, *_words = os.environ.get("AIOAPIQUEUE_MARK", "").split() or [""]
+MARK = os.environ.get("AIOAPIQUEUE_MARK", "")
 """The mark by which the run's gateway recognizes requests that have had their turn; "" without a
 gateway."""
-MARKED = tuple("." + word for word in _words if "." in word)
-"""Suffixes of the host names whose requests are marked."""
-UNMARKED = frozenset(word for word in _words if "." not in word)
-"""Labels of host names that are not marked even with such a suffix: the gateway does not intercept
-their connections, so the server would receive the mark."""
 VERSION = 2
 """Version of the protocol."""
 _CONNECT_SECONDS = 5.0

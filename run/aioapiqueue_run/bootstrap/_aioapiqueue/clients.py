@@ -7,15 +7,32 @@ is signed. It ends with `response-received.<service>`.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from inspect import isawaitable
 from typing import Any
 
-from . import MARK, MARKED, UNMARKED, process
+from . import HUB, MARK, process
 from . import _botocore_calls as _calls
 from .attempts import BotocoreCall, HttpAttempt, current, text
 from .hosts import labels_of
 from .threads import ThreadAttempt
+
+
+def _marked_words() -> list[str]:
+    try:
+        with open(os.path.join(os.path.dirname(HUB), "marked"), encoding="utf-8") as file:
+            return file.read().split()
+    except OSError:  # the program has outlived its run, whose folder is gone
+        return []
+
+
+_words = _marked_words() if MARK else []
+_MARKED = tuple("." + word for word in _words if "." in word)
+"""Suffixes of the host names whose requests are marked."""
+_UNMARKED = frozenset(word for word in _words if "." not in word)
+"""Labels of host names that are not marked even with such a suffix: the gateway does not intercept
+their connections, so the server would receive the mark."""
 
 
 def pace_class(cls: Any) -> None:
@@ -135,7 +152,7 @@ def _host_of(url: str) -> str:
 
 
 def _is_marked(host: str) -> bool:
-    return host.endswith(MARKED) and UNMARKED.isdisjoint(labels_of(host))
+    return host.endswith(_MARKED) and _UNMARKED.isdisjoint(labels_of(host))
 
 
 def _answer(response: dict[str, Any]) -> dict[str, object]:

@@ -119,15 +119,15 @@ class Gateway:
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the environment variables to add to `environ`, or to replace there."""
-        from aioapiqueue_run.gateway.environment import environment_of  # noqa: PLC0415 - the extra
+        from aioapiqueue_run.gateway import environment  # noqa: PLC0415 - the extra
 
-        return environment_of(
+        environment.write_marked(self._folder, self._settings["not_intercepted"])
+        return environment.environment_of(
             environ,
             port=self._ready["port"],
             token=self._settings["token"],
             mark=self._settings["mark"],
             bundle=self._ready["bundle"],
-            not_intercepted=self._settings["not_intercepted"],
         )
 
     def command(self, launch: Launch, command: list[str]) -> tuple[Launch, list[str]]:
