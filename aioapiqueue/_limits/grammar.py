@@ -142,7 +142,7 @@ def _patterns() -> Mapping[Kind | Literal["interval"], re.Pattern[str]]:
         return pattern.replace("(?P<", f"(?P<{prefix}")
 
     burst = (
-        rf"(?:\s+(?i:burst)\s+(?P<burst>{_NUMBER})"
+        rf"(?:\s+(?i:burst)\s+(?P<burst>{_NUMBER})(?:\s+(?P<burst_unit>{unit}))?"
         rf"|\s*\(\s*(?i:burst)\s+(?P<burst_>{_NUMBER})\s*\))?"
     )
     per = r"\s*(?:/|\b(?i:per)\b)\s*"
@@ -241,6 +241,8 @@ def _read_calls(
     if kind == "window":
         return kind, arguments
     if burst := found["burst"] or found["burst_"]:  # as in `named`
+        if found["burst_unit"] not in (None, arguments["unit"]):
+            raise LimitTextError.of(text, f'a burst has the unit of its rate: write "burst {burst}"')
         arguments["burst"] = _value(text, burst)
     if found["factor"]:
         arguments["ramp"] = _read_ramp(text, found, arguments["unit"])
@@ -292,7 +294,6 @@ _REWRITES = (
     (r"\s+or\s+raise\s+(.+)$", r" \1 or raise"),
     (r"\s+(?:in\s+sum|(?:in\s+)?total|overall|altogether)$", " in all"),
     (rf"^\$\s*({_NUMBER})(?:\s+or\s+raise)?$", r"\1 usd in all"),
-    # Not "5 usd/day": its burst is 1 usd.
     (rf"^\$\s*({_NUMBER})\s*(?:/|per\s)\s*h(?:our)?\b", r"\1 usd in each hour"),
     (rf"^\$\s*({_NUMBER})\s*(?:/|per\s)\s*(day|month)\b", r"\1 usd in each \2"),
     (rf"^({_NUMBER})\s*\$", r"\1 usd"),
@@ -337,9 +338,11 @@ def _problem_without_number(text: str) -> str:
 def _advice(text: str) -> str:
     """Return the advice to write this text instead, if it is a limit, or that a number is 0."""
     try:
-        read(text)
+        kind, found = read(text)
     except LimitTextError as error:
         return error.reason if error.reason == _ABOVE_ZERO else ""
+    if kind == "rate" and found["unit"] == MONEY and "burst" not in found:
+        return needs_burst(found["calls"], found["per"])
     return f'write "{text}"'
 
 
@@ -372,8 +375,9 @@ def _problem_of_unit(number: str, blank: str, unit: str, form: str) -> str:
     except ValueError as error:
         return str(error)
     if not form or re.fullmatch(_OR_RAISE, form, _WORDS):
+        rate = f"{number} {unit}{' in each day' if unit == MONEY else '/min'}"
         return (
-            f'it has no time: write "{number} {unit}/min", "{number} {unit} in any 1h" or, for a '
+            f'it has no time: write "{rate}", "{number} {unit} in any 1h" or, for a '
             f'budget, "{number} {unit} in all"'
         )
     if not blank:
@@ -406,7 +410,8 @@ def _problem_of_form(count: str, form: str) -> str:
     match = re.match(rf"(?:/|per\b|in(?:\s+any)?\b)\s*(?:{_NUMBER})?\s*([a-z]+)", form, _WORDS)
     word = match[1].lower() if match else ""
     if word in ("month", "months"):
-        return f'months differ in length: write "{count} in each month" or "{count} per 30 days"'
+        in_days = f"{count} {'in any' if count.endswith(MONEY) else 'per'} 30 days"
+        return f'months differ in length: write "{count} in each month" or "{in_days}"'
     if word and word not in {*_TIME_WORDS, "all", "each"}:
         budget = ', or, for a budget, "in all"' if form[:2].lower() == "in" else ""
         return f"{word!r} is not a unit of time: write ms, s, min, h or day{budget}"
@@ -451,6 +456,24 @@ def _problem_of_ramp(form: str) -> str:
     return (
         'after "ramp", write a factor and a time, such as "ramp 2x per 2min", and optionally a '
         'starting rate, such as "ramp 2x per 2min from 50/min"'
+    )
+
+
+def needs_burst(calls: float, per: float, end: str = "") -> str:
+    """Return why a rate in USD without a burst is refused: it would not be the cap it looks like.
+
+    Args:
+        calls: the rate's USD.
+        per: its seconds.
+        end: what its text ends with.
+    """
+    count, period = count_text(calls, MONEY), {3600: "hour", 86400: "day"}.get(int(per))
+    texts = [f"{count} in each {period}"] if period else []
+    texts += f"{count} in any {'24h' if period == 'day' else time_text(per)}",
+    shown = ", ".join(f'"{text}{end}"' for text in texts)
+    return (
+        "a rate in usd needs a burst, the most that is spent at once: write "
+        f'{shown} or "{count}{per_text(per)} burst 1 usd{end}"'
     )
 
 

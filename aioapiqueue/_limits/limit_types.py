@@ -17,6 +17,7 @@ from aioapiqueue._limits.grammar import (
     LimitTextError,
     check_unit,
     count_text,
+    needs_burst,
     number_text,
     per_text,
     read,
@@ -128,6 +129,10 @@ def _refuses_text(cls: type[L]) -> type[L]:
     return cls
 
 
+_UNSTATED = float("1")
+"""The default of a burst: this very object, and no other 1, is a burst that nobody has written."""
+
+
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Rate(_Validated):
     """A rate: one call every `per / calls` seconds, or a token bucket of `burst` calls.
@@ -136,7 +141,7 @@ class Rate(_Validated):
         calls: number of calls (or of `unit`) in `per` seconds; above 0; may be a fraction.
         per: seconds, above 0; default 1.
         burst: calls that may start at once after an idle period. With 1, the default, calls are
-            evenly spaced; more is a token bucket of that capacity (GCRA).
+            evenly spaced; more is a token bucket of that capacity (GCRA). A rate in `usd` needs it.
         unit: what the rate counts: `"calls"`, the default, or a name of lower-case letters, digits
             and `_`, which the `cost` of a call uses.
         ramp: a `Ramp`: the rate begins slowly, as in `"1000/min ramp 2x per 2min"`; default: None.
@@ -147,7 +152,7 @@ class Rate(_Validated):
         ValueError: a value is zero, negative, infinite or NaN, `burst` is below 1, a number is
             above 1e15, or `per` or the interval is above 1e9 seconds; or `unit` is not such a
             name, or has another meaning in limits, such as `"min"`; or the floor of the ramp does
-            not fit.
+            not fit; or a rate in `usd` has no burst.
         TypeError: a value is not a number, `unit` is not a string, or `ramp` is not a `Ramp`.
 
     >>> Rate(10)                        # one call every 100 ms
@@ -162,7 +167,7 @@ class Rate(_Validated):
 
     calls: float
     per: float = 1.0
-    burst: float = 1
+    burst: float = _UNSTATED
     unit: str = CALLS
     _: KW_ONLY
     ramp: Ramp | None = None
@@ -178,6 +183,10 @@ class Rate(_Validated):
         if self.ramp is not None:
             _check_ramp(self.ramp, self)
         _check_on_empty(self.on_empty)
+        if self.burst is _UNSTATED:
+            if self.unit == MONEY:
+                raise ValueError(needs_burst(self.calls, self.per, self._or_raise("")))
+            object.__setattr__(self, "burst", 1)  # the only way in a frozen dataclass
 
     @property
     def interval(self) -> float:
@@ -206,7 +215,7 @@ class Rate(_Validated):
         text = count_text(self.calls, self.unit) + per_text(self.per)
         if self.calls == 1 and self.per < 1 and (self.burst, self.unit) == (1, CALLS):
             text = time_text(self.per)  # "100ms", as one would write it
-        if self.burst != 1:
+        if self.burst != 1 or self.unit == MONEY:
             text += f" burst {number_text(self.burst)}"
         if self.ramp is not None:
             text += f" {self.ramp}"
@@ -415,7 +424,7 @@ def _ramp_of(factor: float, per: float, floor: dict[str, Any] | None) -> Ramp:
     """Return the ramp with these values of a text."""
     from aioapiqueue._limits.ramp import Ramp  # noqa: PLC0415 - as above
 
-    return Ramp(factor, per, None if floor is None else Rate(**floor))
+    return Ramp(factor, per, None if floor is None else Rate(**floor, burst=1))
 
 
 def _check_on_empty(on_empty: object) -> None:

@@ -356,8 +356,8 @@ async def test_every_kind_can_raise(limiter, text):
 @pytest.mark.parametrize(
     ("limit", "cost", "instant", "left", "remaining"),
     [
-        ("1 usd/min or raise", usd(1), 1, "has 0.016666666 usd left", 0.016_666_667),
-        ("1 usd/min or raise", usd(1), 0.001, "has 0.000016666 usd left", 0.000_016_667),
+        ("1 usd/min burst 1 or raise", usd(1), 1, "has 0.016666666 usd left", 0.016_666_667),
+        ("1 usd/min burst 1 or raise", usd(1), 0.001, "has 0.000016666 usd left", 0.000_016_667),
         ("1/min or raise", 1, 1, "has 0.01 calls left", 0.016_666_667),
         ("1/min or raise", 1, 0.25, "has 0 calls left", 0.004_166_667),
     ],
@@ -384,7 +384,7 @@ async def test_sums_leave_no_errors_of_rounding(limiter):
 
 async def test_larger_burst_is_the_remedy():
     """A rate never has more room than its burst."""
-    queue = ApiQueue("5 usd/day or raise")
+    queue = ApiQueue("5 usd/day burst 1 or raise")
     message = 'has 1 usd left, and this call would cost 2 usd: .* room for it: "burst 2"'
     assert re.search(message, str(await spend(queue, 2)))
     queue.set_rate("5 usd/day burst 2 or raise")

@@ -351,7 +351,7 @@ def test_advice_is_a_limit(text):
         ("5$ in all", 'write "5 usd in all"'),
         ("$5/day", 'write "5 usd in each day"'),
         ("$5 per hour", 'write "5 usd in each hour"'),
-        ("$0.5/min", 'write "0.5 usd/min"'),
+        ("$0.5/min", 'a rate in usd needs a burst, the most that is spent at once: write "0.5 usd '),
         ("5 usd a day", 'write "5 usd in each day"'),
         ("5 usd in every month", 'write "5 usd in each month"'),
         ("5 usd daily", 'write "5 usd in each day"'),
@@ -362,11 +362,11 @@ def test_advice_is_a_limit(text):
         ("5 usd in all and 9/s", 'nothing may follow "in all", except for "or raise"; ", " separ'),
         ("10k calls in all", 'write "10000 calls in all"'),
         ("10/month", 'months differ in length: write "10 in each month" or "10 per 30 days"'),
-        ("5 usd/month", 'write "5 usd in each month" or "5 usd per 30 days"'),
+        ("5 usd/month", 'write "5 usd in each month" or "5 usd in any 30 days"'),
         ("5 usd in all raise", 'write "5 usd in all or raise"'),
         ("5 usd in all or stop", 'write "or raise" at the very end'),
         ("9/s or raise burst 5", 'write "9/s burst 5 or raise"'),
-        ("5 usd or raise", 'it has no time: write "5 usd/min", '),
+        ("5 usd or raise", 'it has no time: write "5 usd in each day", '),
         ("5 or raise", "a bare number is ambiguous"),
         ("10 rps or raise", 'write "10/s or raise"'),
         ("9/s, or raise", "it belongs to the limit before it, without a comma"),
@@ -869,3 +869,31 @@ def test_all_is_back_after_a_period(limit, seconds):
 def test_rates_are_of_the_longest_period(limit, per_second):
     """A month counts as 31 days, so that no estimate is above what the limit admits."""
     assert limit_types.rate_of(limit) == per_second
+
+
+@pytest.mark.parametrize(
+    ("text", "readings"),
+    [
+        ("5 usd/day", ["5 usd in each day", "5 usd in any 24h", "5 usd/day burst 1 usd"]),
+        ("5 usd per hour", ["5 usd in each hour", "5 usd in any 1h", "5 usd/h burst 1 usd"]),
+        ("5 usd per 90s", ["5 usd in any 90s", "5 usd per 90s burst 1 usd"]),
+        ("5 usd/h or raise", ["5 usd in any 1h or raise", "5 usd/h burst 1 usd or raise"]),
+    ],
+)
+def test_rate_in_usd_names_its_burst(text, readings):
+    """Without one it is no cap: the message names what may have been meant, all of them limits."""
+    message = refusal(limit_types.parse_limits, text)
+    assert "a rate in usd needs a burst" in message
+    for reading in readings:
+        assert f'"{reading}"' in message
+        limit_types.parse_limits(reading)
+    with pytest.raises(ValueError, match="a rate in usd needs a burst"):
+        Rate(5, 60, unit="usd")
+    assert str(Rate(5, 60, 1, "usd")) == "5 usd/min burst 1"
+
+
+def test_burst_has_the_unit_of_its_rate():
+    """It may be repeated, and no other is taken."""
+    assert limit_types.parse_limits("9 tokens/s burst 5 tokens") == (Rate(9, 1, 5, "tokens"),)
+    message = refusal(limit_types.parse_limits, "9 tokens/s burst 5 calls")
+    assert 'write "burst 5"' in message
