@@ -17,7 +17,7 @@ from aioapiqueue._limits.cost_units import is_stated
 from aioapiqueue._limits.grammar import number_text
 from aioapiqueue._limits.limit_state import LimitState
 from aioapiqueue._limits.limit_types import Calendar, Window
-from aioapiqueue._limits.state_maker import StateMaker
+from aioapiqueue._limits.state_maker import LeftOut, StateMaker
 from aioapiqueue._limits.windows import Permits
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ class Lane:
         "gate",
         "held",
         "kept",
+        "left_out",
         "limits",
         "name",
         "own",
@@ -163,6 +164,7 @@ class Lane:
     ) -> None:
         self.version = 0
         """`Lanes.version` at the last update."""
+        self.left_out: LeftOut = {}
         self.extra: tuple[LimitState, ...] = ()
         """Further states, such as the reports of servers."""
         self.set(name, limits, states)
@@ -220,7 +222,7 @@ class Lane:
 
     def idle_at(self, now: float) -> float:
         """Return the instant from which this is in the same state as a new lane."""
-        latest = self.held
+        latest = math.inf if self.left_out else self.held
         for state in self.states:
             latest = max(latest, state.idle_at(now))
         return latest
@@ -305,10 +307,13 @@ class Lanes:
         lanes.altered = self.altered
         for key in self.by_key:
             before = self.get(key, -math.inf)  # as of the latest limits
-            if before is not None and any(state.lasts for state in before.kept):
+            if before is None:
+                continue
+            if before.left_out or any(state.lasts for state in before.kept):
                 lane = lanes.get(key, -math.inf)
                 assert lane is not None  # noqa: S101 - the key had one
                 lane.set(lane.name, lane.limits, with_spent(before.kept, lane.kept))
+                lane.left_out = before.left_out
         return lanes
 
     def find(self, key: Hashable, now: float) -> Lane | None:
@@ -412,7 +417,7 @@ class Lanes:
         # it would have looked the lane up.
         for version, set_at, limits in self._changes.get(name, ()):
             if version > lane.version and lane.limits is not limits:
-                states = self.maker.changed(lane.kept, limits, set_at)
+                states = self.maker.changed(lane.kept, limits, set_at, lane.left_out)
                 for state in states:
                     state.held = max(state.held, lane.held)
                 self.states_replaced |= states != lane.kept

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._limits.limit_state import LimitState
     from aioapiqueue._limits.limit_types import Limit
-    from aioapiqueue._limits.state_maker import StateMaker
+    from aioapiqueue._limits.state_maker import LeftOut, StateMaker
 
 
 class OwnLimits:
@@ -38,6 +38,7 @@ class OwnLimits:
         """The states of the limits in their order, then those of `adaptive` and the permanent."""
         self.held = -math.inf
         """The instant until which nothing starts."""
+        self.left_out: LeftOut = {}
         self._since: dict[LimitState, float] = {}
         """The instant at which each state was added; empty until limits are set."""
         self.note_terms()
@@ -72,7 +73,7 @@ class OwnLimits:
         """Replace the limits; return whether calls are subject to other states from now on."""
         old = self.states
         replaced = [state for state in old if state not in self.permanent]
-        states = (*self.maker.changed(replaced, limits, now), *self.permanent)
+        states = (*self.maker.changed(replaced, limits, now, self.left_out), *self.permanent)
         self.limits, self.states = limits, states  # together: another thread may read figures
         # Calls that have started refer to "the own limits", not to states. A new state must not get
         # a refund of what only its predecessor was charged: see `charged`.

@@ -8,7 +8,7 @@ would grant a second burst at once: from "10/s burst 10" to "10 in any 1s" and b
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from aioapiqueue._limits.algorithms import LearntBucket, TokenBucket
 from aioapiqueue._limits.limit_types import (
@@ -27,9 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from aioapiqueue._limits.cost_units import Units
-    from aioapiqueue._limits.limit_state import LimitState
+    from aioapiqueue._limits.limit_state import Charge, LimitState
 
 __all__ = ["AdaptivePolicy", "StateMaker"]
+
+
+LeftOut: TypeAlias = "dict[int, Sequence[Charge]]"
+"""What was spent, by unit, of budgets that a change of limits has left out: they may come back."""
 
 
 class AdaptivePolicy(Protocol):
@@ -141,13 +145,24 @@ class StateMaker:
         )
 
     def changed(
-        self, old: Sequence[LimitState], limits: Sequence[Limit], now: float
+        self,
+        old: Sequence[LimitState],
+        limits: Sequence[Limit],
+        now: float,
+        left_out: LeftOut,
     ) -> tuple[LimitState, ...]:
         """Return the states of other limits, with the charges of the old ones.
 
         If there was a limit of the same kind and unit, its state is changed and stays the same
         object. A limit of a new kind takes over the charges of the old limits of its unit: all
-        charges of those that it replaces, and of those that stay at most until it is used up.
+        charges of those that it replaces, and of those that stay at most until it is used up. A
+        budget also takes over what was spent of one that an earlier change has left out.
+
+        Args:
+            old: the states of the old limits.
+            limits: the new limits.
+            now: the instant of the change.
+            left_out: updated here.
         """
         held = max((one.held for one in old), default=-math.inf)
         # Before any state changes: a window that becomes shorter forgets calls as it does so.
@@ -177,6 +192,10 @@ class StateMaker:
                     # now, all calls of a day would be hours of debt for a rate.
                     replaces = is_fresh and one in rest and one.knows_instants
                     state.take_over(charges_of[one], now, beside=not replaces)
+        left_out.update({one.unit: its for one in rest if one.lasts and (its := charges_of[one])})
+        for state in states:
+            if state.lasts:
+                state.take_over(left_out.pop(state.unit, ()), now)
         # Always new ones, as the limits are their ceilings; they keep what the old ones measured.
         for state in self._adaptive_states(limits):
             state.held = held

@@ -287,7 +287,7 @@ class LimitTable:
         """Replace the limits of the queue (None), or of a key or pattern."""
         self._learnt |= any(isinstance(one, limit_types.LearntRate) for one in limits)
         if key is None:
-            self.limits, self.states = limits, self._maker.changed(self.states, limits, now)
+            self.limits, self.states = limits, self._maker.changed(self.states, limits, now, {})
             self._bounds = lane_states.bounds_of(self.states)
         else:
             self.lanes.set_limits(key, limits, now)

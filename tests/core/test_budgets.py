@@ -238,6 +238,29 @@ async def test_larger_budget_keeps_what_was_spent(limiter):
     await queue.aclose()
 
 
+@pytest.mark.contract
+@pytest.mark.parametrize("key", [None, "a", "a*"])
+async def test_budget_that_comes_back_knows_what_was_spent(limiter, key):
+    """Limits in between, and seconds without a call, make no difference; not even to a lane."""
+    queue = limiter.queue("5 usd in all", lanes={"a": "5 usd in all", "a*": "5 usd in all"})
+    queue.set_rate("unlimited")
+    call = {"key": "a" if key == "a" else "a1"}
+    if key is None:
+        queue.set_rate("5 usd in all")
+    await spend(queue, 4, **call)
+    for text in ("100 tokens/s burst 100", "unlimited"):
+        queue.set_rate(text, key=key)
+        await limiter.settled()
+        async with queue.slot(cost={"tokens": 1, "usd": 0}, **call):
+            pass
+        await asyncio.sleep(2)
+    queue.set_rate("6 usd in all", key=key)
+    await limiter.settled()
+    error = await spend(queue, 3, **call)
+    assert (error.limit, error.remaining) == (Budget(6, "usd"), 2)
+    await queue.aclose()
+
+
 async def test_set_budget_lets_waiting_calls_start(limiter):
     """They waited for reservations, and need these no longer."""
     queue = limiter.queue("5 usd in all")

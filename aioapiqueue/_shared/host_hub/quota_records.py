@@ -179,9 +179,12 @@ class QuotaRecords:
         limiter, now = self._limiter, self._host.loop.now()
         if self._journal is not None:
             self._journal.forget(self._name, self._records.values())
+        limiter.own.left_out.clear()
         states = [*limiter.own.states[: len(limiter.own.limits)]]  # slow-downs of `adaptive` stay
         for key in list(limiter.lanes.by_key):
             lane = limiter.lanes.get(key, now)
-            states += () if lane is None else lane.kept[: len(lane.limits)]
+            if lane is not None:
+                states += lane.kept[: len(lane.limits)]
+                lane.left_out.clear()
         for state in states:
             restart(state, now)
