@@ -352,8 +352,8 @@ class HubQuota:
         self.records.prepare_changed(changes)
         self.dispatcher.find_fast_acquire()
         self._note_budgets()
-        for client, *details, place, waited in waiting:
-            call = self.enter(client, *details, place=place, waited=waited)
+        for client, *details, place, waited, after in waiting:
+            call = self.enter(client, *details, place=place, waited=waited, after=after)
             if call is not None:
                 client.entered(call)
 
@@ -372,7 +372,7 @@ class HubQuota:
             self.dispatcher.leave(call, "cancelled")
             amounts = dict(zip(self.dispatcher.units.names, call.costs, strict=False))
             what = call.client, call.ticket, call.keys, amounts, call.priority
-            found.append((*what, call.place, now - call.joined_at + call.before))
+            found.append((*what, call.place, now - call.joined_at + call.before, call.after))
         return found
 
     def _send_names_later(self) -> None:

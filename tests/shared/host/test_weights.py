@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -84,14 +85,18 @@ async def test_next_hub_has_the_shares():
 @pytest.mark.parametrize(
     ("limit", "lanes", "expected"), [("10/s", "100/s", 150), ("20/s", "2/s", 30)]
 )
-async def test_weights_take_nothing_from_processes(limit, lanes, expected, callers):
+@pytest.mark.parametrize("changes", [0, 28], ids=["", "changing"])
+async def test_weights_take_nothing_from_processes(limit, lanes, expected, callers, changes):
     """Whatever weight a key has in one process, other processes have equal shares of its lane.
 
-    Of the limit of all calls, too.
+    Of the limit of all calls, too, and even if limits change, for which all calls enter again.
     """
     hub, options = VirtualHub(), {"order": "fair", "weights": {"heavy": 1000}}
     one = ApiQueue(limit, lanes={"light": lanes}, **options, schedule=hub.schedule("crm"))
     other = ApiQueue(limit, lanes={"light": lanes}, schedule=hub.schedule("crm"))
+    for at in range(changes):
+        change = partial(one.set_rate, f"{100 + at}/s", key="other")
+        asyncio.get_running_loop().call_later(1 + at, change)
     _, counts = await asyncio.gather(
         starts_in(30, one, ("heavy", 20, {}), ("light", 4, {})),
         starts_in(30, other, ("light", callers, {})),
