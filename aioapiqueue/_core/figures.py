@@ -97,6 +97,7 @@ class QueueFigures:
             # The totals leave out one call for each start, so that number is passed to them.
             costs=self.costs.by_unit(host.units, started),
             rate=limiter.rate,
+            **limiter.stopped._asdict(),
             unaccounted=unaccounted,
             learnt=dict(host.learnt),
             asks=limiter.asks,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING
 
+from aioapiqueue._limits.grammar import duration_text
 from aioapiqueue._limits.limit_types import LearntRate
 
 if TYPE_CHECKING:
@@ -42,9 +44,17 @@ def _name_text(kind: str, name: str | None) -> str:
 
 
 def _state_text(queue: Core) -> str:
-    """Return whether a queue is open, paused or closed, and why it is disconnected if it is."""
+    """Return whether a queue is open, stopped or closed, and why it is disconnected if it is."""
     limiter = queue.limiter.snapshot()
-    state = "closed" if queue.closed else "paused" if limiter.paused else "open"
+    paused, held = limiter.stopped
+    if queue.closed:
+        state = "closed"
+    elif paused == math.inf:
+        state = "paused"
+    elif paused:
+        state = f"paused for {duration_text(paused)}"
+    else:
+        state = f"held for {duration_text(held)}" if held else "open"
     return f"{state}, disconnected ({limiter.fault})" if limiter.fault else state
 
 

@@ -28,7 +28,7 @@ from aioapiqueue._limits.windows import Permits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
-    from typing import Any
+    from typing import Any, Self
 
     from aioapiqueue._core.events import EventKind
     from aioapiqueue._core.loops import BoundLoop
@@ -186,14 +186,27 @@ class LimiterTraits(NamedTuple):
     """The order of `host.waiters`; None: the order that the user has chosen."""
 
 
+class Stopped(NamedTuple):
+    """Until when nothing starts, as the attributes of `Stats`: in seconds from now."""
+
+    paused: float
+    held: float
+
+    @classmethod
+    def until(cls, paused: float, held: float, now: float) -> Self:
+        """Return what is left of a pause and a hold that end at these instants."""
+        # One of the two is enough for a reader: what lasts longer.
+        return cls(max(0, paused - now), 0) if paused >= held else cls(0, max(0, held - now))
+
+
 class LimiterStats(NamedTuple):
     """A limiter's part of a queue's figures; most attributes are those of `Stats`."""
 
     lanes: int
     """`lanes_in_memory` of `Stats`."""
     rate: float
-    paused: bool
-    """Whether a pause without end is in force."""
+    stopped: Stopped
+    """Until when nothing starts."""
     remaining: Mapping[str, float]
     """How much could start now, by unit; of a quota that is kept elsewhere, only what it says."""
     budgets: Mapping[str, BudgetUse]

@@ -23,7 +23,7 @@ _MOST_LANES = 20
 """Largest number of lanes in an HTML table."""
 _LONGEST_TEXT = 200
 """Largest number of characters in a cell: keys may be of any length."""
-_DURATIONS = ("waited", "longest_wait")
+_DURATIONS = ("paused", "held", "waited", "longest_wait")
 _ALWAYS = ("waiting", "running", "released")
 """Figures that the table of a queue shows even if they are 0."""
 _LEFT = ' style="text-align: left"'
@@ -112,6 +112,9 @@ class Stats:
         malformed: number of invalid values that the server sent.
         rate: calls per second that `Adaptive` allows the queue now, without lanes; inf while it
             does not restrict the limits.
+        paused: seconds until `pause()` ends; inf: until `resume()`. 0 if the queue is not paused.
+        held: seconds until all calls may start again after a hold, such as a server's
+            `Retry-After`. 0 without one, or if a pause lasts longer.
         waited: total seconds that released calls waited.
         longest_wait: longest wait of a call, in seconds.
         costs: total cost of the calls that started, by unit: `stats.costs["tokens"]`.
@@ -149,6 +152,8 @@ class Stats:
     refused_by_server: int = 0
     malformed: int = 0
     rate: float = math.inf
+    paused: float = field(default=0, compare=False)
+    held: float = field(default=0, compare=False)
     waited: float = 0.0
     longest_wait: float = 0.0
     costs: Mapping[str, float] = field(default_factory=dict, hash=False)
@@ -200,7 +205,8 @@ def _rounded(value: object) -> object:
 def html_of_queue(name: str | None, limits: str, state: str, figures: Stats) -> str:
     """Return an HTML table of a queue: its limits, its state, its figures."""
     title = "ApiQueue" if name is None else f"ApiQueue {name!r}"
-    rows = [("limits", limits), ("state", state), *_rows(figures, always=_ALWAYS)]
+    rows = [("limits", limits), ("state", state)]  # which says how long it is paused or held
+    rows += [row for row in _rows(figures, always=_ALWAYS) if row[0] not in ("paused", "held")]
     return _table(title, rows, figures.lanes)
 
 
@@ -213,7 +219,7 @@ def _rows(figures: LaneStats | Stats, *, always: tuple[str, ...] = ()) -> list[t
 def _text_of(value: object, name: str = "") -> str:
     match value:
         case int() | float() if name in _DURATIONS:
-            return duration_text(value)
+            return duration_text(value) if value < math.inf else "without end"
         case int():
             return f"{value:,}"
         case float():

@@ -242,7 +242,8 @@ def _read_calls(
         return kind, arguments
     if burst := found["burst"] or found["burst_"]:  # as in `named`
         if found["burst_unit"] not in (None, arguments["unit"]):
-            raise LimitTextError.of(text, f'a burst has the unit of its rate: write "burst {burst}"')
+            reason = f'a burst has the unit of its rate: write "burst {burst}"'
+            raise LimitTextError.of(text, reason)
         arguments["burst"] = _value(text, burst)
     if found["factor"]:
         arguments["ramp"] = _read_ramp(text, found, arguments["unit"])
@@ -469,7 +470,7 @@ def needs_burst(calls: float, per: float, end: str = "") -> str:
     """
     count, period = count_text(calls, MONEY), {3600: "hour", 86400: "day"}.get(int(per))
     texts = [f"{count} in each {period}"] if period else []
-    texts += f"{count} in any {'24h' if period == 'day' else time_text(per)}",
+    texts.append(f"{count} in any {'24h' if period == 'day' else time_text(per)}")
     shown = ", ".join(f'"{text}{end}"' for text in texts)
     return (
         "a rate in usd needs a burst, the most that is spent at once: write "

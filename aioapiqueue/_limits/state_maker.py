@@ -24,7 +24,7 @@ from aioapiqueue._limits.limit_types import (
 from aioapiqueue._limits.windows import CalendarWindow, Permits, SlidingWindow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from aioapiqueue._limits.cost_units import Units
     from aioapiqueue._limits.limit_state import Charge, LimitState
@@ -193,9 +193,7 @@ class StateMaker:
                     replaces = is_fresh and one in rest and one.knows_instants
                     state.take_over(charges_of[one], now, beside=not replaces)
         left_out.update({one.unit: its for one in rest if one.lasts and (its := charges_of[one])})
-        for state in states:
-            if state.lasts:
-                state.take_over(left_out.pop(state.unit, ()), now)
+        _take_over_left_out(states, left_out, now)
         # Always new ones, as the limits are their ceilings; they keep what the old ones measured.
         for state in self._adaptive_states(limits):
             state.held = held
@@ -204,6 +202,12 @@ class StateMaker:
             state.on_idle(now)
             states.append(state)
         return tuple(states)
+
+
+def _take_over_left_out(states: Iterable[LimitState], left_out: LeftOut, now: float) -> None:
+    for state in states:
+        if state.lasts:
+            state.take_over(left_out.pop(state.unit, ()), now)
 
 
 def _alike(one: LimitState, other: LimitState) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from aioapiqueue.spi import algorithms, seam
@@ -84,13 +83,15 @@ class Outage:
             self.fault, self.fallback = "", None
             self._host.emit("reconnected")
 
-    def stats(self, *, lanes: int, rate: float, held_until: float, asks: int) -> seam.LimiterStats:
+    def stats(
+        self, *, lanes: int, rate: float, stopped: seam.Stopped, asks: int
+    ) -> seam.LimiterStats:
         """Return a limiter's figures; only the authority knows what remains.
 
         Args:
             lanes: number of lanes in memory.
             rate: calls per second after slow-downs; inf: the limits apply unchanged.
-            held_until: the instant until which everything is paused.
+            stopped: until when nothing starts.
             asks: number of requests sent.
         """
         return seam.LimiterStats(
@@ -98,7 +99,7 @@ class Outage:
             remaining={},
             budgets={},
             rate=rate,
-            paused=held_until == math.inf,
+            stopped=stopped,
             asks=asks,
             faults=self.faults,
             fault=self.fault,

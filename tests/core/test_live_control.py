@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 
 import pytest
 
@@ -39,6 +41,35 @@ async def test_who_waited_without_limits_goes_first():
     with pytest.raises(WouldWait):
         queue.try_slot(key="c")
     assert [(await one).waited for one in waiting] == [1, 1]
+
+
+@pytest.mark.contract
+async def test_stopped_queue_says_for_how_long(limiter):
+    """Whatever stops all of its calls: a pause, a hold, or a server's `Retry-After`."""
+    queue = limiter.queue("10/s")
+    slot = await queue.enqueue()
+    await limiter.settled()
+    assert ": open, " in repr(queue)
+    slot.throttled(5)
+    await limiter.settled()
+    assert re.search(r": held for (5|4\.\d+) s, ", str(queue))
+    assert (queue.stats.paused, queue.stats.held) == (0, pytest.approx(5, abs=0.6))
+    queue.pause(60)
+    await limiter.settled()
+    assert re.search(r": paused for (60|59\.\d) s, ", str(queue))
+    assert (queue.stats.paused, queue.stats.held) == (pytest.approx(60, abs=0.6), 0)
+    queue.pause()
+    await limiter.settled()
+    assert ": paused, " in str(queue)
+    assert (queue.stats.paused, queue.stats.held) == (math.inf, 0)
+    queue.resume()
+    await limiter.settled()
+    assert queue.stats.paused == 0
+    queue.hold(90)
+    await limiter.settled()
+    assert re.search(r": held for (90|89\.\d) s, ", str(queue))
+    await queue.aclose(drain=False)
+    assert ": closed, " in str(queue)
 
 
 @pytest.mark.contract

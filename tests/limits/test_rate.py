@@ -351,7 +351,7 @@ def test_advice_is_a_limit(text):
         ("5$ in all", 'write "5 usd in all"'),
         ("$5/day", 'write "5 usd in each day"'),
         ("$5 per hour", 'write "5 usd in each hour"'),
-        ("$0.5/min", 'a rate in usd needs a burst, the most that is spent at once: write "0.5 usd '),
+        ("$0.5/min", 'a rate in usd needs a burst, the most that is spent at once: write "0.5 '),
         ("5 usd a day", 'write "5 usd in each day"'),
         ("5 usd in every month", 'write "5 usd in each month"'),
         ("5 usd daily", 'write "5 usd in each day"'),

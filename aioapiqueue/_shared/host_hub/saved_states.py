@@ -176,7 +176,7 @@ def carried_to(
             if rule in former:
                 ahead[state.unit] = max(ahead.get(state.unit, 0), float(data.get("more", 0)))
     # As `set_rate` does it in a running queue.
-    states = maker.changed(old, in_force, clocks.now)
+    states = maker.changed(old, in_force, clocks.now, {})
     return {
         limit: (state.charges(clocks.now), ahead.get(state.unit, 0))
         for limit, state in zip(in_force, states, strict=True)

@@ -185,6 +185,11 @@ class KnownDecisions:
         return [one for one in self._decisions if isinstance(one.statement, statements.Hold)]
 
     @property
+    def paused_until(self) -> float:
+        """The end of a pause."""
+        return self._to_local(self._decisions.paused_until)
+
+    @property
     def held_until(self) -> float:
         """The end of a pause or hold of everything."""
         return self._to_local(max(self._decisions.paused_until, self._decisions.held_until(None)))
