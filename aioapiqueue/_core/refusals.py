@@ -246,7 +246,7 @@ class Refusals:
         in_doubt = [one for one in own.states if own.since(one) == at and call.limits is None]
         for state in (*charged, *in_doubt):
             if state.raises and is_stated(call.costs, state.unit):
-                state.end_reservation(call.costs[state.unit])
+                state.end_reservation(at, call.costs[state.unit])
                 # A call that has waited for it may have to raise now.
                 self._limiter.sorter.scheduler.changed(state)
         self._host.wake()

@@ -251,21 +251,28 @@ class TokenBucket(LimitState):
         if more > 0:
             self._charge_late(now, more)
             return
+        back = self.could_return(now, at, -more)
+        if not back:
+            return
+        if self.peaks:
+            # In retrospect, the bucket was fuller at each later charge: the next refund sees that.
+            raised = back * self.interval
+            self.peaks = [(t, slack + raised * (t > at)) for t, slack in self.peaks]
+        # Below 0, the bucket would have been full before its anchor, and idle time would count.
+        self.restart(self.anchor, max(0, self.used - back))
+
+    def could_return(self, now: float, at: float, amount: float) -> float:  # noqa: ARG002 - as of a window
         # What the call was charged has been recovering since, and only the rest can come back. If a
         # later charge found the bucket full, all of it had recovered; if nearly full, all but what
         # was missing then. More would let the calls since then exceed the limit in retrospect.
         started_since = at < self.last
         if at < self.full_at or (started_since and self.burst == 1):
-            return
+            return 0
         slacks = [slack for charged_at, slack in self.peaks or () if charged_at > at]
-        if slacks or started_since:
-            # `catch_up` more may come back: a full bucket goes on gaining for that long.
-            more = min(0, max(more, (max(slacks, default=0.0) - self.catch_up) / self.interval))
-            back = -more * self.interval
-            # In retrospect, the bucket was fuller at each later charge: the next refund sees that.
-            self.peaks = [(t, slack + back * (t > at)) for t, slack in self.peaks or ()]
-        # Below 0, the bucket would have been full before its anchor, and idle time would count.
-        self.restart(self.anchor, max(0, self.used + more))
+        if not (slacks or started_since):
+            return amount
+        # `catch_up` more may come back: a full bucket goes on gaining for that long.
+        return max(0, min(amount, (self.catch_up - max(slacks, default=0.0)) / self.interval))
 
     def _charge_late(self, now: float, more: float) -> None:
         """Charge the additional cost of a call like a call that starts now."""

@@ -103,11 +103,18 @@ class LimitState:
         """Note that the body of a call has ended; return whether another call may start sooner."""
         return False
 
-    def begin_reservation(self, cost: float) -> None:
-        """Note that a call runs which was charged this cost before, in another process."""
+    def could_return(self, now: float, at: float, amount: float) -> float:  # noqa: ARG002 - what has a sum knows it
+        """Return how much may come back of what was charged at the instant `at`.
 
-    def end_reservation(self, cost: float) -> None:
-        """Note that a call with this cost has ended, or has settled for the first time."""
+        Any thread may call it, as it does not change the state.
+        """
+        return 0
+
+    def begin_reservation(self, at: float, cost: float) -> None:
+        """Note that a call which was charged this cost at the instant `at` may settle lower."""
+
+    def end_reservation(self, at: float, cost: float) -> None:
+        """Note that such a call has ended, or has settled for the first time."""
 
     def forget_spent(self, now: float) -> None:
         """Forget what was charged to a budget, because its user has reset the quota."""

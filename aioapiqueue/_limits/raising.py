@@ -3,7 +3,8 @@
 A call that has started, and has neither ended nor settled, is a reservation: it may still settle at
 a lower cost, which makes room. So a call waits while the reservations of a limit together could
 make enough room for it, and raises when they could not. In the unit `calls`, a reservation never
-changes, and the call raises at once.
+changes, and the call raises at once. Nothing comes back of what a limit does not count any more: of
+a call of an earlier day, of one that has left the window, of what a rate has recovered.
 """
 
 from __future__ import annotations
@@ -46,8 +47,15 @@ class _Reservations(LimitState):
 
     raises = True
     largest = math.inf  # a larger cost than it could ever admit raises, too, but as `LimitExceeded`
-    reserved: float = 0
-    """The cost of the calls that have started, and have neither ended nor settled."""
+    _reservations: dict[float, float] | None = None
+    """The costs of the calls that have started, and have neither ended nor settled, by instant."""
+
+    def reserved(self, now: float) -> float:
+        found = self._reservations
+        if not found:
+            return 0
+        # `tuple` copies them in one step of the interpreter: any thread may ask.
+        return sum([self.could_return(now, *each) for each in tuple(found.items())])
 
     @property
     def whole(self) -> float:
@@ -71,7 +79,7 @@ class _Reservations(LimitState):
         # During a hold, what there will be room for at its end is not known.
         if now < self.held or super().next_at(now, costs) <= now:
             return False
-        return not (self.unit and self.could_fit(now, cost - self.reserved))
+        return not (self.unit and self.could_fit(now, cost - self.reserved(now)))
 
     def resets_in(self, now: float, costs: Sequence[float]) -> float | None:
         if costs[self.unit] > self.whole + _rounding(self.whole):
@@ -81,18 +89,25 @@ class _Reservations(LimitState):
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
         super().consume(now, costs)
-        self.begin_reservation(costs[self.unit])
+        self.begin_reservation(now, costs[self.unit])
 
-    def begin_reservation(self, cost: float) -> None:
-        if self.unit:  # a reservation of calls makes no room: their number is known
-            self.reserved += cost
+    def begin_reservation(self, at: float, cost: float) -> None:
+        if not self.unit:  # a reservation of calls makes no room: their number is known
+            return
+        if self._reservations is None:
+            self._reservations = {}
+        self._reservations[at] = self._reservations.get(at, 0) + cost
 
-    def end_reservation(self, cost: float) -> None:
-        self.reserved = max(0, self.reserved - cost)
+    def end_reservation(self, at: float, cost: float) -> None:
+        if not self._reservations or at not in self._reservations:
+            return
+        left = self._reservations.pop(at) - cost
+        if left > _rounding(cost):
+            self._reservations[at] = left
 
     def forget_callers(self) -> None:
         super().forget_callers()
-        self.reserved = 0
+        self._reservations = None
 
     def estimate(self, now: float, cost: float) -> float:
         return math.inf if cost > self.whole else super().estimate(now, cost)
@@ -109,7 +124,6 @@ class _Spending(LimitState):
     counts = True
     knows_instants = False
     lasts = True
-    reserved: float = 0
 
     def __init__(self, budget: Budget, *, unit: int = 0) -> None:
         super().__init__(unit)
@@ -156,6 +170,9 @@ class _Spending(LimitState):
     def forget_spent(self, now: float) -> None:
         self.spent, self.since = 0, now
 
+    def could_return(self, now: float, at: float, amount: float) -> float:  # noqa: ARG002 - as above
+        return amount if at > self.since else 0
+
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:  # noqa: ARG002 - as above
         if cost < charged and at <= self.since:
             return
@@ -170,9 +187,12 @@ class _Spending(LimitState):
         left = max(0, self.amount - self.spent)
         return left if self.scale == 1 else left / self.scale
 
-    def use(self, now: float) -> BudgetUse:  # noqa: ARG002 - as above
+    def reserved(self, now: float) -> float:  # noqa: ARG002 - see `_Reservations`
+        return 0
+
+    def use(self, now: float) -> BudgetUse:
         charged, whole = self.spent / self.scale, self.amount / self.scale
-        return use_of(whole, charged, self.reserved)
+        return use_of(whole, charged, self.reserved(now))
 
     def idle_at(self, now: float) -> float:  # noqa: ARG002 - only a calendar needs it
         return math.inf if self.spent else self.held

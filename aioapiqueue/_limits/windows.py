@@ -98,6 +98,9 @@ class SlidingWindow(LimitState):
             return self.ends(now) <= by
         return self.frees(excess) <= by
 
+    def could_return(self, now: float, at: float, amount: float) -> float:
+        return amount if self.ends(at) > now else 0
+
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
         more = cost - charged
         for entry in reversed(self.log):  # mostly one of the latest
@@ -178,8 +181,6 @@ class CalendarWindow(LimitState):
 
     counts = True
     knows_instants = False
-    reserved: float = 0
-    """As in `BudgetUse`; only a limit with `or raise` counts it."""
 
     def __init__(
         self, calendar: Calendar, *, to_wall: Callable[[float], float], unit: int = 0
@@ -213,12 +214,19 @@ class CalendarWindow(LimitState):
         # Not `advance`, which changes the state: any thread may ask.
         return 0 if wall >= self.end_wall else self.used
 
+    def reserved(self, now: float) -> float:  # noqa: ARG002 - as in `BudgetUse`
+        return 0  # only a limit with `or raise` counts it
+
+    def could_return(self, now: float, at: float, amount: float) -> float:
+        wall = self.to_wall(now)  # not `advance`, as in `_used_by`
+        return amount if self.start_wall <= wall - (now - at) and wall < self.end_wall else 0
+
     def use(self, now: float) -> BudgetUse:
         wall, ends = self.to_wall(now), self.end_wall
         used = self._used_by(wall)
         if wall >= ends:
             ends = self.calendar.period(wall)[1]
-        return use_of(self.calendar.calls, used, self.reserved, ends)
+        return use_of(self.calendar.calls, used, self.reserved(now), ends)
 
     def next_at(self, now: float, costs: Sequence[float]) -> float:
         self.advance(now)

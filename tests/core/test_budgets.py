@@ -261,6 +261,55 @@ async def test_budget_that_comes_back_knows_what_was_spent(limiter, key):
     await queue.aclose()
 
 
+async def run_since_earlier(queue, limiter, seconds):
+    """Let a call of 4 usd run, and one end later; return when 3 usd are due, and the wait."""
+    running = await queue.enqueue(cost=usd(4))
+    await asyncio.sleep(seconds)
+    assert await spend(queue, 4, seconds=0) == 0
+    await limiter.settled()
+    began = now()
+    error = await spend(queue, 3)
+    running.release()
+    return error.resets_in, now() - began
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("text", ["5 usd in any 60s or raise", "5 usd/min burst 5 or raise"])
+async def test_nothing_comes_back_of_what_has_recovered(limiter, text):
+    """A call that a limit does not count any more makes no other one wait, though it still runs."""
+    queue = limiter.queue(text)
+    due, waited = await run_since_earlier(queue, limiter, 65)
+    assert due == pytest.approx(24 if "burst" in text else 60, abs=1)
+    assert waited < 1
+    await queue.aclose()
+
+
+@pytest.mark.no_server  # a server has no calendar
+async def test_nothing_comes_back_from_an_earlier_period(limiter):
+    """Nor do figures call it reserved."""
+    queue = limiter.queue(Calendar(5, "hour", unit="usd", on_empty="raise"))
+    _, waited = await run_since_earlier(queue, limiter, 3600)
+    assert waited == 0
+    await limiter.settled()
+    assert str(queue.stats.budgets["5 usd in each hour or raise"]) == "4 spent, 0 reserved, 1 left"
+    await queue.aclose()
+
+
+async def test_rate_gives_back_what_has_not_recovered():
+    """Of 4 usd, 2 have recovered: a call waits for the other 2, and for no more."""
+    queue = ApiQueue("5 usd/min burst 5 or raise")
+    running = await queue.enqueue(cost=usd(4))
+    await asyncio.sleep(24)
+    assert await spend(queue, 3, seconds=0) == 0
+    assert (await spend(queue, 2.5)).remaining == 0
+    waiting = queue.enqueue(cost=usd(1.9))
+    await asyncio.sleep(1)
+    assert not waiting.done()
+    running.settle(usd(0))
+    assert (await waiting).waited == 1
+    await queue.aclose(drain=False)
+
+
 async def test_set_budget_lets_waiting_calls_start(limiter):
     """They waited for reservations, and need these no longer."""
     queue = limiter.queue("5 usd in all")

@@ -76,4 +76,4 @@ class States:
 
     def change(self, limits: Sequence[Limit], now: float) -> None:
         """Become the states of other limits."""
-        self.states = self._maker.changed(self.states, limits, now)
+        self.states = self._maker.changed(self.states, limits, now, {})

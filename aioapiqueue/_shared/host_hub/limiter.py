@@ -89,7 +89,7 @@ class QuotaLimiter:
                 state.consume(now, call.costs)
                 kept.append(state)
             elif state.lasts:
-                state.begin_reservation(call.costs[state.unit])
+                state.begin_reservation(now, call.costs[state.unit])
                 kept.append(state)
         call.limits = tuple(kept)
 

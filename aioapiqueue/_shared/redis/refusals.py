@@ -11,10 +11,12 @@ Other queues do nothing for it.
 
 from __future__ import annotations
 
-from itertools import chain
+import math
+from heapq import heappop, heappush
+from itertools import chain, count
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from aioapiqueue import Budget, Concurrency, LimitExceeded
+from aioapiqueue import Budget, Concurrency, LimitExceeded, Rate, Window
 from aioapiqueue._shared.known_budgets import KnownBudgets
 from aioapiqueue._shared.limit_table import NO_KEY, key_of
 from aioapiqueue._shared.redis import messages
@@ -41,6 +43,17 @@ def _makes_room(limit: Limit) -> bool:
     """Return whether calls wait for what running calls may give back to a limit."""
     # Of calls and permits, a reservation makes no room.
     return raises(limit) and not isinstance(limit, Concurrency) and limit.unit != CALLS
+
+
+def _counts_for(limit: Limit) -> float:
+    """Return the seconds for which a limit counts a call: then nothing of it comes back."""
+    match limit:
+        case Window():
+            return limit.per
+        case Rate():
+            return limit.burst * limit.interval  # all has recovered, whatever started meanwhile
+        case _:
+            return math.inf
 
 
 class LimiterSteps(NamedTuple):
@@ -98,6 +111,9 @@ class SharedRefusals:
         """The running calls that are reservations, with their scopes, and costs as they started."""
         self._costs = LeasedCosts()
         """What they have reserved."""
+        self._ends: list[tuple[float, int, Call]] = []
+        """A heap of (instant from which nothing of a call can come back, number, call)."""
+        self._numbers = count()
 
     def note_limits(self, limits: Iterable[Limit]) -> None:
         """Note limits that are, or come, into force."""
@@ -110,19 +126,29 @@ class SharedRefusals:
         self._after.started(call)
         scope = call.limits
         # At the fallback rate, there is no lease, and the authority has charged nothing.
-        if LeasedCall.of(call).lease is not None and self._is_reservation(scope, call.costs):
-            self._calls[call] = scope, call.costs
-            self._costs.add(scope, call.costs)
-            self._session.keep_alive()
+        if LeasedCall.of(call).lease is None or not (lasts := self._lasts_for(scope, call.costs)):
+            return
+        self._calls[call] = scope, call.costs
+        self._costs.add(scope, call.costs)
+        if lasts < math.inf:
+            heappush(self._ends, (self._host.loop.now() + lasts, next(self._numbers), call))
+        self._session.keep_alive()
 
-    def _is_reservation(self, scope: Scope, costs: Sequence[float]) -> bool:
-        units = {
-            self._limits.units.place_of(limit.unit)
-            for lane in (None, *scope.lanes)
-            for limit in self._limits.limits_of(lane)
-            if not isinstance(limit, Concurrency) and _makes_room(limit)
-        }
-        return any(cost_units.is_stated(costs, unit) and costs[unit] for unit in units)
+    def _lasts_for(self, scope: Scope, costs: Sequence[float]) -> float:
+        """Return the seconds in which some of these costs can come back; 0: they never can."""
+        place_of = self._limits.units.place_of
+        return max(
+            (
+                _counts_for(limit)
+                for lane in (None, *scope.lanes)
+                for limit in self._limits.limits_of(lane)
+                if not isinstance(limit, Concurrency)
+                and _makes_room(limit)
+                and cost_units.is_stated(costs, unit := place_of(limit.unit))
+                and costs[unit]
+            ),
+            default=0,
+        )
 
     def _end_reservation(self, call: Call) -> bool:
         """Note that a call is no reservation any more; return whether it was one."""
@@ -187,6 +213,9 @@ class SharedRefusals:
             sequence: the number of this message.
             answered: that of the last message with a reply.
         """
+        now = self._host.loop.now()
+        while self._ends and self._ends[0][0] <= now:
+            self._end_reservation(heappop(self._ends)[2])
         refunds = LeasedCosts()
         changes = chain.from_iterable(
             one.message.changes

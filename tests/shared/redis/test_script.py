@@ -117,7 +117,7 @@ class Local:
 
     def change(self, limits, now):
         """Replace the limits."""
-        self.states = self.maker.changed(self.states, list(map(self.micro, limits)), now)
+        self.states = self.maker.changed(self.states, list(map(self.micro, limits)), now, {})
 
 
 def kinds(limits):
