@@ -156,7 +156,8 @@ class BedrockProfile(Profile):
                 for header, name in _HEADERS.items()
                 if str(given.get(header)).isdecimal()
             }
-        return read_usage(usage) or None
+        found = read_usage(usage)
+        return found if found or found.malformed else None
 
     def stream_reader(self, request: LLMRequest) -> BedrockStream:
         """Return a reader for the events of a streamed response."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from aioapiqueue.integrations.llm._prompt_bound import prompt_bound
 from aioapiqueue.integrations.llm._rates import KINDS, OUTPUTS
 from aioapiqueue.integrations.llm._refused import NoPrice
-from aioapiqueue.integrations.llm._request import plausible_input
+from aioapiqueue.integrations.llm._request import plausible_input, responses
 from aioapiqueue.integrations.llm._stated_usage import ReadUsage
 from aioapiqueue.integrations.llm._tariffs import find_pattern, find_tariff
 from aioapiqueue.spi import checks
@@ -43,6 +43,9 @@ _SURCHARGE = Decimal("1.1")
 price package does not know it."""
 _SEARCHES = re.compile(r"search|sonar|-online|compound|deep-research")
 """Models that search the web on their own, which the price package does not price."""
+_LONGEST_OUTPUT = 200_000
+"""Most output tokens of any model, thoughts included, if its context window is not smaller. The
+price package does not know them: the longest response of a model has 128,000."""
 _MEDIA = ("input_audio", "input_image", "input_video")
 _SILENT = tuple(kind for kind in OUTPUTS if kind != "output_audio")
 
@@ -56,6 +59,7 @@ class Price:
         output: most USD for the response.
         source: name and version of the price package; empty if the prices are the user's.
         most_input_tokens: most input tokens that a response may plausibly report. None: unknown.
+        most_output: most output tokens of the model, for all responses to the request.
         cache: how long the request wants its prompt to be cached, as in `PromptBound`.
     """
 
@@ -63,6 +67,7 @@ class Price:
     output: Decimal
     source: str = ""
     most_input_tokens: float | None = None
+    most_output: int = 0
     tariff: Tariff | None = None
     context: Mapping[str, str] | None = None
     factor: Decimal = Decimal(1)
@@ -87,7 +92,7 @@ class Price:
         is_estimate = isinstance(usage, ReadUsage) and usage.is_estimate
         if self.function is not None:
             is_whole = len(plausible) == len(usage) and not (is_estimate and self.has_output)
-            amount = self.function(usage) if is_whole else None
+            amount = self.function(plausible) if is_whole else None
             return self.most if amount is None else _usd(_checked(amount))
         prompt, output = self.prompt, self.output
         if self.tariff is None:
@@ -167,6 +172,7 @@ def price_of(request: LLMRequest, *, prices: Prices, pricing: Pricing, now: floa
         / _MILLION,
         source=tariff.source,
         most_input_tokens=plausible_input(size),
+        most_output=_most_output(request, tariff.window),
         tariff=tariff,
         context=context,
         factor=factor,
@@ -184,9 +190,17 @@ def _by_function(request: LLMRequest, function: PriceFunction) -> Price:
     return Price(
         _checked(amount),
         Decimal(),
+        most_output=_most_output(request, None),
         has_output=request.endpoint is None or bool(request.endpoint.most),
         function=lambda usage: function(kept, usage),
     )
+
+
+def _most_output(request: LLMRequest, window: int | None) -> int:
+    if request.endpoint is None:
+        return _LONGEST_OUTPUT
+    of_each = min(window or _LONGEST_OUTPUT, _LONGEST_OUTPUT)
+    return of_each * responses(request.body, request.endpoint)
 
 
 def _no_maximum(request: LLMRequest, endpoint: Endpoint) -> NoPrice:

@@ -24,6 +24,7 @@ from aioapiqueue.integrations.llm._request import (
     read_body,
     with_maximum,
 )
+from aioapiqueue.integrations.llm._stated_usage import ReadUsage
 from aioapiqueue.integrations.llm._tariffs import (
     Prices,
     Pricing,
@@ -325,9 +326,13 @@ class Profile:
             ValueError: the usage is impossible: more output than the request allows, or far more
                 input than its estimate. The `cost` of the error ignores the impossible part.
         """
-        if request.endpoint is None or not usage:
+        if request.endpoint is None or usage is None:
             return None
-        stated = usage
+        stated, malformed = usage, usage.malformed if isinstance(usage, ReadUsage) else ""
+        if not stated:
+            if malformed:
+                raise MalformedUsageError(malformed)
+            return None
         usage, wrong = plausible_part(request, stated)
         # Whatever the usage does not state keeps its reserved amount.
         read, output = float(request.input_tokens), self.reserved_for(request)
@@ -342,8 +347,13 @@ class Profile:
         # Only tokens are settled: the call itself was made, whatever it used.
         del costs[CALLS]
         if request.price is not None:
-            costs[USD] = request.price.settled(stated, usage, now)
-        if wrong:
+            # The provider charges what it has generated, whatever the request allowed.
+            billed = {**stated}
+            if "output_tokens" in billed:
+                billed["output_tokens"] = min(billed["output_tokens"], request.price.most_output)
+            billed, _ = plausible_part(replace(request, max_output_tokens=None), billed)
+            costs[USD] = request.price.settled(stated, billed, now)
+        if wrong := " and ".join(filter(None, (malformed, wrong))):
             raise MalformedUsageError(wrong, costs)
         return costs
 

@@ -165,8 +165,13 @@ def most_output(body: Mapping[str, Any], endpoint: Endpoint) -> int | None:
     """Return the most tokens of all responses to a request; None if it sets no maximum."""
     found = list(_numbers(body, endpoint.most, most=_MOST_TOKENS))
     # One choice by default. `best_of` counts all that are generated, though fewer are returned.
+    return min(_MOST_TOKENS, max(found) * responses(body, endpoint)) if found else None
+
+
+def responses(body: Mapping[str, Any], endpoint: Endpoint) -> int:
+    """Return the number of responses that a request asks for."""
     choices = max([1, *_numbers(body, endpoint.choices, most=_MOST_CHOICES)])
-    return min(_MOST_TOKENS, max(found) * choices * _prompts(body, endpoint)) if found else None
+    return choices * _prompts(body, endpoint)
 
 
 def with_maximum(body: Mapping[str, Any], endpoint: Endpoint, most: int) -> dict[str, Any]:

@@ -68,14 +68,17 @@ class ReadUsage(dict[str, int]):
 
     Attributes:
         is_estimate: whether the response does not state its output, so that it was estimated.
+        malformed: a number that the response states and that is none of tokens; empty if there is
+            none. The numbers on which it depends are left out.
         context: what the response states of how it was served, such as its service tier.
     """
 
     is_estimate: bool = False
+    malformed: str = ""
     context: Mapping[str, str] = MappingProxyType({})
 
 
-def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
+def read_usage(found: Mapping[str, Any]) -> ReadUsage:
     """Return the usage in an object, whichever provider's names it has.
 
     >>> read_usage({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14})
@@ -92,12 +95,14 @@ def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
         `cache_write_1h_tokens`. If one number of the input is invalid, such as -1, the others are
         left out too, as they do not show what the whole input costs. The same holds for the output.
     """
-    usage = _stated(found)
+    stated = _stated(found)
     if not _WITH_PARTS.isdisjoint(found):
-        usage |= _parts(found)
-    for way in _invalid(found):
-        beginnings = _BEGINNINGS[way]
-        usage = {name: usage[name] for name in usage if not name.startswith(beginnings)}
+        stated |= _parts(found)
+    usage, malformed = ReadUsage(stated), _invalid(found)
+    for way, usage.malformed in malformed.items():
+        for name in stated:
+            if name.startswith(_BEGINNINGS[way]):
+                usage.pop(name, None)
     return usage
 
 
@@ -110,7 +115,7 @@ def _stated(found: Mapping[str, Any]) -> dict[str, int]:
         "output_tokens": _OUTPUT,
     }
     for name, fields in names.items():
-        count = _first(found, fields)
+        count = _first(found, fields, is_cut=name == "output_tokens")
         if count is not None:
             usage[name] = count
     _take_out_cached(usage, found)
@@ -166,17 +171,21 @@ def _parts(found: Mapping[str, Any]) -> dict[str, int]:
     return {name: number for name, number in parts.items() if number}
 
 
-def _invalid(found: Mapping[str, Any]) -> set[str]:
-    """Return whether fields of the input or the output contain something else than tokens."""
-    ways = set()
+def _invalid(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return what fields of the input or the output contain that is no number of tokens."""
+    ways = {}
     for name, value in found.items():
         if type(value) is int and 0 <= value <= _MOST:
             continue  # nearly all
         if name in _WAYS:
-            if not _is_number(value):
-                ways.add(_WAYS[name])
+            # More output than any model has is charged as much as one has: see `Price.most_output`.
+            is_more = type(value) is int and value > _MOST and name in _OUTPUT
+            if not is_more and not _is_number(value):
+                ways[_WAYS[name]] = f"{name} is {value!r:.50}"
         elif name in _DETAIL_WAYS and isinstance(value, dict):
-            ways.update(_DETAIL_WAYS[name] for one in _IN_DETAILS if not _is_number(value.get(one)))
+            for one in _IN_DETAILS:
+                if not _is_number(value.get(one)):
+                    ways[_DETAIL_WAYS[name]] = f"{one} is {value[one]!r:.50}"
     return ways
 
 
@@ -190,12 +199,12 @@ def objects_in(value: object) -> list[dict[str, Any]]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
-def _first(found: Mapping[str, Any], names: Iterable[str]) -> int | None:
+def _first(found: Mapping[str, Any], names: Iterable[str], *, is_cut: bool = False) -> int | None:
     for name in names:
         value = found.get(name)
         # Not `isinstance`: True is an int.
-        if type(value) is int and 0 <= value <= _MOST:
-            return value
+        if type(value) is int and value >= 0 and (is_cut or value <= _MOST):
+            return min(value, _MOST)
     return None
 
 

@@ -102,6 +102,7 @@ class BodyUsageReader:
         self._is_skipped = False
         """Whether the current line is too long to be parsed."""
         self._found: dict[str, int] = {}
+        self._malformed = ""
         self._context: dict[str, str] = {}
         self._has_output = False
         """Whether the response has stated the sum of its output."""
@@ -190,12 +191,13 @@ class BodyUsageReader:
         usage = ReadUsage(self._found)
         usage.is_estimate = not self._has_output
         usage.context = self._context
+        usage.malformed = self._malformed
         if self._pieces and not self._has_output:
             # An event with text has at least one token, however short its text is.
             estimate = int(min(max(self._pieces, math.ceil(self._size)), self._most_output))
             # The start of Anthropic's stream states an output of a few tokens, not its sum.
             usage["output_tokens"] = max(usage.get("output_tokens", 0), estimate)
-        return usage or None
+        return usage if usage or usage.malformed else None
 
     def _new_scanner(self) -> JsonScanner:
         return JsonScanner(
@@ -274,6 +276,7 @@ class BodyUsageReader:
         usage = read_usage(found)
         # The latest numbers count: an event repeats or completes those before it.
         self._found |= usage
+        self._malformed = usage.malformed or self._malformed
         # Elements of a list are events too, and more may follow.
         if path != _STARTED and path[0] is not None and is_last and "output_tokens" in usage:
             self._has_output = True

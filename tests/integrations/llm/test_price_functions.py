@@ -121,11 +121,20 @@ async def test_function_sees_no_estimates():
         seen.append(usage)
         return 0.5
 
-    for answer in (stream_answer(CHUNK), chat_answer(20, 10**6)):
+    for answer in (stream_answer(CHUNK), chat_answer(10**8, 20)):
         async with PricedCalls(priced_by(price), answer) as calls:
             await calls.chat(max_completion_tokens=100)
         assert calls.spent == 0.5
     assert seen == [None, None]
+
+
+@pytest.mark.parametrize(("made", "billed"), [(1000, 1000), (10**6, 200_000)])
+async def test_function_sees_output_above_the_maximum(made, billed):
+    """The provider charges what it has generated; no model generates more than 200,000 tokens."""
+    profile = priced_by(lambda _, usage: 0.5 if usage is None else usage["output_tokens"] / 1e5)
+    async with PricedCalls(profile, chat_answer(20, made)) as calls:
+        await calls.chat(max_completion_tokens=100)
+    assert calls.spent == billed / 1e5
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx2
 import pytest
 
@@ -284,19 +286,51 @@ async def test_stream_left_early_keeps_output():
     [
         (20, 100 + 10 + 16, ""),
         (20, 100 + 10 + 17, "output"),
+        (20, 1000, "output"),
+        (20, 10**6, "output"),
+        (20, 10**10, "output"),
         (40_000, 5, "input"),
         (40_000, 200, "both"),
     ],
 )
 async def test_impossible_usage_keeps_its_part(read, made, kept):
-    """That part stays reserved, so that a faulty server neither frees nor uses up the budget."""
+    """Input stays reserved, so that a faulty server neither frees nor uses up the budget.
+
+    Output above the maximum of the request is charged, as the provider charges it: up to the most
+    that any model generates.
+    """
     before, after, stats = await spent(OWN, chat_answer(read, made))
     assert stats.malformed == (1 if kept else 0)
-    output = 100 if kept in ("output", "both") else made
+    output = min(made, 200_000)
     expected = before - (100 - output) * 10 / 1e6
     if kept not in ("input", "both"):
         expected = (read * 1 + output * 10) / 1e6
     assert after == pytest.approx(expected, abs=2e-9)
+    assert stats.overdrawn == (1 if after > before else 0)
+
+
+async def test_model_generates_no_more_than_its_context():
+    """For all responses together, if a request asks for several."""
+    profile = llm.openai.with_(
+        prices={"gpt-4o": {"input": 1, "output": 10, "context_window": 8000}}
+    )
+    async with PricedCalls(profile, chat_answer(20, 10**6)) as calls:
+        await calls.chat(max_completion_tokens=100, n=3)
+        assert calls.spent == per_million(20 + 3 * 8000 * 10)
+
+
+@pytest.mark.parametrize("value", [-5, 1.5, "many", True, float("inf")])
+@pytest.mark.parametrize("streams", [False, True])
+async def test_usage_that_is_no_number_is_counted(value, streams):
+    """The call keeps what it has reserved, and `stats.malformed` shows why it has spent so much."""
+    usage = {"prompt_tokens": value, "completion_tokens": value}
+    data = json.dumps({"usage": usage}).encode()
+    kind, content = (
+        ("text/event-stream", b"data: %b\n\n") if streams else ("application/json", b"%b")
+    )
+    answer = httpx2.Response(200, headers={"content-type": kind}, content=content % data)
+    before, after, stats = await spent(OWN, answer)
+    assert (after, stats.malformed) == (before, 1)
 
 
 async def test_budget_is_used_up():

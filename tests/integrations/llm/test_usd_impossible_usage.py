@@ -1,4 +1,7 @@
-"""Usage with impossible numbers: a call is charged at least its bill, at most what it reserved."""
+"""Usage with impossible numbers: a call is charged at least its bill, at most what it reserved.
+
+More output than the request allows is possible: it is charged, up to the most of any model.
+"""
 
 from __future__ import annotations
 
@@ -69,6 +72,13 @@ def nested(usage):
     return found
 
 
+def most_above(stated, price):
+    """Return the most that a call may be charged for output above the request's maximum."""
+    output = stated.get("completion_tokens", stated.get("output_tokens"))
+    is_possible = type(output) is int and output > 100
+    return min(output, 200_000) * price / 1e6 if is_possible else 0
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("streams", [False, True])
 async def test_charged_between_bill_and_reservation(name, streams):
@@ -100,7 +110,7 @@ async def test_charged_between_bill_and_reservation(name, streams):
         stated = true
         assert await charge() == pytest.approx(bill, abs=1e-9)
         for stated in lies_about(true):
-            assert bill - 1e-9 < await charge() < reserved + 1e-9, stated
-    assert queue.stats.overdrawn == 0
+            above = most_above(stated, 10 if name == "openai" else 5)
+            assert bill - 1e-9 < await charge() < reserved + above + 1e-9, stated
     assert queue.stats.malformed > 0
     await queue.aclose()
