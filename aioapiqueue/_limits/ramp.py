@@ -37,19 +37,21 @@ class Ramp:
 
     The rate has a ceiling. It starts at `floor` and stays there for `per` seconds of use, then
     grows continuously by `factor` in each `per`, up to the rate. It falls back while it is not
-    used: what starts in any `per` is at most `factor` times what started in the `per` before. After
-    `per` without a call it starts at the floor again. A burst is scaled as the ceiling is, but
+    used, an eighth of `per` later at most: what is charged in any `per` is at most
+    `factor ** (9/8)` times what was charged in the `per` before, or a call more than the floor and
+    its growth admit. After `per` without use it starts at the floor again. Waiting is use: while
+    calls wait, the ceiling grows, however few can start. A burst is scaled as the ceiling is, but
     never below 1.
 
     Args:
         factor: growth in `per`; above 1.
-        per: seconds, above 0. Choose it so that the floor admits several calls in it.
+        per: seconds, above 0.
         floor: a `Rate` of the same unit, without a burst; default: a tenth of the rate.
 
     Raises:
         ValueError: `factor` is not above 1, a value is infinite or NaN, or `per` is not above 0 or
             is above 1e9; or the floor has a burst, a ramp or `or raise`. From `Rate`: the floor is
-            above the rate, counts another unit, or admits less than one call in `per`.
+            above the rate, counts another unit, or admits less than 1 in `per`.
         TypeError: a value is not a number, or the floor is not a `Rate`.
 
     >>> str(Rate(1000, 60, ramp=Ramp(2, per=120)))
@@ -112,11 +114,11 @@ class Ramp:
                 f"the floor of the ramp, {_text_of(rate if floor is None else floor)}, is above "
                 f"the rate, {_text_of(rate)}: lower it, or leave it out for a tenth of the rate"
             )
-        # The ceiling grows with what has started in `per`. Other units have costs of any size.
-        if rate.unit == CALLS and self.per < interval:
+        if self.per < interval:  # the ceiling would grow by more than the factor between two calls
+            one = "one call" if rate.unit == CALLS else f"one of its {rate.unit}"
             raise ValueError(
-                f"at the floor of the ramp, less than one call starts in {time_text(self.per)}, so "
-                f'the rate could never grow: write "ramp {number_text(self.factor)}x'
+                f"at the floor of the ramp, less than {one} starts in {time_text(self.per)}, so "
+                f'the rate would grow between two: write "ramp {number_text(self.factor)}x'
                 f'{per_text(float(-(-10 * interval // 1)))}", or a higher floor'
             )
 

@@ -1,15 +1,20 @@
 """The state of a rate with a `Ramp`: a token bucket whose rate is a ceiling that grows with use.
 
 `Ceiling` is the rate as a function of time. Time is divided into steps, an eighth of `per` long,
-that begin with the first call. It knows how much started in each of the last eight steps, so at
+that begin with the first call. It knows how much was used in each of the last eight steps, so at
 the end of a step it knows the mean of exactly the last `per`. There it falls to `reach` times that
 mean, or to the floor, if it was above; if not, it grows in the next step, by `factor` in each
 `per`.
 
+What a call is charged is used from its start on, at the rate of the ceiling: over the time for which
+the next call has to wait. So it makes no difference whether many small calls start or few large ones,
+of which not one may start in `per`; and while calls wait, exactly what the ceiling admits is used.
+What the bucket gives back is not used, and what it keeps is, although the call settled lower.
+
 `reach` is the ratio of a rate to its own mean over the last `per` while it grows by `factor` in
 each `per`: ln(factor) / (1 - 1 / factor), 1.39 for a factor of 2. So steady demand is not slowed
-down by it. Whatever the demand, if `n` units started in the `per` before the end of a step, the
-ceiling is at most `reach * n / per` then, and at most `factor * n` start in the `per` after it.
+down by it. Whatever the demand, if `n` units were used in the `per` before the end of a step, the
+ceiling is at most `reach * n / per` then, and at most `factor * n` are used in the `per` after it.
 (With `factor` itself in place of `reach`, that could be 2.89 times as many for a factor of 2: the
 ceiling would already be twice the mean, and still grow.)
 
@@ -41,7 +46,7 @@ _STEPS = 8
 class Ceiling:
     """The ceiling on a rate, in units per second, during one step.
 
-    Only `note` and `correct` change it: another thread may look ahead at any time.
+    Only `see` and `note` change it: another thread may look ahead at any time.
 
     Args:
         limit: the rate, with a ramp.
@@ -53,13 +58,14 @@ class Ceiling:
         "floor",
         "grows_from",
         "growth",
-        "last_cost",
         "limit",
         "per",
         "reach",
+        "seen",
         "start",
         "sums",
         "top",
+        "unused",
         "value",
     )
 
@@ -77,14 +83,18 @@ class Ceiling:
         """The ceiling at the start of the step, and its highest value in the step."""
         self.grows_from = math.inf
         self.sums = [0.0] * (_STEPS + 1)
-        """What started in the last eight steps, the oldest first, and in this one."""
-        self.last_cost = 0.0
+        """What was used in the last eight steps, the oldest first, and in this one until `seen`."""
+        self.unused, self.seen = 0.0, -math.inf
+        """What calls have been charged by then, and is used later."""
 
-    def begin_step(self, start: float, sums: list[float], before: Ceiling) -> Ceiling:
+    def begin_step(
+        self, start: float, sums: list[float], before: Ceiling, unused: float
+    ) -> Ceiling:
         """Begin a step after another one; `value` and `cap` stay at the floor. Return this."""
         self.start, self.end = start, start + self.per / _STEPS
         self.sums = sums
-        self.grows_from, self.last_cost = before.grows_from, before.last_cost
+        self.unused, self.seen = unused, start
+        self.grows_from = before.grows_from
         return self
 
     @property
@@ -94,27 +104,27 @@ class Ceiling:
 
     def begun(self, now: float) -> Ceiling:
         """Return the ceiling from the first call on."""
-        new = Ceiling(self.limit).begin_step(now, [0.0] * (_STEPS + 1), self)
+        new = Ceiling(self.limit).begin_step(now, [0.0] * (_STEPS + 1), self, 0.0)
         new.grows_from = now + self.per
         return new
 
     def next(self) -> Ceiling:
         """Return the ceiling in the next step, if nothing more starts in this one."""
         new = Ceiling(self.limit)
-        if not any(self.sums[1:]):
+        used = self._used(self.end)
+        sums = [*self.sums[1:_STEPS], self.sums[_STEPS] + used, 0.0]
+        if not any(sums):
             return new
-        new.begin_step(self.end, [*self.sums[1:], 0.0], self)
+        unused = self.unused - used
+        new.begin_step(self.end, sums, self, unused if unused > ROUNDING else 0.0)
         most, now = new.most(), self.at(self.end)
         # A ceiling that is not used does not grow.
         new.value, new.cap = (now, new.top) if now < most else (most, most)
         return new
 
     def most(self) -> float:
-        """Return the highest ceiling after what has started in the last eight steps."""
-        # One call more: of calls at regular intervals, a period may contain one less than its
-        # length would suggest, and at the lowest rates that is half of them.
-        used = max(0.0, sum(self.sums[:_STEPS]))
-        mean = (used + self.last_cost) / self.per if used else 0.0
+        """Return the highest ceiling after what was used in the last eight steps."""
+        mean = sum(self.sums[:_STEPS]) / self.per
         return min(self.top, max(self.floor, self.reach * mean))
 
     def changed(self, limit: Rate, now: float) -> Ceiling:
@@ -123,7 +133,7 @@ class Ceiling:
             return Ceiling(limit)
         new = Ceiling(limit)
         mean = sum(self.sums) / self.per
-        new.begin_step(now, [*[mean * new.per / _STEPS] * _STEPS, 0.0], self)
+        new.begin_step(now, [*[mean * new.per / _STEPS] * _STEPS, 0.0], self, self.unused)
         new.value = new.cap = max(new.floor, min(self.at(now), new.most()))
         return new
 
@@ -132,22 +142,25 @@ class Ceiling:
         if self.is_idle:
             new = self.begun(now)
         else:
-            new = Ceiling(self.limit).begin_step(now, self.sums, self)
+            new = Ceiling(self.limit).begin_step(now, self.sums, self, self.unused)
             new.value = self.at(now)
         new.cap = self.top
         return new
 
-    def note(self, cost: float) -> None:
-        """Count what starts now."""
-        self.sums[_STEPS] += cost
+    def _used(self, until: float) -> float:
+        """Return what is used from `seen` until an instant of the step."""
+        return min(self.unused, self.admits(self.seen, until)) if self.unused else 0.0
 
-    def correct(self, at: float, more: float) -> None:
-        """Count more or less of a call that started at the instant `at`."""
-        if self.is_idle:
-            return
-        place = _STEPS + math.floor((at - self.start) * _STEPS / self.per)
-        if 0 <= place <= _STEPS:
-            self.sums[place] = max(0.0, self.sums[place] + more)
+    def see(self, now: float) -> None:
+        """Count what was used until an instant of the step."""
+        if not self.is_idle and now > self.seen:
+            used = self._used(now)
+            self.sums[_STEPS] += used
+            self.unused, self.seen = self.unused - used, now
+
+    def note(self, cost: float) -> None:
+        """Note what a call is charged; below 0: what it gets back."""
+        self.unused = max(0.0, self.unused + cost)
 
     # Within the step: `value` until `grows_from`, then exponential growth until `cap`.
 
@@ -259,10 +272,13 @@ class RampedBucket(TokenBucket):
             self.interval, self.burst = interval, burst
             # Not from a negative count on: see `adjust`.
             super().restart(now + min(0.0, owed) * interval, max(0.0, owed))
+        ceiling.see(now)
         self.ceiling, self.turned = ceiling, now
 
     def _note(self, now: float, cost: float) -> None:
         if self.ceiling.is_idle:
+            if cost <= 0:
+                return
             self.ceiling = self.ceiling.begun(now)
         self.ceiling.note(cost)
 
@@ -286,9 +302,7 @@ class RampedBucket(TokenBucket):
     def consume(self, now: float, costs: Sequence[float]) -> None:
         self._turn(now)
         super().consume(now, costs)
-        cost = costs[self.unit]
-        self._note(now, cost)
-        self.ceiling.last_cost = cost
+        self._note(now, costs[self.unit])
 
     def leaves_room(
         self, now: float, charge: Sequence[float], costs: Sequence[float], by: float
@@ -310,15 +324,14 @@ class RampedBucket(TokenBucket):
         overs = len(self.overs or ())
         super().refund(now, at, costs)
         if len(self.overs or ()) < overs:  # without `adjust`
-            self.ceiling.correct(at, -costs[self.unit])
+            self._note(now, -costs[self.unit])
 
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
         self._turn(now)
+        before = self.tat
         super().adjust(now, at, charged, cost)
-        if cost > charged:
-            self._note(now, cost - charged)
-        else:
-            self.ceiling.correct(at, cost - charged)
+        given_back = (before - self.tat) / self.interval
+        self._note(now, cost - charged if cost > charged else -given_back)
 
     def estimate(self, now: float, cost: float) -> float:
         at = max(now, self.held)

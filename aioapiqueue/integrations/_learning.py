@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Ramp
     from aioapiqueue.integrations._advice import Advice, Quota
 
+_LOG = logging.getLogger("aioapiqueue")
 _DEFAULT_PERIOD = 60.0
 """Default period in seconds: most quotas are per minute."""
 _COMMON_PERIODS = (1.0, 10.0, 60.0, 3600.0, 86_400.0)
@@ -52,7 +54,7 @@ class Learning:
             the whole quota refills at its reset, and the queue leaves other users as much as their
             recent use suggests that they need.
         ramp: a `Ramp` for learnt limits, for servers that also refuse a sharp rise. A limit whose
-            tenth admits less than one call in its `per` is learnt without. Default: None.
+            tenth admits less than 1 in its `per` is learnt without, which is logged. Default: None.
 
     Raises:
         ValueError: a period is not positive and finite, or the ramp has a floor: limits of
@@ -113,6 +115,8 @@ class Learner:
         self.learning = learning
         self.clock = ServerClock()
         self._quotas: dict[Hashable, _QuotaHistory] = {}
+        self._unramped: set[Rate] = set()
+        """The limits of which the log says that the ramp does not fit them."""
 
     def _history_of(self, key: Hashable, quota: Quota) -> _QuotaHistory:
         # Made only for what responses show: quotas that state everything would push out the others.
@@ -205,7 +209,10 @@ class Learner:
     def _ramped(self, rate: Rate) -> Rate:
         try:
             return rate if rate.ramp else replace(rate, ramp=self.learning.ramp)
-        except ValueError:  # its floor would admit less than one call in `per`
+        except ValueError as error:  # its floor would admit less than 1 in `per`
+            if rate not in self._unramped:
+                self._unramped.add(rate)
+                _LOG.warning("the learnt limit %s has no ramp: %s", rate, error)
             return rate
 
 

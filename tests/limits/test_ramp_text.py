@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue, Ramp, Rate
@@ -105,5 +105,6 @@ def test_repr_leaves_out_no_ramp():
 def test_any_ramp_reads_back(calls, factor, per, share, burst):
     """`str` loses nothing."""
     floor = None if share is None else Rate(calls * share, 60, unit="tokens")
+    assume(per >= (600 / calls if floor is None else floor.interval))  # else it is refused
     rate = Rate(calls, 60, burst, "tokens", ramp=Ramp(factor, per, floor))
     assert Rate.parse(str(rate)) == rate

@@ -316,6 +316,55 @@ async def test_sudden_demand_is_not_refused():
     assert refused_by(counted(starts, 60), 100, 1.5 ** (9 / 8)) <= 1
 
 
+async def calling(queue, seconds, cost, settled):
+    """Let twenty callers call all the time, for 5 s each; return when the calls started."""
+    starts = []
+
+    async def call():
+        async with queue.slot(cost={"tokens": cost}) as slot:
+            starts.append(now())
+            await asyncio.sleep(5)
+            slot.settle({"tokens": settled})
+
+    async def caller():
+        while True:
+            await call()
+
+    callers = [asyncio.create_task(caller()) for _ in range(20)]
+    await asyncio.sleep(seconds)
+    for one in callers:
+        one.cancel()
+    await asyncio.wait(callers)
+    await queue.aclose(drain=False)
+    return starts
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("settled", [5000, 600, 1])
+async def test_low_settlements_do_not_stop_growth(limiter, settled):
+    """What a reservation above the burst has taken stays taken: it is use, as the bucket has it."""
+    per, full = 90, full_after(10, 1, 1.5, 90)
+    queue = limiter.queue("10000 tokens/s ramp 1.5x per 90s")
+    starts = await calling(queue, 1.1 * full + per, 5000, settled)
+    counts = counted(starts, per)
+    assert counts[0] == pytest.approx(18, abs=1)  # at the floor, 1,000 tokens per second
+    assert counts[3] > 1.5 * counts[1]
+    last = [at for at in starts if at >= starts[0] + 1.1 * full]
+    assert len(last) == pytest.approx(2 * (last[-1] - last[0]), abs=2)
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("settled", [4000, 300])
+@pytest.mark.parametrize("burst", ["", "burst 8000 "])
+async def test_floor_may_admit_less_than_a_call(limiter, settled, burst):
+    """One call in 5 minutes at first, which is longer than `per`: but calls wait all the time."""
+    queue = limiter.queue(f"8000 tokens/min {burst}ramp 2x per 120s")
+    starts = await calling(queue, 1600, 4000, settled)
+    full = starts[0] + 1.1 * full_after(8000, 800, 2, 120)
+    last = [at for at in starts if at >= full]
+    assert len(last) >= 2 * (last[-1] - last[0]) / 60 - 1
+
+
 @pytest.mark.parametrize("text", [RAMP, "10/s ramp 2x per 4s, 5 at once"])
 async def test_estimate_during_a_pause_without_an_end(text):
     """Nothing tells when a call would start: infinite, and the ramp is not followed until then."""

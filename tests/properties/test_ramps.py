@@ -61,8 +61,8 @@ def highest_ceilings(rate, starts):
     found, total, before, begun, first, last = [], 0.0, starts[0], starts[0], 0, 0
     for at in sorted(at for at in edges if at <= starts[-1]):
         while last < len(starts) and starts[last] <= at:
-            # Without use for so long, it begins again.
-            if last and starts[last] - starts[last - 1] > kept + STEP * ramp.per:
+            # Without use for so long, it begins again. A call is use until the next may start.
+            if last and starts[last] - starts[last - 1] > kept + STEP * ramp.per + 1 / floor:
                 begun = starts[last]
             last += 1
         used = last - first + 1  # and the call that is still to come

@@ -16,25 +16,26 @@ local TURNED = {{'o', 'turned', ALWAYS, nil, now + YEAR}}
 local STEP = {
   {'step:s', 'start', ALWAYS, nil, now + YEAR}, {'step:v', 'value', nil, 0, HUGE},
   {'step:m', 'most', nil, 0, HUGE}, {'step:g', 'grows_from', NEVER},
-  {'step:c', 'last_cost', 0, 0, HUGE},
+  {'step:c', 'unused', 0, 0, HUGE},
 }
 
--- The Ceiling of ramped.py: `most` is its `cap`. Rates are in units per microsecond.
+-- The Ceiling of ramped.py: `most` is its `cap`, and `turned` of the bucket its `seen`. Rates are in
+-- units per microsecond.
 
 local function idle_step(bucket)
   return {
     start = ALWAYS, ends = NEVER, value = 1 / bucket.floor, most = 1 / bucket.floor,
-    grows_from = NEVER, last_cost = 0, sums = {0, 0, 0, 0, 0, 0, 0, 0, 0},
+    grows_from = NEVER, unused = 0, sums = {0, 0, 0, 0, 0, 0, 0, 0, 0},
   }
 end
 
--- Return the highest ceiling after what has started in the last eight steps.
+-- Return the highest ceiling after what was used in the last eight steps.
 local function most_after(bucket, step)
   local used = 0
   for index = 1, STEPS do
     used = used + step.sums[index]
   end
-  local mean = used > 0 and (used + step.last_cost) / bucket.per or 0
+  local mean = used / bucket.per
   return math.min(1 / bucket.full_interval, math.max(1 / bucket.floor, bucket.reach * mean))
 end
 
@@ -96,25 +97,32 @@ local function reaches(bucket, step, since, amount)
 end
 
 -- Return the step that begins `at`, after another one.
-local function begin_step(bucket, at, sums, before)
+local function begin_step(bucket, at, sums, before, unused)
   local step = idle_step(bucket)
   step.start, step.ends, step.sums = at, at + bucket.per / STEPS, sums
-  step.grows_from, step.last_cost = before.grows_from, before.last_cost
+  step.grows_from, step.unused = before.grows_from, unused
   return step
 end
 
--- Return the next step, if nothing more starts in this one.
-local function next_step(bucket, step)
-  local sums, used = {}, 0
+-- Return what is used between two instants of a step.
+local function used_in(bucket, step, since, till)
+  return step.unused > 0 and math.min(step.unused, admitted(bucket, step, since, till)) or 0
+end
+
+-- Return the step that follows, if nothing more starts in this one after `since`.
+local function next_step(bucket, step, since)
+  local used = used_in(bucket, step, since, step.ends)
+  local sums, sum = {}, used
   for index = 1, STEPS do
     sums[index] = step.sums[index + 1]
-    used = used + sums[index]
+    sum = sum + sums[index]
   end
-  if used <= 0 then
+  if sum <= 0 then
     return idle_step(bucket)
   end
-  sums[STEPS + 1] = 0
-  local after = begin_step(bucket, step.ends, sums, step)
+  sums[STEPS], sums[STEPS + 1] = sums[STEPS] + used, 0
+  local unused = step.unused - used
+  local after = begin_step(bucket, step.ends, sums, step, unused > 1e-9 and unused or 0)
   local most, value = most_after(bucket, after), ceiling_at(bucket, step, step.ends)
   if value < most then
     after.value, after.most = value, 1 / bucket.full_interval
@@ -142,7 +150,7 @@ local function look_ahead(bucket, at)
   local left = bucket.burst - (tat - since) / bucket.interval
   while step.ends <= at do
     left = left + admitted(bucket, step, since, step.ends)
-    since, step = step.ends, next_step(bucket, step)
+    since, step = step.ends, next_step(bucket, step, since)
   end
   return step, left + admitted(bucket, step, since, math.max(at, since))
 end
@@ -155,7 +163,7 @@ local function reached(bucket, step, since, missing, cost)
       return at
     end
     missing = missing - admitted(bucket, step, since, step.ends)
-    since, step = step.ends, next_step(bucket, step)
+    since, step = step.ends, next_step(bucket, step, math.max(step.start, bucket.turned))
   end
   return since
 end
@@ -174,16 +182,23 @@ local function turn(bucket, at)
     bucket.interval, bucket.burst, bucket.since = interval, burst, ALWAYS
     TokenBucket.restart(bucket, at + math.min(0, owed) * interval, math.max(0, owed))
   end
+  if step.start > ALWAYS then
+    local used = used_in(bucket, step, math.max(step.start, bucket.turned), at)
+    step.sums[STEPS + 1], step.unused = step.sums[STEPS + 1] + used, step.unused - used
+  end
   bucket.step, bucket.turned = step, at
 end
 
+-- Note what a call is charged; below 0: what it gets back.
 local function note_use(bucket, at, cost)
   if bucket.step.start == ALWAYS then
-    bucket.step = begin_step(bucket, at, idle_step(bucket).sums, bucket.step)
+    if cost <= 0 then
+      return
+    end
+    bucket.step = begin_step(bucket, at, idle_step(bucket).sums, bucket.step, 0)
     bucket.step.grows_from = at + bucket.per
   end
-  local sums = bucket.step.sums
-  sums[STEPS + 1] = sums[STEPS + 1] + cost
+  bucket.step.unused = math.max(0, bucket.step.unused + cost)
 end
 
 function RampedBucket.on_idle(bucket, at)
@@ -203,7 +218,7 @@ function RampedBucket.next_at(bucket, _, cost)
     if due <= step.ends then
       return up(due)
     end
-    since, step = step.ends, next_step(bucket, step)
+    since, step = step.ends, next_step(bucket, step, since)
   end
   if due <= since then
     return up(due)
@@ -216,23 +231,17 @@ function RampedBucket.consume(bucket, at, cost, held_until, slot)
   turn(bucket, at)
   local latest = TokenBucket.consume(bucket, at, cost, held_until, slot)
   note_use(bucket, at, cost)
-  bucket.step.last_cost, bucket.used_now = cost, true
+  bucket.used_now = true
   return latest
 end
 
 function RampedBucket.adjust(bucket, at, cost, charged, started)
   turn(bucket, now)
+  local before = TokenBucket.tat(bucket)
   TokenBucket.adjust(bucket, at, cost, charged, started)
   bucket.used_now = true
-  local step = bucket.step
-  if cost > 0 then
-    note_use(bucket, math.max(now, bucket.turned), cost)
-  elseif step.start > ALWAYS then
-    local place = STEPS + 1 + math.floor((at - step.start) * STEPS / bucket.per)
-    if step.sums[place] then
-      step.sums[place] = math.max(0, step.sums[place] + cost)
-    end
-  end
+  local given_back = (before - TokenBucket.tat(bucket)) / bucket.interval
+  note_use(bucket, math.max(now, bucket.turned), cost > 0 and cost or -given_back)
 end
 
 function RampedBucket.leaves_room(bucket, slot, cost, held, by)
@@ -288,7 +297,7 @@ local function change(bucket, limit)
     for index = 1, STEPS do
       sums[index] = mean * bucket.per / STEPS
     end
-    step = begin_step(bucket, at, sums, former)
+    step = begin_step(bucket, at, sums, former, former.unused)
     step.value = math.max(step.value, math.min(ceiling, most_after(bucket, step)))
     step.most = step.value
   end

@@ -353,8 +353,11 @@ def test_configured_tokens_without_learning(run_virtual):
     run_virtual(main)
 
 
-def test_profile_with_a_ramp(run_virtual):
-    """What is learnt begins slowly; a limit that is too small for the ramp is learnt without."""
+def test_profile_with_a_ramp(run_virtual, caplog):
+    """What is learnt begins slowly; a limit that is too small for the ramp is learnt without.
+
+    The log says so once.
+    """
 
     async def main():
         headers = {"x-ratelimit-limit-requests": "5", "x-ratelimit-limit-tokens": "6000"}
@@ -365,11 +368,14 @@ def test_profile_with_a_ramp(run_virtual):
             llm.client(queue, profile, transport=transport) as client,
         ):
             asked = {"model": "m", "messages": QUESTION, "max_tokens": 60}
-            await client.post("https://a.example/v1/chat/completions", json=asked)
+            for _ in range(2):
+                await client.post("https://a.example/v1/chat/completions", json=asked)
             learnt = {str(one) for one in queue.stats.learnt["m"]}
             assert learnt == {"5/min burst 5", "6000 tokens/min burst 6000 ramp 2x/min"}
 
     run_virtual(main)
+    (record,) = [one for one in caplog.records if "has no ramp" in one.message]
+    assert 'write "ramp 2x per 20min"' in record.message
 
 
 @pytest.mark.parametrize(
