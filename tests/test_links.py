@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -11,6 +12,14 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob(".github/**/*.md"))]
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(#[^)\s]*)?\)")
+OUTSIDE = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+)\)")
+VENDORS = {
+    "Anthropic": ("anthropic.com", "claude.com"),
+    "AWS": ("amazon.com",),
+    "Google": ("google.com", "google.dev"),
+    "OpenAI": ("openai.com",),
+    "Vertex AI": ("google.com",),
+}
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 
 
@@ -37,6 +46,25 @@ def broken(page):
 def test_links_lead_somewhere(page):
     """Each relative link names a file that is there, and a heading that it has."""
     assert broken(page) == []
+
+
+def led_astray(text):
+    """Return the links of a text that name a vendor and lead to somebody else's site."""
+    return [
+        (name, url)
+        for name, url in OUTSIDE.findall(FENCED.sub("", text))
+        for vendor, domains in VENDORS.items()
+        if vendor in name
+        and not f".{urlsplit(url).hostname}".endswith(tuple(f".{one}" for one in domains))
+    ]
+
+
+def test_a_vendors_name_leads_there():
+    """A link named after a vendor leads to that vendor, not to what others say of its API."""
+    for page in (*PAGES, *(ROOT / "docs").rglob("*.md")):
+        assert led_astray(page.read_text("utf-8")) == [], page
+    assert led_astray("[OpenAI](https://openai.com.example.org/x)") != []
+    assert led_astray("[OpenAI](https://help.openai.com/x), [x](https://semver.org)") == []
 
 
 def test_a_broken_link_is_found(tmp_path):
