@@ -6,6 +6,7 @@ import re
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -46,6 +47,13 @@ def test_both_have_one_version():
 def test_installed_version_is_the_literal(name):
     """The build takes it from `__init__.py`."""
     assert metadata.version(name) == aioapiqueue.__version__
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_no_url_is_the_package_index(name):
+    """Such a link leads back to the page that it is on."""
+    urls = PROJECTS[name].get("urls", {})
+    assert [url for url in urls.values() if urlsplit(url).hostname.endswith("pypi.org")] == []
 
 
 @pytest.mark.parametrize("name", PROJECTS)
