@@ -115,13 +115,12 @@ def _sentences(plan: ScanPlan, found: Mapping[str, ScanFigures]) -> Iterator[str
     yield (
         f"Paced, it lost {_count(paced.lost)} and found {_count(paced.public_found)} of "
         f"{plan.public:,}; {_count(paced.bystander_failures)} of {paced.bystander_calls:,} "
-        f"bystander calls failed. Its {paced.ec2_calls:,} EC2 calls at {plan.rate} took "
-        f"{paced.ec2_seconds:,.1f} s, {times:.3f} times the ideal (calls / rate)."
+        f"bystander calls failed. Its {paced.ec2_calls:,} EC2 calls took "
+        f"{paced.ec2_seconds:,.1f} s, {times:.3f} times as long as at exactly {plan.rate}."
     )
     yield (
         f"Delaying every call took {blanket.seconds / paced.seconds:.1f} times as long as delaying "
-        f"only EC2 calls. The factor depends on the mix: here one call in "
-        f"{paced.calls / paced.ec2_calls:.1f} goes to EC2."
+        f"only EC2 calls, because only one call in {paced.calls / paced.ec2_calls:.1f} goes to EC2."
     )
 
 

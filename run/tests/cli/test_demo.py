@@ -108,7 +108,7 @@ class Demo:
     @property
     def ec2_seconds(self):
         """Seconds of the paced scan's EC2 calls, from the ratio that the text prints."""
-        times = re.search(r"([0-9.]+) times the ideal", words(self.ended.stdout))[1]
+        times = re.search(r"([0-9.]+) times as long as at exactly", words(self.ended.stdout))[1]
         return float(times) * (self.case.snapshots + 1) / self.case.rate
 
     @property

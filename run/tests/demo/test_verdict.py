@@ -72,7 +72,7 @@ def test_good_scans_are_compared():
         "\nUnpaced, 270 calls were throttled. The scan lost 110 of 320 snapshots and found\n"
         "21 of 32 public ones; 5 of 8 bystander calls failed.\n\n"
         "Paced, it lost none and found 32 of 32; none of 20 bystander calls failed. Its\n"
-        "321 EC2 calls at 16/s took 20.1 s, 1.002 times the ideal (calls / rate).\n"
+        "321 EC2 calls took 20.1 s, 1.002 times as long as at exactly 16/s.\n"
     )
     assert text.endswith("OK: the paced scan lost nothing.")
     assert are_as_promised(PLAN, FOUND)

@@ -105,7 +105,7 @@ class _Run:
         """Explain why the program has not ended after Ctrl-C."""
         self._plan.log.say(
             f"interrupted: waiting for {printable(self._plan.launch.name)} to end. Its calls are "
-            "still paced. If you press Ctrl-C again, it gets that, too"
+            "still paced. To interrupt it again, press Ctrl-C again"
         )
 
     async def open(self, stack: contextlib.AsyncExitStack) -> None:
