@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -179,9 +180,14 @@ def check_uv_tool(wheels: Wheels, folder: Path) -> None:
 def check_checkout(folder: Path) -> None:
     """In a checkout, pip installs both in either order, and leaves no files there.
 
-    Before 23.3, pip finds the library only if it comes first.
+    Before 23.3, pip finds the library only if it comes first. The README's line works elsewhere.
     """
     before = state_of_checkout()
+    line = re.search(r"`pip install ([^`]* CHECKOUT/run)`", (ROOT / "README.md").read_text("utf-8"))
+    if line is None:
+        raise FailedError("the README has no line that installs both from a checkout")
+    pip_install(folder / "readme", *shlex.split(line[1].replace("CHECKOUT", str(ROOT))))
+    check_commands(PACED, folder / "readme" / PROGRAMS, by="the README's line")
     for number, order in enumerate(((".[cli]", "./run"), ("./run", ".[cli]"))):
         pip_install(folder / f"{number}", *order, cwd=ROOT)
         check_commands(PACED, folder / f"{number}" / PROGRAMS, by=f"pip install {' '.join(order)}")
