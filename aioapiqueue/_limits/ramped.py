@@ -6,10 +6,11 @@ the end of a step it knows the mean of exactly the last `per`. There it falls to
 mean, or to the floor, if it was above; if not, it grows in the next step, by `factor` in each
 `per`.
 
-What a call is charged is used from its start on, at the rate of the ceiling: over the time for which
-the next call has to wait. So it makes no difference whether many small calls start or few large ones,
-of which not one may start in `per`; and while calls wait, exactly what the ceiling admits is used.
-What the bucket gives back is not used, and what it keeps is, although the call settled lower.
+What a call is charged is used from its start on, at the rate of the ceiling: over the time for
+which the next call has to wait. So it makes no difference whether many small calls start or few
+large ones, of which not one may start in `per`; and while calls wait, exactly what the ceiling
+admits is used. What the bucket gives back is not used, and what it keeps is, although the call
+settled lower.
 
 `reach` is the ratio of a rate to its own mean over the last `per` while it grows by `factor` in
 each `per`: ln(factor) / (1 - 1 / factor), 1.39 for a factor of 2. So steady demand is not slowed
