@@ -1178,3 +1178,80 @@ def held_by(queue: ApiQueue, key: Hashable) -> float:
     planner = _dispatcher_of(queue).limiter._planner
     statuses = planner.statuses
     return float(statuses.lane(key).held_until)
+
+
+# Faults for the judge of histories to find.
+
+
+def _keep_reservations(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aioapiqueue._limits import raising
+
+    monkeypatch.setattr(raising._Reservations, "end_reservation", lambda *_: None)
+
+
+def _refund_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aioapiqueue._limits.limit_state import LimitState
+
+    def refund(state: Any, now: float, at: float, costs: Sequence[float]) -> None:
+        for _ in range(2):
+            state.adjust(now, at, costs[state.unit], 0)
+
+    monkeypatch.setattr(LimitState, "refund", refund)
+
+
+def _evict_used_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aioapiqueue._limits.lane_states import Lanes
+
+    def evict(lanes: Any, key: Hashable, now: float, _: object) -> None:
+        if lanes.in_use(key, lanes.by_key[key]):
+            lanes._watch(key, now + 1)
+        else:
+            del lanes.by_key[key]
+
+    monkeypatch.setattr(Lanes, "_evict", evict)
+
+
+def _never_lower_a_ramp(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aioapiqueue._limits.ramped import Ceiling
+
+    def next_step(before: Any) -> Any:
+        new = Ceiling(before.limit)
+        new.begin_step(before.end, [*before.sums[1:], 1.0], before, before.unused)
+        new.value, new.cap = before.at(before.end), new.top
+        return new
+
+    monkeypatch.setattr(Ceiling, "next", next_step)
+
+
+def _lose_wake_ups(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aioapiqueue._core.dispatcher import Dispatcher
+
+    leave, wake, leaving = Dispatcher.leave, Dispatcher.wake, [False]
+
+    def leave_quietly(dispatcher: Any, call: Any, kind: Any) -> None:
+        leaving[0] = True
+        try:
+            leave(dispatcher, call, kind)
+        finally:
+            leaving[0] = False
+
+    def wake_else(dispatcher: Any) -> None:
+        if not leaving[0]:
+            wake(dispatcher)
+
+    monkeypatch.setattr(Dispatcher, "leave", leave_quietly)
+    monkeypatch.setattr(Dispatcher, "wake", wake_else)
+
+
+JUDGED_FAULTS: Mapping[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "a reservation is kept": _keep_reservations,
+    "a refund comes twice": _refund_twice,
+    "a lane is evicted with its state": _evict_used_lanes,
+    "a ramp never falls": _never_lower_a_ramp,
+    "a wake-up is lost at a cancellation": _lose_wake_ups,
+}
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """Make the library wrong in one way, for the time of a test."""
+    JUDGED_FAULTS[fault](monkeypatch)

@@ -29,6 +29,8 @@ What it does not cover:
   the burst.
 - After `set_rate` of limits, after `sync`, and with `adaptive=`, only that nothing is exceeded and
   that no call waits for ever. Calendars are judged by the hour before each call, not by the clock.
+- On a hub, calls enter again when limits change: a call that costs more than the burst waits for the
+  excess from then on.
 - Ramps have the bound of their docstring, and while calls wait, their floor; `test_steady.py` has
   how fast they grow.
 """

@@ -8,7 +8,7 @@ highest.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tests.judge.plan import UNITS, CallPlan, Plan, Spec
@@ -32,6 +32,13 @@ class Record:
     """When it was cancelled or refused, or gave up."""
     refused: Exception | None = None
     costs: list[tuple[float, tuple[float, ...]]] = field(default_factory=list)
+    enters_again: Callable[[], float] | None = None
+    """Returns when calls last entered again: a hub lets them do so when limits change."""
+
+    @property
+    def waits_since(self) -> float:
+        """The instant from which it saves up for a cost above the burst."""
+        return self.joined if self.enters_again is None else max(self.joined, self.enters_again())
 
     @property
     def waits(self) -> bool:
@@ -189,7 +196,7 @@ class Ledger:
         for at, amount in sorted(charges):
             full_at = max(full_at, at) + amount * interval
         if cost > burst:
-            full_at = max(full_at, record.joined)
+            full_at = max(full_at, record.waits_since)
         return full_at + (cost - burst) * interval
 
     def spent(self, *, settled: bool = False, now: float = math.inf) -> float:
@@ -217,11 +224,13 @@ class Model:
         self._in_force: dict[tuple[str | None, str | None], list[Ledger]] = {}
         self.ledgers: list[Ledger] = []
         self.records: list[Record] = []
+        self.changed_at = -math.inf
+        """The instant of the last `set_rate`."""
 
     def set_limits(self, name: str | None, specs: Sequence[Spec], now: float) -> None:
         """Replace limits."""
         self.specs[name] = (*specs, *(self._concurrency if name is None else ()))
-        self._since[name] = now
+        self._since[name] = self.changed_at = now
         for found in [each for each in self._in_force if each[0] == name]:
             for ledger in self._in_force.pop(found):
                 ledger.until = now
@@ -240,8 +249,7 @@ class Model:
         if (name, key) not in self._in_force:
             since = self._since.get(name, -math.inf)
             found = [
-                Ledger(spec, key, since, replaces=name in self._since)
-                for spec in self.specs[name]
+                Ledger(spec, key, since, replaces=name in self._since) for spec in self.specs[name]
             ]
             self._in_force[name, key] = found
             self.ledgers += found

@@ -146,11 +146,18 @@ class _Drawing:
         self.without = without
         # Most histories have few features: several at once hide each other's faults.
         self.units = self.rng.choice([UNITS[:1], UNITS[:1], UNITS[:2], UNITS])
+        self.is_crowded = self.rng.random() < 0.5
+        """Whether many calls come at once, and meet in few lanes."""
+        self.keys = self.rng.sample(KEYS, 2) if self.is_crowded else KEYS
+        if self.is_crowded and self.rng.random() < 0.5:
+            self.without = without | {"window", "calendar", "permits", "budget", "ramp", "sync"}
 
     def plan(self, size: int) -> Plan:
         rng = self.rng
-        own = self.specs(rng.choice([0, 1, 1, 2]))
-        names = rng.sample(NAMES, rng.choice([0, 1, 2, 2, 3]))
+        own = self.specs(rng.choice([0, 0, 1] if self.is_crowded else [0, 1, 1, 2]))
+        names: list[str] = rng.sample(NAMES, rng.choice([0, 1, 2, 2, 3]))
+        if self.is_crowded:
+            names = sorted({"t*" if key.startswith("t") else key for key in self.keys} - {"z"})
         lanes = {name: self.specs(rng.choice([1, 1, 2])) for name in names}
         options: dict[str, Any] = {}
         if self.may("order", 0.5):
@@ -169,6 +176,8 @@ class _Drawing:
         return drawn and what not in self.without
 
     def pause(self) -> float:
+        if self.is_crowded and self.rng.random() < 0.8:
+            return 0
         return self.rng.choice([0, 0, 0, 0, 0.1, 0.25, 0.5, 1, 2, 5])
 
     def specs(self, count: int) -> tuple[Spec, ...]:
@@ -199,7 +208,7 @@ class _Drawing:
 
     def cost(self) -> tuple[float, ...]:
         rng = self.rng
-        calls = rng.choice([1, 1, 1, 2])
+        calls = 1 if self.is_crowded else rng.choice([1, 1, 1, 2])
         return (calls, *(rng.choice([0, 1, 1, 2, LARGEST]) for _ in self.units[1:]))
 
     def event(self, names: Sequence[str]) -> Event:
@@ -219,7 +228,7 @@ class _Drawing:
 
     def call(self) -> CallPlan:
         rng = self.rng
-        keys = tuple(rng.sample(KEYS, rng.choice([0, 1, 1, 2, 2])))
+        keys = tuple(rng.sample(self.keys, rng.choice([0, 1, 1, 2, 2])))
         how = rng.choice(["slot", "slot", "slot", "enqueue", "enqueue", "try_slot", "map"])
         settles = [
             (rng.choice([0, 0.1, 1, 4]), (1, *self.cost()[1:]))
@@ -233,7 +242,9 @@ class _Drawing:
             how=how,
             runs=runs,
             settles=tuple(sorted(one for one in settles if one[0] <= runs)),
-            leaves=rng.choice([None, None, None, 0, 0.3, 2]) if how in ("slot", "enqueue") else None,
+            leaves=rng.choice([None, None, None, 0, 0.3, 2])
+            if how in ("slot", "enqueue")
+            else None,
             timeout=rng.choice([None, None, None, 0.5, 3]) if how in ("slot", "enqueue") else None,
             throttled=rng.random() < 0.05,
         )

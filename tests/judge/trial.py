@@ -173,6 +173,8 @@ class _Trial:
             "priority": plan.priority,
         }
         record.joined = self.now
+        if self.patience > PATIENCE:
+            record.enters_again = lambda: self.model.changed_at
         self.model.records.append(record)
         try:
             match plan.how:
@@ -185,6 +187,9 @@ class _Trial:
                 case "try_slot":
                     others = [one for one in self.model.waiting if one is not record]
                     is_due = not self._shared(record, others) and self._is_due(record, self.now)
+                    # On a shared quota, somebody else is asked first. And while calls come and go,
+                    # the others are sorted in the next step only.
+                    is_due &= self.patience == PATIENCE and self._is_calm(record)
                     try:
                         slot = queue.try_slot(**options)
                     except WouldWait:
@@ -241,6 +246,16 @@ class _Trial:
             return False
         return all(one.has_room(record, now) for one in self.model.of(record.plan))
 
+    def _is_calm(self, record: Record) -> bool:
+        """Return whether no other call has come or gone just now."""
+        instants = [
+            at
+            for one in self.model.records
+            if one is not record
+            for at in (one.joined, one.started, one.ended, one.left)
+        ]
+        return all(at is None or at < self.now - self.patience for at in instants)
+
     def _shared(self, record: Record, others: list[Record]) -> list[Record]:
         """Return those of other calls that are charged to some of the same limits."""
         mine = set(map(id, self.model.of(record.plan)))
@@ -250,7 +265,7 @@ class _Trial:
         """Note what does not start although it could, if it was so at the last look as well."""
         now = self.now - self.patience
         waiting = [one for one in self.model.waiting if one.joined < now]
-        found = {what: self.moves for what in self._stuck(waiting, now)}
+        found = dict.fromkeys(self._stuck(waiting, now), self.moves)
         for what, moves in found.items():
             if self.stuck.get(what) == moves and what not in self.faults:
                 self.faults.append(what)
@@ -351,11 +366,16 @@ class _Trial:
                 if is_it and not ledger.replaces and ledger.spec.kind == "budget":
                     yield from self._refused_by(one, ledger, one.left)
 
-    @staticmethod
-    def _refused_by(record: Record, ledger: Ledger, at: float) -> Iterator[str]:
+    def _refused_by(self, record: Record, ledger: Ledger, at: float) -> Iterator[str]:
         cost, amount = record.plan.cost[ledger.unit], ledger.spec.amount
-        # What starts, settles or ends at this very instant may have come before or after it.
+        # What starts, settles or ends at this very instant may have come before or after it; and
+        # what leaves may have had its grant.
         charged = sum(one.most(ledger.unit) for one in ledger.calls if (one.started or 0) <= at)
+        charged += sum(
+            one.plan.cost[ledger.unit]
+            for one in self.model.records
+            if one.left is not None and one.refused is None and abs(one.left - at) < self.patience
+        )
         settled = ledger.spent(settled=True, now=at + ROUNDING)
         running = [
             one

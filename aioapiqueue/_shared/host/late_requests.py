@@ -140,4 +140,4 @@ class LateRequests(Requests):
         if costs is None and following:
             costs = following[0].costs
         alike = takewhile(lambda call: call.costs == costs, following)
-        return list(islice(alike, self._most - asked))
+        return list(islice(alike, max(0, self._most - asked)))  # more may have asked as one line
