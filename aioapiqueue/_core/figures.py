@@ -84,6 +84,7 @@ class QueueFigures:
         from aioapiqueue._core.stats import LaneTable, Stats  # noqa: PLC0415 - late: see there
 
         limiter, started = host.limiter.snapshot(), host.started
+        paused, held = limiter.stops_for(host.loop.now())
         return Stats(
             waiting=host.waiters.live,
             running=host.running,
@@ -97,7 +98,8 @@ class QueueFigures:
             # The totals leave out one call for each start, so that number is passed to them.
             costs=self.costs.by_unit(host.units, started),
             rate=limiter.rate,
-            **limiter.stopped._asdict(),
+            paused=paused,
+            held=held,
             unaccounted=unaccounted,
             learnt=dict(host.learnt),
             asks=limiter.asks,

@@ -46,7 +46,7 @@ def _name_text(kind: str, name: str | None) -> str:
 def _state_text(queue: Core) -> str:
     """Return whether a queue is open, stopped or closed, and why it is disconnected if it is."""
     limiter = queue.limiter.snapshot()
-    paused, held = limiter.stopped
+    paused, held = limiter.stops_for(queue.loop.now())
     if queue.closed:
         state = "closed"
     elif paused == math.inf:

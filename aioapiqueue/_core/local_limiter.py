@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioapiqueue._core.quota_policy import policy
 from aioapiqueue._core.resorting import Sorter
-from aioapiqueue._core.seam import LimiterStats, LimiterTraits, Stopped
+from aioapiqueue._core.seam import LimiterStats, LimiterTraits
 from aioapiqueue._core.slot import Call, DetailedCall
 from aioapiqueue._core.slow_downs import SlowDownRounds
 from aioapiqueue._core.statements import Hold, Pause, Resume, SetLimits, Settled, Throttled
@@ -557,7 +557,8 @@ class LocalLimiter:
             budgets=limit_figures.budgets(limits, states, now),
             idle_at=self.idle_at(now) if deep and not self.lanes.altered else math.inf,
             rate=_calls_allowed(self.own.states),
-            stopped=Stopped.until(self._paused, self._held, now),
+            paused_until=self._paused,
+            held_until=self._held,
             permits=min(permits, default=math.inf),
         )
 

@@ -28,7 +28,7 @@ from aioapiqueue._limits.windows import Permits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
-    from typing import Any, Self
+    from typing import Any
 
     from aioapiqueue._core.events import EventKind
     from aioapiqueue._core.loops import BoundLoop
@@ -186,27 +186,15 @@ class LimiterTraits(NamedTuple):
     """The order of `host.waiters`; None: the order that the user has chosen."""
 
 
-class Stopped(NamedTuple):
-    """Until when nothing starts, as the attributes of `Stats`: in seconds from now."""
-
-    paused: float
-    held: float
-
-    @classmethod
-    def until(cls, paused: float, held: float, now: float) -> Self:
-        """Return what is left of a pause and a hold that end at these instants."""
-        # One of the two is enough for a reader: what lasts longer.
-        return cls(max(0, paused - now), 0) if paused >= held else cls(0, max(0, held - now))
-
-
 class LimiterStats(NamedTuple):
     """A limiter's part of a queue's figures; most attributes are those of `Stats`."""
 
     lanes: int
     """`lanes_in_memory` of `Stats`."""
     rate: float
-    stopped: Stopped
-    """Until when nothing starts."""
+    paused_until: float
+    held_until: float
+    """The instants at which a pause and a hold of everything end; -inf: there was none."""
     remaining: Mapping[str, float]
     """How much could start now, by unit; of a quota that is kept elsewhere, only what it says."""
     budgets: Mapping[str, BudgetUse]
@@ -222,6 +210,12 @@ class LimiterStats(NamedTuple):
     """Number of bodies that may run at once now, without regard to lanes, if known here."""
     idle_at: float = math.inf
     """The instant from which it is in the same state as a new limiter; inf: never."""
+
+    def stops_for(self, now: float) -> tuple[float, float]:
+        """Return `paused` and `held` of `Stats`: of the two, the one that lasts longer."""
+        if self.paused_until >= self.held_until:
+            return max(0, self.paused_until - now), 0
+        return 0, max(0, self.held_until - now)
 
 
 FastAcquire: TypeAlias = """tuple[

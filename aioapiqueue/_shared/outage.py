@@ -84,14 +84,15 @@ class Outage:
             self._host.emit("reconnected")
 
     def stats(
-        self, *, lanes: int, rate: float, stopped: seam.Stopped, asks: int
+        self, *, lanes: int, rate: float, paused_until: float, held_until: float, asks: int
     ) -> seam.LimiterStats:
         """Return a limiter's figures; only the authority knows what remains.
 
         Args:
             lanes: number of lanes in memory.
             rate: calls per second after slow-downs; inf: the limits apply unchanged.
-            stopped: until when nothing starts.
+            paused_until: the instant at which a pause ends.
+            held_until: the instant at which a hold of everything ends.
             asks: number of requests sent.
         """
         return seam.LimiterStats(
@@ -99,7 +100,8 @@ class Outage:
             remaining={},
             budgets={},
             rate=rate,
-            stopped=stopped,
+            paused_until=paused_until,
+            held_until=held_until,
             asks=asks,
             faults=self.faults,
             fault=self.fault,

@@ -19,6 +19,8 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue import ApiQueue
+
 if TYPE_CHECKING:
     import asyncio
     import socket
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     import pytest
     from botocore.credentials import AssumeRoleCredentialFetcher
 
-    from aioapiqueue import ApiQueue, LimiterView, Slot
+    from aioapiqueue import LimiterView, Slot
     from aioapiqueue.schedules.spi import HubLocation
     from aioapiqueue_run.hub import Hub
 
@@ -1184,49 +1186,48 @@ def held_by(queue: ApiQueue, key: Hashable) -> float:
 
 
 def _keep_reservations(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aioapiqueue._limits import raising
-
-    monkeypatch.setattr(raising._Reservations, "end_reservation", lambda *_: None)
+    (state,) = own_states(ApiQueue("5 usd in all"))
+    monkeypatch.setattr(type(state), "end_reservation", lambda *_: None)
 
 
 def _refund_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aioapiqueue._limits.limit_state import LimitState
+    (state,) = own_states(ApiQueue("10 in any 1s"))
+    *_, base, _ = type(state).__mro__  # of all limits
 
     def refund(state: Any, now: float, at: float, costs: Sequence[float]) -> None:
         for _ in range(2):
             state.adjust(now, at, costs[state.unit], 0)
 
-    monkeypatch.setattr(LimitState, "refund", refund)
+    monkeypatch.setattr(base, "refund", refund)
 
 
 def _evict_used_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aioapiqueue._limits.lane_states import Lanes
+    lanes_of_one = _dispatcher_of(ApiQueue("10/s")).limiter.lanes
 
-    def evict(lanes: Any, key: Hashable, now: float, _: object) -> None:
-        if lanes.in_use(key, lanes.by_key[key]):
-            lanes._watch(key, now + 1)
-        else:
-            del lanes.by_key[key]
+    def evict(lanes: Any, _: float, kept: Sequence[Hashable] = ()) -> None:
+        for key, lane in list(lanes.by_key.items()):
+            if key not in kept and not lanes.in_use(key, lane):
+                del lanes.by_key[key]
 
-    monkeypatch.setattr(Lanes, "_evict", evict)
+    monkeypatch.setattr(type(lanes_of_one), "evict_idle", evict)
 
 
 def _never_lower_a_ramp(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aioapiqueue._limits.ramped import Ceiling
+    (state,) = own_states(ApiQueue("10/s ramp 2x per 4s"))
+    ceiling = type(state.ceiling)
 
     def next_step(before: Any) -> Any:
-        new = Ceiling(before.limit)
+        new = ceiling(before.limit)
         new.begin_step(before.end, [*before.sums[1:], 1.0], before, before.unused)
         new.value, new.cap = before.at(before.end), new.top
         return new
 
-    monkeypatch.setattr(Ceiling, "next", next_step)
+    monkeypatch.setattr(ceiling, "next", next_step)
 
 
 def _lose_wake_ups(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aioapiqueue._core.dispatcher import Dispatcher
-
-    leave, wake, leaving = Dispatcher.leave, Dispatcher.wake, [False]
+    its: Any = type(_dispatcher_of(ApiQueue("10/s")))
+    leave, wake, leaving = its.leave, its.wake, [False]
 
     def leave_quietly(dispatcher: Any, call: Any, kind: Any) -> None:
         leaving[0] = True
@@ -1239,8 +1240,8 @@ def _lose_wake_ups(monkeypatch: pytest.MonkeyPatch) -> None:
         if not leaving[0]:
             wake(dispatcher)
 
-    monkeypatch.setattr(Dispatcher, "leave", leave_quietly)
-    monkeypatch.setattr(Dispatcher, "wake", wake_else)
+    monkeypatch.setattr(its, "leave", leave_quietly)
+    monkeypatch.setattr(its, "wake", wake_else)
 
 
 JUDGED_FAULTS: Mapping[str, Callable[[pytest.MonkeyPatch], None]] = {

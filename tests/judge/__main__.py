@@ -13,9 +13,9 @@ def main(seed: int, size: int = 20, count: int = 1) -> None:
     for number in range(seed, seed + count):
         plan = draw(number, size)
         if faults := play(plan):
-            print(f"seed {number}:", *faults, sep="\n  ")
+            print(f"seed {number}:", *faults, sep="\n  ")  # noqa: T201 - a program
             plan = reduced(plan, play)
-            print(plan, *plan.events, *play(plan), sep="\n  ")
+            print(plan, *plan.events, *play(plan), sep="\n  ")  # noqa: T201 - as above
 
 
 if __name__ == "__main__":

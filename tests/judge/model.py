@@ -8,8 +8,9 @@ highest.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence  # noqa: TC003 - of dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.judge.plan import UNITS, CallPlan, Plan, Spec
 
@@ -42,6 +43,7 @@ class Record:
 
     @property
     def waits(self) -> bool:
+        """Whether it has neither started nor left."""
         return self.started is None and self.left is None
 
     def cost(self, unit: int, now: float = math.inf) -> float:
@@ -55,9 +57,11 @@ class Record:
         return min([self.cost(unit, now - ROUNDING), *at_once])
 
     def least(self, unit: int) -> float:
+        """Return the lowest that it has cost in a unit."""
         return min(cost[unit] for _, cost in self.costs)
 
     def most(self, unit: int) -> float:
+        """Return the highest that it has cost in a unit."""
         return max(cost[unit] for _, cost in self.costs)
 
     def is_settled(self, now: float) -> bool:
@@ -86,6 +90,7 @@ class Ledger:
         return f'"{self.spec}"' + (f" of {self.key!r}" if self.key else "")
 
     def concerns(self, plan: CallPlan) -> bool:
+        """Return whether a call is charged to the limit."""
         return self.spec.kind == "permits" or plan.cost[self.unit] > 0
 
     # How much was charged at least.
@@ -222,6 +227,7 @@ class Model:
         self._concurrency = self.specs[None][len(plan.own) :]
         self._since: dict[str | None, float] = {}
         self._in_force: dict[tuple[str | None, str | None], list[Ledger]] = {}
+        self._found: dict[Any, list[Ledger]] = {}
         self.ledgers: list[Ledger] = []
         self.records: list[Record] = []
         self.changed_at = -math.inf
@@ -231,14 +237,19 @@ class Model:
         """Replace limits."""
         self.specs[name] = (*specs, *(self._concurrency if name is None else ()))
         self._since[name] = self.changed_at = now
+        self._found.clear()
         for found in [each for each in self._in_force if each[0] == name]:
             for ledger in self._in_force.pop(found):
                 ledger.until = now
 
     def of(self, plan: CallPlan) -> list[Ledger]:
         """Return the ledgers of the limits that a call is charged to."""
-        keys: list[str | None] = [None, *plan.keys]
-        return [one for key in keys for one in self._of_key(key) if one.concerns(plan)]
+        what = plan.keys, plan.cost
+        if what not in self._found:
+            keys: list[str | None] = [None, *plan.keys]
+            ledgers = [one for key in keys for one in self._of_key(key)]
+            self._found[what] = [one for one in ledgers if one.concerns(plan)]
+        return self._found[what]
 
     def _of_key(self, key: str | None) -> list[Ledger]:
         name = key
@@ -263,6 +274,12 @@ class Model:
             if now > ledger.since:  # else it may have started under the limits before
                 ledger.calls.append(record)
 
+    def note_unused(self, record: Record, now: float) -> None:
+        """Charge a call, and give it back at once."""
+        self.note_start(record, now)
+        record.costs.append((now, (0,) * len(UNITS)))
+        record.ended = now
+
     def note_settled(self, record: Record, cost: tuple[float, ...], now: float) -> None:
         """Charge a call what it has cost; also to limits whose unit it was not to use."""
         record.costs.append((now, cost))
@@ -274,4 +291,5 @@ class Model:
 
     @property
     def waiting(self) -> list[Record]:
+        """The calls that wait."""
         return [one for one in self.records if one.waits]

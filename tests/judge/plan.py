@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence  # noqa: TC003 - of dataclasses
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -65,7 +65,8 @@ class CallPlan:
         keys: its keys.
         cost: in each unit.
         priority: lower goes first.
-        how: the method that makes it.
+        how: the method that makes it; "unused": its slot is given back as it is granted.
+        number: so many calls come at once.
         runs: seconds that it runs.
         settles: (seconds after its start, cost) of each settlement.
         leaves: seconds after which it is cancelled, if it has not started by then; None: never.
@@ -77,6 +78,7 @@ class CallPlan:
     cost: tuple[float, ...]
     priority: int = 0
     how: str = "slot"
+    number: int = 1
     runs: float = 0
     settles: tuple[tuple[float, tuple[float, ...]], ...] = ()
     leaves: float | None = None
@@ -149,6 +151,8 @@ class _Drawing:
         self.is_crowded = self.rng.random() < 0.5
         """Whether many calls come at once, and meet in few lanes."""
         self.keys = self.rng.sample(KEYS, 2) if self.is_crowded else KEYS
+        self.grows = self.rng.random() < 0.1
+        """Whether many calls come at once under a ramp, and then none for a while."""
         if self.is_crowded and self.rng.random() < 0.5:
             self.without = without | {"window", "calendar", "permits", "budget", "ramp", "sync"}
 
@@ -158,6 +162,8 @@ class _Drawing:
         names: list[str] = rng.sample(NAMES, rng.choice([0, 1, 2, 2, 3]))
         if self.is_crowded:
             names = sorted({"t*" if key.startswith("t") else key for key in self.keys} - {"z"})
+        if self.grows and "ramp" not in self.without:
+            own = (Spec("rate", 20, ramp=(2, 1)), *own[:1])
         lanes = {name: self.specs(rng.choice([1, 1, 2])) for name in names}
         options: dict[str, Any] = {}
         if self.may("order", 0.5):
@@ -213,6 +219,8 @@ class _Drawing:
 
     def event(self, names: Sequence[str]) -> Event:
         rng = self.rng
+        if self.grows and rng.random() < 0.2:
+            return "call", CallPlan((), (1, *[0 for _ in self.units[1:]]), number=30)
         if rng.random() < 0.8:
             return "call", self.call()
         others: list[Callable[[], Event]] = [
@@ -229,12 +237,13 @@ class _Drawing:
     def call(self) -> CallPlan:
         rng = self.rng
         keys = tuple(rng.sample(self.keys, rng.choice([0, 1, 1, 2, 2])))
-        how = rng.choice(["slot", "slot", "slot", "enqueue", "enqueue", "try_slot", "map"])
+        how = rng.choice(["slot", "slot", "slot", "enqueue", "unused", "try_slot", "map"])
         settles = [
             (rng.choice([0, 0.1, 1, 4]), (1, *self.cost()[1:]))
             for _ in range(rng.choice([0, 0, 1, 1, 2]) if len(self.units) > 1 else 0)
         ]
         runs = rng.choice([0, 0, 0.2, 1, 4])
+        may_leave = how not in {"try_slot", "map"}
         return CallPlan(
             keys,
             self.cost(),
@@ -242,9 +251,7 @@ class _Drawing:
             how=how,
             runs=runs,
             settles=tuple(sorted(one for one in settles if one[0] <= runs)),
-            leaves=rng.choice([None, None, None, 0, 0.3, 2])
-            if how in ("slot", "enqueue")
-            else None,
-            timeout=rng.choice([None, None, None, 0.5, 3]) if how in ("slot", "enqueue") else None,
+            leaves=rng.choice([None, None, None, 0, 0.3, 2]) if may_leave else None,
+            timeout=rng.choice([None, None, None, 0.5, 3]) if may_leave else None,
             throttled=rng.random() < 0.05,
         )

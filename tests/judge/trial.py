@@ -63,6 +63,8 @@ class _Trial:
         """(from, until, key) of pauses and holds; the key None: of everything."""
         self.paused_until = -math.inf
         self.is_synced = False
+        self.made = 0
+        """Number of calls."""
         self.moves = 0
         """Number of starts, ends and refusals so far."""
         self.stuck: dict[str, int] = {}
@@ -116,7 +118,12 @@ class _Trial:
     # Events.
 
     def _on_call(self, plan: CallPlan) -> None:
-        record = Record(len(self.model.records), plan, self.now)
+        for _ in range(plan.number):
+            self._make(plan)
+
+    def _make(self, plan: CallPlan) -> None:
+        record = Record(self.made, plan, self.now)
+        self.made += 1
         task = asyncio.create_task(self._call(record))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -166,45 +173,20 @@ class _Trial:
     # Calls.
 
     async def _call(self, record: Record) -> None:
-        plan, queue = record.plan, self.queue
+        plan = record.plan
         options: dict[str, Any] = {
             "keys": plan.keys,
             "cost": dict(zip(UNITS, plan.cost, strict=False)),
             "priority": plan.priority,
         }
+        if plan.how not in {"try_slot", "map"}:
+            options["timeout"] = plan.timeout
         record.joined = self.now
         if self.patience > PATIENCE:
             record.enters_again = lambda: self.model.changed_at
         self.model.records.append(record)
         try:
-            match plan.how:
-                case "slot":
-                    async with queue.slot(timeout=plan.timeout, **options) as slot:
-                        await self._run(record, slot)
-                case "enqueue":
-                    with await queue.enqueue(timeout=plan.timeout, **options) as slot:
-                        await self._run(record, slot)
-                case "try_slot":
-                    others = [one for one in self.model.waiting if one is not record]
-                    is_due = not self._shared(record, others) and self._is_due(record, self.now)
-                    # On a shared quota, somebody else is asked first. And while calls come and go,
-                    # the others are sorted in the next step only.
-                    is_due &= self.patience == PATIENCE and self._is_calm(record)
-                    try:
-                        slot = queue.try_slot(**options)
-                    except WouldWait:
-                        if is_due:
-                            self.faults.append(f"call {record.number} would wait, with room")
-                        raise
-                    with slot:
-                        await self._run(record, slot)
-                case "map":
-
-                    async def run(_: int) -> None:
-                        await self._run(record, None)
-
-                    async for _ in queue.map(run, [0], **options):
-                        pass
+            await getattr(self, f"_by_{plan.how}")(record, options)
         except LimitExceeded as error:
             record.refused = error
         except (TimeoutError, WouldWait, asyncio.CancelledError):
@@ -216,6 +198,47 @@ class _Trial:
             record.left = self.now
         elif record.ended is None:
             record.ended = self.now
+
+    async def _by_slot(self, record: Record, options: dict[str, Any]) -> None:
+        async with self.queue.slot(**options) as slot:
+            await self._run(record, slot)
+
+    async def _by_enqueue(self, record: Record, options: dict[str, Any]) -> None:
+        with await self.queue.enqueue(**options) as slot:
+            await self._run(record, slot)
+
+    async def _by_unused(self, record: Record, options: dict[str, Any]) -> None:
+        future = self.queue.enqueue(**options)
+        try:
+            await asyncio.wait([future])
+        finally:
+            is_granted = future.done() and future.exception() is None
+            future.cancel()
+        if not is_granted:
+            future.result()
+        self.model.note_unused(record, self.now)
+
+    async def _by_try_slot(self, record: Record, options: dict[str, Any]) -> None:
+        others = [one for one in self.model.waiting if one is not record]
+        is_due = not self._shared(record, others) and self._is_due(record, self.now)
+        # On a shared quota, somebody else is asked first. And while calls come and go, the others
+        # are sorted in the next step only.
+        is_due &= self.patience == PATIENCE and self._is_calm(record)
+        try:
+            slot = self.queue.try_slot(**options)
+        except WouldWait:
+            if is_due:
+                self.faults.append(f"call {record.number} would wait, with room")
+            raise
+        with slot:
+            await self._run(record, slot)
+
+    async def _by_map(self, record: Record, options: dict[str, Any]) -> None:
+        async def run(_: int) -> None:
+            await self._run(record, None)
+
+        async for _ in self.queue.map(run, [0], **options):
+            pass
 
     async def _run(self, record: Record, slot: Any) -> None:
         plan, at = record.plan, self.now
@@ -258,8 +281,8 @@ class _Trial:
 
     def _shared(self, record: Record, others: list[Record]) -> list[Record]:
         """Return those of other calls that are charged to some of the same limits."""
-        mine = set(map(id, self.model.of(record.plan)))
-        return [one for one in others if mine & set(map(id, self.model.of(one.plan)))]
+        mine = set(self.model.of(record.plan))
+        return [one for one in others if not mine.isdisjoint(self.model.of(one.plan))]
 
     def _look(self) -> None:
         """Note what does not start although it could, if it was so at the last look as well."""
@@ -276,11 +299,12 @@ class _Trial:
         is_fair = "order" in self.plan.options
         for one in waiting:
             others = self._shared(one, [other for other in self.model.waiting if other is not one])
+            is_alone = not others
             if not is_fair:
                 others = [other for other in others if not self._is_before(one, other)]
             if one.number in due and not others:
                 yield f"call {one.number} waits, is the first, and all its limits have room"
-            if not self._shared(one, [each for each in self.model.waiting if each is not one]):
+            if is_alone:
                 yield from self._not_refused(one, now)
         for group in self._groups(self.model.waiting):
             if all(one.number in due for one in group):

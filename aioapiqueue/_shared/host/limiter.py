@@ -499,11 +499,11 @@ class HostLimiter:
 
     def snapshot(self, key: Hashable = None, *, deep: bool = False) -> seam.LimiterStats:  # noqa: ARG002 - the hub knows the rest
         """Return the figures of this moment; of what remains, as the hub has last sent it."""
-        paused, held = self._decisions.paused_until, self._decisions.held_until(None)
         figures = self._outage.stats(
             lanes=len(self._limits.lanes.by_key),
             rate=self._session.rate,
-            stopped=seam.Stopped.until(paused, held, self._host.loop.now()),
+            paused_until=self._decisions.paused_until,
+            held_until=self._decisions.held_until(None),
             asks=self._link.asks,
         )
         return self._budgets.with_budgets(figures, key, self.limits_of(key) or ())

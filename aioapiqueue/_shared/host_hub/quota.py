@@ -220,7 +220,7 @@ class HubQuota:
             "throttled": dispatcher.figures.counts["throttled"],
             "backed_off": dispatcher.figures.counts["backed_off"],
             "rate": None if snapshot.rate == math.inf else snapshot.rate,
-            "paused": snapshot.stopped.paused == math.inf,
+            "paused": snapshot.paused_until == math.inf,
             "held": held if 0 < held < math.inf else 0.0,
             "waits": {f"p{one}": waits.percentile(one) for one in (50, 99)},
             "budgets": budgets_as_json(self.limiter, now, lanes=lanes),

@@ -557,11 +557,11 @@ class SharedLimiter:
     def snapshot(self, key: Hashable = None, *, deep: bool = False) -> seam.LimiterStats:  # noqa: ARG002 - the authority knows what remains
         """Return the figures of this moment."""
         held = self._statuses.whole.held_until  # also by other processes
-        paused = held if held == math.inf else self._known.paused_until
         return self._outage.stats(
             lanes=len(self._limits.lanes.by_key),
             rate=self._statuses.lane(None).rate,
-            stopped=seam.Stopped.until(paused, held, self._host.loop.now()),
+            paused_until=held if held == math.inf else self._known.paused_until,
+            held_until=held,
             asks=self._session.asks,
         )
 
