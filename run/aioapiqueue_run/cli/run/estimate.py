@@ -109,7 +109,7 @@ class _EstimatedQueue:
         for _, _, state in found:
             state.consume(now, costs)
             if state.raises:  # it never settles at less
-                state.end_reservation(costs[state.unit])
+                state.end_reservation(now, costs[state.unit])
         return now, waits_for, None
 
 
